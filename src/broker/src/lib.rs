@@ -1,0 +1,1 @@
+//! The running whole: shard, sessions, authentication.

@@ -1,0 +1,1 @@
+//! What a protocol and the broker say to each other.

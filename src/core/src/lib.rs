@@ -1,0 +1,1 @@
+//! Routing, ledger and dispatcher: the pure heart of the broker.

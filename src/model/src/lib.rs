@@ -1,0 +1,1 @@
+//! Messages, identifiers, outcomes and limits: what every other crate of Isthmus speaks of.

@@ -1,0 +1,3 @@
+//! The Isthmus message broker.
+
+fn main() {}

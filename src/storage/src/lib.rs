@@ -1,0 +1,1 @@
+//! The log and checkpoints, over real or simulated files.
