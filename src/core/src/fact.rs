@@ -71,6 +71,8 @@ pub enum Fact {
         batch: Arc<Batch>,
         /// Which of them went where.
         placements: Vec<Placement>,
+        /// What is written beside them: a transient message can die into a durable queue.
+        annotations: Option<Arc<Annotations>>,
     },
     /// Messages left a queue for good: accepted, expired, dropped, purged.
     Settle {

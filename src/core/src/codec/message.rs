@@ -136,6 +136,17 @@ pub(super) fn put_annotations(out: &mut Vec<u8>, a: &Annotations) {
     }
 }
 
+pub(super) fn put_opt_annotations(out: &mut Vec<u8>, a: Option<&Annotations>) {
+    out.push(u8::from(a.is_some()));
+    if let Some(a) = a {
+        put_annotations(out, a);
+    }
+}
+
+pub(super) fn opt_annotations(r: &mut Reader<'_>) -> Result<Option<Arc<Annotations>>, DecodeError> {
+    if r.bool()? { annotations(r).map(Some) } else { Ok(None) }
+}
+
 pub(super) fn annotations(r: &mut Reader<'_>) -> Result<Arc<Annotations>, DecodeError> {
     Ok(Arc::new(Annotations {
         exchange: r.opt_str()?,

@@ -90,9 +90,10 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             put_bytes(out, vhost.as_bytes());
             topology::put_binding(out, def);
         }
-        Fact::Enqueue { batch, placements } => {
+        Fact::Enqueue { batch, placements, annotations } => {
             out.push(9);
             message::put_enqueue(out, batch, placements);
+            message::put_opt_annotations(out, annotations.as_deref());
         }
         Fact::Settle { queue, first, len } => put_range(out, 10, *queue, *first, *len),
         Fact::Count { queue, first, len } => put_range(out, 11, *queue, *first, *len),
@@ -117,10 +118,7 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             message::put_records(out, batch, &[(0, batch.records.len() as u32)]);
             put_uint(out, enqueued_at.0);
             put_uint(out, u64::from(*delivery_count));
-            out.push(u8::from(annotations.is_some()));
-            if let Some(annotations) = annotations {
-                message::put_annotations(out, annotations);
-            }
+            message::put_opt_annotations(out, annotations.as_deref());
         }
         Fact::NextQueue(id) => {
             out.push(15);
@@ -152,7 +150,7 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         8 => Fact::Unbind { vhost: r.arc_str()?, def: topology::binding(r)? },
         9 => {
             let (batch, placements) = message::enqueue(r)?;
-            Fact::Enqueue { batch, placements }
+            Fact::Enqueue { batch, placements, annotations: message::opt_annotations(r)? }
         }
         10 => Fact::Settle { queue: QueueId(r.uint()?), first: r.uint()?, len: r.uint()? },
         11 => Fact::Count { queue: QueueId(r.uint()?), first: r.uint()?, len: r.uint()? },
@@ -173,7 +171,7 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             batch: message::records(r)?,
             enqueued_at: Time(r.uint()?),
             delivery_count: r.u32()?,
-            annotations: if r.bool()? { Some(message::annotations(r)?) } else { None },
+            annotations: message::opt_annotations(r)?,
         },
         15 => Fact::NextQueue(QueueId(r.uint()?)),
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
