@@ -1,1 +1,2 @@
 //! Routing, ledger and dispatcher: the pure heart of the broker.
+pub mod topology;
