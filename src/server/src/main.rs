@@ -1,3 +1,6 @@
 //! The Isthmus message broker.
 
+mod config;
+mod users;
+
 fn main() {}
