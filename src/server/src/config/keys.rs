@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct Key {
 
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let mut keys = vec![
-        checked("data_dir", |c| &mut c.data_dir.0, not_empty),
+        checked("data_dir", |c| &mut c.data_dir.0, |path| not_empty(path)),
         plain("listeners.amqp", |c| &mut c.listeners.amqp),
         plain("listeners.http", |c| &mut c.listeners.http),
         plain("log.level", |c| &mut c.log.level),
@@ -74,7 +74,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             |c| &mut c.amqp.heartbeat,
             TimeSpan::secs(0)..=TimeSpan::secs(65_535),
         ),
-        checked("amqp.default_vhost", |c| &mut c.amqp.default_vhost, vhost_name),
+        checked("amqp.default_vhost", |c| &mut c.amqp.default_vhost, |name| vhost_name(name)),
         ranged(
             "storage.segment_bytes",
             |c| &mut c.storage.segment_bytes,
@@ -204,11 +204,11 @@ fn refused(path: &str, is_empty: fn(&Value) -> Result<bool, String>, reason: &st
     Key { path: path.to_owned(), apply: Box::new(apply) }
 }
 
-fn not_empty(path: &PathBuf) -> Result<(), String> {
+fn not_empty(path: &Path) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
-fn vhost_name(name: &String) -> Result<(), String> {
+fn vhost_name(name: &str) -> Result<(), String> {
     // AMQP carries it as a short string.
     if (1..=255).contains(&name.len()) && !name.contains(char::is_control) {
         Ok(())

@@ -143,20 +143,20 @@ mod tests {
 
     #[test]
     fn bad_sizes_say_how_to_write_one() {
-        assert!(size("big").unwrap_err().contains("\"64 MiB\""));
-        assert!(size("-1").unwrap_err().contains("not a size"));
-        assert!(size("64 M").unwrap_err().contains("MiB"));
-        assert!(size("99999999 TiB").unwrap_err().contains("too large"));
-        assert!(size("99999999999999999999").unwrap_err().contains("not a size"));
+        assert!(size("big").expect_err("refused").contains("\"64 MiB\""));
+        assert!(size("-1").expect_err("refused").contains("not a size"));
+        assert!(size("64 M").expect_err("refused").contains("MiB"));
+        assert!(size("99999999 TiB").expect_err("refused").contains("too large"));
+        assert!(size("99999999999999999999").expect_err("refused").contains("not a size"));
     }
 
     #[test]
     fn times_need_a_unit() {
         assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(time("5 m"), Ok(Duration::from_secs(300)));
-        assert!(time("10").unwrap_err().contains("\"10s\""));
-        assert!(time("10 sec").unwrap_err().contains("ms, s, m, h or d"));
-        assert!(time("soon").unwrap_err().contains("not a time"));
+        assert!(time("10").expect_err("refused").contains("\"10s\""));
+        assert!(time("10 sec").expect_err("refused").contains("ms, s, m, h or d"));
+        assert!(time("soon").expect_err("refused").contains("not a time"));
     }
 
     #[test]

@@ -312,11 +312,15 @@ mod tests {
         );
         assert_eq!(parse(&twice), Err("users.toml:5: user `a` is here twice; remove one".into()));
         let unknown = format!("[[user]]\nname = \"a\"\npassword_hash = \"{hash}\"\ntag = []\n");
-        assert!(parse(&unknown).unwrap_err().starts_with("users.toml:4: unknown field `tag`"));
-        let plain = parse("[[user]]\nname = \"a\"\npassword_hash = \"hunter2\"\n").unwrap_err();
+        assert!(
+            parse(&unknown).expect_err("refused").starts_with("users.toml:4: unknown field `tag`")
+        );
+        let plain =
+            parse("[[user]]\nname = \"a\"\npassword_hash = \"hunter2\"\n").expect_err("refused");
         assert!(plain.starts_with("users.toml:3: the password_hash of `a`"), "{plain}");
         assert!(!plain.contains("hunter2"));
-        let unclosed = parse("[[user]]\nname = \"a\"\npassword_hash = \"hunter2\n").unwrap_err();
+        let unclosed =
+            parse("[[user]]\nname = \"a\"\npassword_hash = \"hunter2\n").expect_err("refused");
         assert!(unclosed.starts_with("users.toml:3: "), "{unclosed}");
         assert!(!unclosed.contains("hunter2"));
     }
