@@ -36,7 +36,7 @@ struct Shared {
 }
 
 /// Tells one connection that it should close.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Closing(watch::Receiver<Phase>);
 
 impl Closing {

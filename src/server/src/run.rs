@@ -6,6 +6,7 @@
 //! 3. Start the broker, then listen for its clients, then say `ready`.
 //! 4. On a signal: not ready, no new clients, drain, stop the broker, stop HTTP.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use isthmus_admin::{Admin, Metrics, Role, Snapshot, Status};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tracing::field::display;
 
@@ -94,6 +96,8 @@ pub(crate) fn run(config: Config) -> Result<(), RunError> {
 
 async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let mut stop_signals = StopSignals::new().map_err(system("catching signals"))?;
+    // Caught from the start on, though answered later: uncaught, SIGHUP would end the process.
+    let mut reloads = signals::reloads().map_err(system("catching signals"))?;
     let data_dir = config.data_dir().display();
     tracing::info!(version = VERSION, %data_dir, "isthmus is starting");
     let status = Arc::new(Status::new(Role::Single, VERSION));
@@ -137,7 +141,10 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
     tracing::info!(amqp, http = http_at, "ready");
 
-    let outcome = wait_for_stop(&mut stop_signals, &mut accepting, &config, &authenticator).await;
+    let outcome = tokio::select! {
+        outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
+        never = reload_at_each(&mut reloads, &config, &authenticator) => match never {},
+    };
     stop_signals.exit_at_next();
     status.set_ready(false);
     accepting.shutdown().await;
@@ -157,28 +164,34 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     outcome
 }
 
-/// Waits for a signal to stop, and reloads the users whenever asked to meanwhile.
+/// Waits for a signal to stop.
 async fn wait_for_stop(
     stop_signals: &mut StopSignals,
     accepting: &mut JoinSet<()>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        signal = stop_signals.next() => {
+            tracing::info!("{}: stopping", signal.name);
+            Ok(())
+        }
+        Some(ended) = accepting.join_next() => {
+            // They loop for ever, so this is a bug; a broker that accepts nobody must not look
+            // alive.
+            let reason = ended.err().map_or_else(String::new, |error| error.to_string());
+            Err(RunError::AcceptLoop(reason))
+        }
+    }
+}
+
+/// Reads the users again at every signal.
+async fn reload_at_each(
+    reloads: &mut Signal,
     config: &Arc<Config>,
     authenticator: &Authenticator,
-) -> Result<(), RunError> {
-    let mut reloads = signals::reloads().map_err(system("catching signals"))?;
+) -> Infallible {
     loop {
-        tokio::select! {
-            signal = stop_signals.next() => {
-                tracing::info!("{}: stopping", signal.name);
-                return Ok(());
-            }
-            _ = reloads.recv() => reload_users(config, authenticator).await,
-            Some(ended) = accepting.join_next() => {
-                // They loop for ever, so this is a bug; a broker that accepts nobody must not
-                // look alive.
-                let reason = ended.err().map_or_else(String::new, |error| error.to_string());
-                return Err(RunError::AcceptLoop(reason));
-            }
-        }
+        reloads.recv().await;
+        reload_users(config, authenticator).await;
     }
 }
 
@@ -196,7 +209,11 @@ fn accept_into<S, F>(
     let connections = connections.clone();
     tasks.spawn(accept_loop(name, listener, move |stream, peer| {
         if !connections.spawn(|closing| serve(stream, peer, closing)) {
-            tracing::debug!(listener = name, %peer, "refused: too many connections are open");
+            // At each doubling: a flood must not become a flood of log lines.
+            let refused = connections.refused_total();
+            if refused.is_power_of_two() {
+                tracing::warn!(listener = name, refused, "refusing connections: too many are open");
+            }
         }
     }));
 }
