@@ -29,10 +29,10 @@ pub(super) struct HeaderRoutes {
 /// The bindings filed under one probe.
 #[derive(Clone, Debug, Default)]
 struct Filed {
-    /// Of those that ask for nothing else.
+    /// Of those that ask for nothing else, or for any of several.
     sure: Targets,
-    /// Of those that ask for all of these probes besides.
-    besides: RedBlackTreeMapSync<Arc<[Probe]>, Targets>,
+    /// Of those that ask for all of several probes, this one among them.
+    unsure: RedBlackTreeMapSync<Arc<[Probe]>, Targets>,
 }
 
 /// What a binding's arguments ask for.
@@ -96,30 +96,44 @@ impl HeaderRoutes {
 
     /// Applies `change` wherever a binding with `arguments` is filed.
     fn update(&mut self, arguments: &Table, change: impl Fn(&mut Targets)) {
-        let asked = Asked::of(arguments).expect("arguments were checked before");
-        match &asked.probes[..] {
-            [] if asked.all => change(&mut self.always),
-            probes if !asked.all => {
+        let Asked { probes, all } = Asked::of(arguments).expect("arguments were checked before");
+        match &probes[..] {
+            [] if all => change(&mut self.always),
+            [] => {}
+            [only] => self.update_filed(only, |filed| change(&mut filed.sure)),
+            probes if !all => {
                 // Any one of the probes is enough, so each of them is sure.
                 for probe in probes {
                     self.update_filed(probe, |filed| change(&mut filed.sure));
                 }
             }
-            [] => {}
-            [first, besides @ ..] => self.update_filed(first, |filed| {
-                if besides.is_empty() {
-                    return change(&mut filed.sure);
-                }
-                if !filed.besides.contains_key(besides) {
-                    filed.besides.insert_mut(besides.into(), Targets::default());
-                }
-                let targets = filed.besides.get_mut(besides).expect("it was just inserted");
-                change(targets);
-                if targets.is_empty() {
-                    filed.besides.remove_mut(besides);
-                }
-            }),
+            probes => {
+                let place = self.place_of(probes).clone();
+                self.update_filed(&place, |filed| {
+                    if !filed.unsure.contains_key(probes) {
+                        filed.unsure.insert_mut(probes.into(), Targets::default());
+                    }
+                    let targets = filed.unsure.get_mut(probes).expect("it was just inserted");
+                    change(targets);
+                    if targets.is_empty() {
+                        filed.unsure.remove_mut(probes);
+                    }
+                });
+            }
         }
+    }
+
+    /// The probe under which bindings are filed, or will be, that ask for all of `probes`.
+    ///
+    /// A new place is where the fewest are: ten thousand bindings that ask for one kind of message
+    /// and a customer each are filed by the customer.
+    fn place_of<'p>(&self, probes: &'p [Probe]) -> &'p Probe {
+        let unsure = |probe: &Probe| self.by_probe.get(probe).map(|filed| &filed.unsure);
+        probes
+            .iter()
+            .find(|probe| unsure(probe).is_some_and(|unsure| unsure.contains_key(probes)))
+            .or_else(|| probes.iter().min_by_key(|p| unsure(p).map_or(0, |unsure| unsure.size())))
+            .expect("the binding asks for something")
     }
 
     fn update_filed(&mut self, probe: &Probe, change: impl FnOnce(&mut Filed)) {
@@ -128,7 +142,7 @@ impl HeaderRoutes {
         }
         let filed = self.by_probe.get_mut(probe).expect("it was just inserted");
         change(filed);
-        if filed.sure.is_empty() && filed.besides.is_empty() {
+        if filed.sure.is_empty() && filed.unsure.is_empty() {
             self.by_probe.remove_mut(probe);
         }
     }
@@ -146,11 +160,8 @@ impl HeaderRoutes {
         for answer in &answers {
             let Some(filed) = self.by_probe.get(answer) else { continue };
             filed.sure.reach(reached);
-            if filed.besides.is_empty() {
-                continue;
-            }
-            for (besides, targets) in &filed.besides {
-                if besides.iter().all(|probe| answers.binary_search(probe).is_ok()) {
+            for (probes, targets) in &filed.unsure {
+                if probes.iter().all(|probe| answers.binary_search(probe).is_ok()) {
                     targets.reach(reached);
                 }
             }
