@@ -68,11 +68,15 @@ impl Asked {
 
 fn probe(name: &str, value: Option<&Value>) -> Probe {
     let mut bytes = Vec::with_capacity(32);
-    write_bytes(name.as_bytes(), &mut bytes);
-    if let Some(value) = value {
-        write_value(value, &mut bytes);
-    }
+    write_probe(name, value, &mut bytes);
     bytes.into()
+}
+
+fn write_probe(name: &str, value: Option<&Value>, out: &mut Vec<u8>) {
+    write_bytes(name.as_bytes(), out);
+    if let Some(value) = value {
+        write_value(value, out);
+    }
 }
 
 /// Whether `arguments` are those of a headers binding.
@@ -147,21 +151,28 @@ impl HeaderRoutes {
         }
     }
 
-    /// Adds the targets of every binding that a message with `headers` matches.
+    /// Adds the targets of every binding that a message with `headers` matches. Of headers of one
+    /// name, each counts.
     pub(super) fn reach<'t>(&'t self, headers: &Table, reached: &mut Reached<'t, '_>) {
         self.always.reach(reached);
-        let mut answers: Vec<Probe> = Vec::with_capacity(headers.0.len() * 2);
+        // All of the probes in one allocation.
+        let mut bytes = Vec::with_capacity(headers.0.len() * 64);
+        let mut spans = Vec::with_capacity(headers.0.len() * 2);
         for (name, value) in &headers.0 {
-            answers.push(probe(name, None));
-            answers.push(probe(name, Some(value)));
+            for value in [None, Some(value)] {
+                let start = bytes.len();
+                write_probe(name, value, &mut bytes);
+                spans.push(start..bytes.len());
+            }
         }
-        answers.sort();
+        let mut answers: Vec<&[u8]> = spans.into_iter().map(|span| &bytes[span]).collect();
+        answers.sort_unstable();
         answers.dedup();
         for answer in &answers {
-            let Some(filed) = self.by_probe.get(answer) else { continue };
+            let Some(filed) = self.by_probe.get(*answer) else { continue };
             filed.sure.reach(reached);
             for (probes, targets) in &filed.unsure {
-                if probes.iter().all(|probe| answers.binary_search(probe).is_ok()) {
+                if probes.iter().all(|probe| answers.binary_search(&&**probe).is_ok()) {
                     targets.reach(reached);
                 }
             }

@@ -180,7 +180,7 @@ fn many_wildcards_do_not_multiply() {
     let mut trie = Trie::default();
     let patterns = [
         vec!["#"; 128].join("."),
-        vec!["#", "*"].repeat(60).join("."),
+        ["#", "*"].repeat(60).join("."),
         vec!["#.a"; 60].join(".") + ".b",
         vec!["#.a.*"; 40].join(".") + ".b",
         vec!["#.a.a"; 40].join(".") + ".#.b",
