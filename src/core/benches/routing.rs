@@ -1,6 +1,24 @@
 //! How long it takes to bind and to route among 10,000 queues.
 //!
 //! `cargo bench -p isthmus-core --bench routing`, or with `-- --test` to run each once.
+//!
+//! Measured on a two-core machine that compiled other things meanwhile; the medians of three runs,
+//! and beside them the spread where it is wide:
+//!
+//! | | direct | fanout | topic | headers |
+//! |---|---|---|---|---|
+//! | first 10,000 binds, a snapshot after each: a second | 170,000 to 220,000 | 117,000 to 250,000 | 164,000 to 184,000 | 140,000 to 165,000 |
+//! | bind, snapshot, unbind, snapshot among 10,000 | 7.9 µs | 7.5 µs | 9.4 µs | 12 µs |
+//!
+//! | route among 10,000 | |
+//! |---|---|
+//! | default exchange | 129 ns |
+//! | direct, one match | 120 ns |
+//! | direct, no match | 95 ns |
+//! | topic, one match | 286 ns |
+//! | topic, one match of `#` in a key of six words | 327 ns |
+//! | headers, one match of two headers, of a message with three | 0.87 µs (0.85 to 1.3) |
+//! | fanout, 10,000 matches | 15 µs (12 to 20) |
 #![allow(missing_docs, reason = "criterion's macros make a public function")]
 
 use std::hint::black_box;
