@@ -155,7 +155,7 @@ impl HeaderRoutes {
     /// name, each counts.
     pub(super) fn reach<'t>(&'t self, headers: &Table, reached: &mut Reached<'t, '_>) {
         self.always.reach(reached);
-        // All of the probes in one allocation.
+        // The bytes of all probes lie in one allocation.
         let mut bytes = Vec::with_capacity(headers.0.len() * 64);
         let mut spans = Vec::with_capacity(headers.0.len() * 2);
         for (name, value) in &headers.0 {
