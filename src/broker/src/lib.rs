@@ -16,6 +16,9 @@ mod mailbox;
 mod recovery;
 mod shard;
 
+pub use isthmus_cluster as cluster;
+pub use isthmus_storage as storage;
+
 pub use broker::{Authenticate, Broker, BrokerOptions, Figures, Login};
 pub use driver::{Combining, Driver, abort_on_panic};
 pub use recovery::RecoveryError;
