@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
-use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, RecoveryError};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
+use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, RecoveryError};
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
 use tokio::net::TcpStream;
-use tracing::field::display;
 
 use crate::config::Config;
 use crate::connections::Closing;
@@ -190,7 +189,7 @@ impl Authenticate for Logins {
             let Credentials::Password { user, password } = credentials;
             let verified = authenticator.authenticate(&user, password.0.as_bytes(), peer.ip());
             let refused = |error: &dyn fmt::Display| {
-                tracing::info!(user = display(user.escape_debug()), %peer, %error, "login refused");
+                tracing::info!(user = %user.escape_debug(), %peer, %error, "login refused");
                 // The client is not told why: that would help those who guess.
                 CommandError::Refused("login refused".to_owned())
             };
