@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use isthmus_storage::{
-    AppendEntry, EntryMeta, Log, LogOptions, SimStorage, Storage, reader,
-};
+use isthmus_storage::{AppendEntry, EntryMeta, Log, LogOptions, SimStorage, Storage, reader};
 use libfuzzer_sys::fuzz_target;
 
 /// A segment with twenty entries and a seal.
