@@ -525,7 +525,10 @@ impl Log {
 
     fn write_seal(&mut self, kind: RecordKind) -> Result<()> {
         self.sync_all()?;
-        if self.sealed && kind == RecordKind::IdleSeal {
+        // The header of a segment without records testifies as much as a seal would. Restarts of an
+        // idle node would otherwise leave a segment each.
+        let is_empty = self.written == SEGMENT_HEADER_BYTES as u64;
+        if (self.sealed || is_empty) && kind == RecordKind::IdleSeal {
             return Ok(());
         }
         self.write_control(kind, self.last.index)?;

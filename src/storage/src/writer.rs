@@ -376,9 +376,14 @@ impl<P: EncodeEntry, F: FnMut(WriterEvent)> Worker<P, F> {
         let mut jobs = jobs.into_iter();
         let mut result = Ok(());
         for Job { work, done } in jobs.by_ref() {
+            // Entries that are truncated in the group that appended them would be reported with an
+            // index before them, so a truncation begins a group.
+            if matches!(work, Work::Truncate(_)) && !self.pending.is_empty() {
+                result = self.commit();
+            }
             self.pending.push(done);
-            result = self.execute(work).and_then(|written| {
-                bytes += written;
+            result = result.and_then(|()| {
+                bytes += self.execute(work)?;
                 if bytes < self.options.group_bytes_max {
                     return Ok(());
                 }

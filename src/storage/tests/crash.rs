@@ -11,7 +11,7 @@ use common::{
     seeds, shared, tiny,
 };
 use isthmus_storage::{
-    Error, Log, SimStorage,
+    Error, HardState, Log, SimStorage,
     fs::{Fault, OpKind, SyncSite},
 };
 
@@ -20,6 +20,29 @@ fn nothing_durable_is_lost_in_power_cuts() {
     for seed in seeds(500) {
         let _announce = Announce(seed);
         run_power_cuts(seed, &|_| {}).unwrap();
+    }
+}
+
+#[test]
+fn a_vote_survives_a_cut_in_the_recovery_from_a_cut() {
+    let vote = |term| HardState { term, voted_for: Some(term), ..HardState::default() };
+    // Saving writes slot, sync, slot, sync; and so does opening, among other things.
+    for first in 0..4 {
+        for second in 0..12 {
+            for seed in 0..8 {
+                let sim = SimStorage::new(seed);
+                let (mut log, _) = Log::open(shared(&sim), tiny()).unwrap();
+                log.save_hard_state(vote(5)).unwrap();
+                sim.inject(sim.operations() + first, Fault::PowerCut);
+                log.save_hard_state(vote(6)).unwrap_err();
+                let sim = sim.crash(seed);
+                sim.inject(second, Fault::PowerCut);
+                drop(Log::open(shared(&sim), tiny()));
+                let (_, recovered) = Log::open(shared(&sim.crash(seed)), tiny()).unwrap();
+                let found = recovered.hard_state;
+                assert!(found == vote(5) || found == vote(6), "{first} {second} {seed}: {found:?}");
+            }
+        }
     }
 }
 

@@ -193,7 +193,8 @@ fn an_entry_larger_than_a_segment_has_its_own() {
 fn restarts_do_not_pile_up_segments() {
     let sim = SimStorage::new(1);
     for _ in 0..20 {
-        let (log, _) = Log::open(shared(&sim), tiny()).unwrap();
+        let (mut log, _) = Log::open(shared(&sim), tiny()).unwrap();
+        log.seal().unwrap();
         drop(log);
     }
     assert_eq!(sim.list().unwrap().iter().filter(|n| n.ends_with(".seg")).count(), 1);

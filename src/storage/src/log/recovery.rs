@@ -248,7 +248,8 @@ impl Replay {
             if (end.last_sequence, end.last_crc) != expected {
                 let reason = format!(
                     "{what} does not match its checksum, yet {} says that the segment was durable \
-                     up to record {} and the last one here is {}",
+                     up to record {} and the last one here is {} (or a segment between them is \
+                     missing)",
                     next.name, expected.0, end.last_sequence
                 );
                 return Err(Error::corrupt(&segment.name, end.offset, reason));

@@ -6,10 +6,11 @@
 //! twice in a term; it would also have to be carried over whenever a segment is purged. Votes are
 //! rare, so two more syncs for each are cheap.
 //!
-//! Saving writes the same state to the first slot, syncs, then to the second, and syncs. Whichever
-//! slot a power cut tears, the other is whole and holds the old state or the new. And when saving
-//! has returned both slots hold it, so damage to either is repaired from the other, at the next
-//! start; damage to both is refused.
+//! Saving writes the same state to one slot, syncs, then to the other, and syncs. Whichever slot a
+//! power cut tears, the other is whole and holds the old state or the new. And when saving has
+//! returned both slots hold it, so damage to either is repaired from the other, at the next start;
+//! damage to both is refused. The slot written first is never the only whole one: after a start
+//! it is the one that was not read from.
 //!
 //! ```text
 //! offset size (within a slot)
@@ -37,6 +38,8 @@ use crate::{
 /// Name of the file.
 pub(crate) const STATE_NAME: &str = "state";
 const SLOT_BYTES: usize = 4096;
+/// Where the slots are, by offset in bytes.
+const SLOTS: [u64; 2] = [0, SLOT_BYTES as u64];
 const CRC_AT: usize = SLOT_BYTES - 4;
 const MAGIC: [u8; 8] = *b"ISTHSTA\0";
 const VERSION: u32 = 1;
@@ -79,6 +82,8 @@ pub(crate) struct Saved {
 pub(crate) struct StateFile {
     file: Arc<dyn File>,
     count: u64,
+    /// The slots in the order in which they are to be written, by offset.
+    order: [u64; 2],
     pub(crate) saved: Saved,
 }
 
@@ -146,7 +151,7 @@ impl StateFile {
         let slot = encode(&Saved::default(), 1);
         fs::replace(storage, STATE_NAME, &[slot.as_slice(), slot.as_slice()].concat())?;
         let file = storage.open(STATE_NAME).map_err(|e| Error::io("open", STATE_NAME, e))?;
-        Ok(Self { file, count: 1, saved: Saved::default() })
+        Ok(Self { file, count: 1, order: SLOTS, saved: Saved::default() })
     }
 
     /// Opens the file; `None` if there is none.
@@ -156,17 +161,18 @@ impl StateFile {
             other => other.map_err(|e| Error::io("open", STATE_NAME, e))?,
         };
         let bytes = fs::read_whole(&*file, STATE_NAME)?;
-        let mut newest: Option<(Saved, u64)> = None;
-        for at in [0, SLOT_BYTES] {
-            let slot = bytes.get(at..at + SLOT_BYTES).unwrap_or_default();
-            if let Some(found) = decode(slot)? {
-                newest = newest.filter(|best| best.1 >= found.1).or(Some(found));
-            }
-        }
+        let slot = |at: usize| decode(bytes.get(at..at + SLOT_BYTES).unwrap_or_default());
+        let (first, second) = (slot(0)?, slot(SLOT_BYTES)?);
+        let count = |found: &Option<(Saved, u64)>| found.map_or(0, |(_, count)| count);
+        let (newest, order) = if count(&first) > count(&second) {
+            (first, [SLOTS[1], SLOTS[0]])
+        } else {
+            (second, SLOTS)
+        };
         let Some((saved, count)) = newest else {
             return Err(Error::corrupt(STATE_NAME, 0, "both slots fail their checksums"));
         };
-        Ok(Some(Self { file, count, saved }))
+        Ok(Some(Self { file, count, order, saved }))
     }
 
     /// Makes `saved` durable in both slots.
@@ -175,7 +181,7 @@ impl StateFile {
         assert!(saved.purged.index >= self.saved.purged.index, "a purge goes back");
         self.count += 1;
         let slot = encode(&saved, self.count);
-        for at in [0, SLOT_BYTES as u64] {
+        for at in self.order {
             fs::write_all_at(&*self.file, STATE_NAME, &slot, at)?;
             self.file.sync_data().map_err(|e| Error::io("sync", STATE_NAME, e))?;
         }

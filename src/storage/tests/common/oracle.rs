@@ -1,9 +1,6 @@
 //! A seeded workload over a log and its checkpoints, and what must be there after a crash.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write},
-};
+use std::{collections::BTreeMap, io::Read};
 
 use isthmus_storage::{
     Error, HardState, Log, LogId, SimStorage, checkpoint,

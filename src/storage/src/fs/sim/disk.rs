@@ -79,14 +79,14 @@ struct Inode {
 #[derive(Debug, Clone)]
 enum DirOp {
     Link(String, InodeId),
-    Rename(String, String),
-    Remove(String),
+    Rename(String, String, InodeId),
+    Remove(String, InodeId),
 }
 
 impl DirOp {
     fn name(&self) -> &str {
         match self {
-            Self::Link(name, _) | Self::Rename(_, name) | Self::Remove(name) => name,
+            Self::Link(name, _) | Self::Rename(_, name, _) | Self::Remove(name, _) => name,
         }
     }
 }
@@ -147,14 +147,18 @@ fn apply(names: &mut Names, op: &DirOp) {
         DirOp::Link(name, inode) => {
             names.insert(name.clone(), *inode);
         }
-        DirOp::Rename(from, to) => {
-            // The file's creation may itself have been lost: then there is nothing to rename.
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
+        // The file's creation may itself have been lost: then there is nothing to rename or to
+        // remove, and an older file of that name is another file.
+        DirOp::Rename(from, to, inode) => {
+            if names.get(from) == Some(inode) {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
             }
         }
-        DirOp::Remove(name) => {
-            names.remove(name);
+        DirOp::Remove(name, inode) => {
+            if names.get(name) == Some(inode) {
+                names.remove(name);
+            }
         }
     }
 }
@@ -322,16 +326,14 @@ impl Disk {
         self.begin_whole(OpKind::Rename, from)?;
         let id = *self.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         self.inode(id).name = to.to_owned();
-        self.record(DirOp::Rename(from.to_owned(), to.to_owned()));
+        self.record(DirOp::Rename(from.to_owned(), to.to_owned(), id));
         Ok(())
     }
 
     pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
         self.begin_whole(OpKind::Remove, name)?;
-        if !self.names.contains_key(name) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        self.record(DirOp::Remove(name.to_owned()));
+        let id = *self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        self.record(DirOp::Remove(name.to_owned(), id));
         Ok(())
     }
 
