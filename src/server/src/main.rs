@@ -6,6 +6,7 @@ mod config;
 mod connections;
 mod data_dir;
 mod logging;
+mod memory;
 mod net;
 mod run;
 mod signals;
@@ -13,11 +14,6 @@ mod users;
 mod users_cli;
 
 use std::process::ExitCode;
-
-/// Messages are allocated on one thread and freed on another all day long, which mimalloc does at
-/// a fraction of the system allocator's cost.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     cli::main()

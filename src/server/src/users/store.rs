@@ -102,8 +102,9 @@ impl Hashing {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| failed(&error))?;
         let salt = SaltString::encode_b64(&bytes).map_err(|error| failed(&error))?;
-        let hash = self.argon2.hash_password(password, &salt).map_err(|error| failed(&error))?;
-        Ok(hash.to_string())
+        let hash = self.argon2.hash_password(password, &salt).map(|hash| hash.to_string());
+        crate::memory::give_back();
+        hash.map_err(|error| failed(&error))
     }
 
     /// Whether a password has a length that is hashed at all.
@@ -178,6 +179,7 @@ impl PasswordStore {
         let hash = user.map_or(self.dummy_hash.as_str(), |(_, hash)| hash);
         let hash = PasswordHash::new(hash).map_err(|_| AuthError::Unavailable)?;
         let verified = self.hashing.argon2.verify_password(password, &hash);
+        crate::memory::give_back();
         match (user, verified) {
             (Some((record, _)), Ok(())) => Arc::clone(record).allowed_from(peer_is_loopback),
             (_, Ok(()) | Err(argon2::password_hash::Error::Password)) => Err(AuthError::Refused),
