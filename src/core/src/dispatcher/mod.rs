@@ -234,6 +234,17 @@ impl Dispatcher {
         self.gather.bytes
     }
 
+    /// Whether anything waits for the next entry's commit. An entry that nothing waits for
+    /// (acknowledgements, mostly) may be proposed together with a later one.
+    pub fn is_awaited(&self) -> bool {
+        !self.gather.after.is_empty()
+    }
+
+    /// Whether there is anything to propose.
+    pub fn has_gathered(&self) -> bool {
+        !self.gather.facts.is_empty()
+    }
+
     /// Entries taken and not committed yet.
     pub fn entries_in_flight(&self) -> usize {
         self.in_flight.len()
@@ -332,6 +343,25 @@ impl Dispatcher {
         } else {
             self.say(session, output);
         }
+    }
+
+    /// Answers a request once everything gathered or in flight is committed, whoever caused it.
+    fn answer_committed(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) {
+        if token == Token::SILENT && result.is_ok() {
+            return;
+        }
+        if let Some(s) = self.sessions.get_mut(&session) {
+            // Later answers to this session wait for the same entry, so that none overtakes.
+            let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
+            s.last_entry = s.last_entry.max(newest);
+        }
+        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
     }
 
     /// What there is to say, in order of saying for each session.

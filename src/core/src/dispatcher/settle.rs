@@ -23,29 +23,22 @@ impl Dispatcher {
         let result = match transaction {
             Some(transaction) => self.settle_in(session, transaction, settlements),
             None => {
-                self.settle_now(ledger, session, &settlements);
+                self.settle_now(ledger, &settlements);
                 Ok(Reply::Ok)
             }
         };
-        self.answer(ledger, session, token, result);
+        self.answer_committed(ledger, session, token, result);
     }
 
-    pub(super) fn settle_now(
-        &mut self,
-        ledger: &Ledger,
-        session: SessionId,
-        settlements: &[Settlement],
-    ) {
-        let facts = self.gather.facts.len();
+    /// Settlements do not hold back what their session does next, as its publishes do: they
+    /// have no order with it that anybody could see.
+    pub(super) fn settle_now(&mut self, ledger: &Ledger, settlements: &[Settlement]) {
         for s in settlements {
             let Some(queue) = self.queues.get_mut(&s.queue) else { continue };
             for checkout in queue.checkouts.take(s.first, s.len, s.epoch) {
                 self.give_credit_back(s.queue, &checkout);
                 self.end_checkout(ledger, s.queue, &checkout, s.outcome);
             }
-        }
-        if self.gather.facts.len() > facts {
-            self.touch_log(session);
         }
     }
 

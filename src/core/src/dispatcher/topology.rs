@@ -7,9 +7,9 @@ use isthmus_model::{
     SessionId, Token, TopologyChange,
 };
 
+use super::Dispatcher;
 use super::queue::Queue;
 use super::session::Deferred;
-use super::{After, Dispatcher, Output};
 use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError};
 use crate::{Fact, Ledger};
 
@@ -46,27 +46,8 @@ impl Dispatcher {
         if self.gather.facts.len() > facts {
             self.touch_log(id);
         }
-        self.answer_topology(ledger, id, token, result);
-    }
-
-    /// What is found to exist may exist by an entry that is not committed yet, of whomever: the
-    /// answer waits for it.
-    fn answer_topology(
-        &mut self,
-        ledger: &Ledger,
-        session: SessionId,
-        token: Token,
-        result: Result<Reply, CommandError>,
-    ) {
-        if token == Token::SILENT && result.is_ok() {
-            return;
-        }
-        if let Some(s) = self.sessions.get_mut(&session) {
-            // Later answers to this session wait for the same entry, so that none overtakes.
-            let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
-            s.last_entry = s.last_entry.max(newest);
-        }
-        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
+        // What is found to exist may exist by an entry that is not committed yet, of whomever.
+        self.answer_committed(ledger, id, token, result);
     }
 
     fn try_topology(
@@ -303,7 +284,7 @@ impl Dispatcher {
             }
             Reply::Messages(messages)
         });
-        self.answer_topology(ledger, session, token, result);
+        self.answer_committed(ledger, session, token, result);
     }
 }
 
