@@ -343,11 +343,11 @@ impl Amqp091Session {
         &mut self,
         number: u16,
         settled: bool,
-        delivery: Option<Box<Delivery>>,
+        delivery: Option<&Delivery>,
         ready: u64,
     ) {
         let payload_max = self.send_payload_max();
-        let message = delivery.as_ref().and_then(|delivery| {
+        let message = delivery.and_then(|delivery| {
             let record = delivery.batch.records.get(delivery.record as usize)?;
             Some(Message { delivery, record })
         });

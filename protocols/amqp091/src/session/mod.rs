@@ -185,10 +185,10 @@ impl Amqp091Session {
         if frame.channel == 0 {
             return self.connection_method(&method);
         }
-        self.channel_method(frame, method)
+        self.channel_method(frame, &method)
     }
 
-    fn channel_method(&mut self, frame: &Frame<'_>, method: Method<'_>) -> Handled {
+    fn channel_method(&mut self, frame: &Frame<'_>, method: &Method<'_>) -> Handled {
         let number = frame.channel;
         if let AMQPClass::Channel(channel_class::AMQPMethod::Open(_)) = method.class {
             return self.channel_open(number);
@@ -204,9 +204,9 @@ impl Amqp091Session {
         }
         match &method.class {
             AMQPClass::Channel(class) => self.channel_class(number, class),
-            AMQPClass::Exchange(class) => self.exchange_class(number, class, &method),
-            AMQPClass::Queue(class) => self.queue_class(number, class, &method),
-            AMQPClass::Basic(class) => self.basic_class(frame, class, &method),
+            AMQPClass::Exchange(class) => self.exchange_class(number, class, method),
+            AMQPClass::Queue(class) => self.queue_class(number, class, method),
+            AMQPClass::Basic(class) => self.basic_class(frame, class, method),
             AMQPClass::Tx(tx::AMQPMethod::Select(_)) => self.tx_select(number),
             AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => self.tx_commit(number),
             AMQPClass::Tx(tx::AMQPMethod::Rollback(_)) => self.tx_rollback(number),
