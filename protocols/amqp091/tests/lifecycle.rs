@@ -255,3 +255,42 @@ fn a_client_that_does_not_read_is_not_listened_to() {
     rig.write();
     assert_eq!(rig.take().len(), 200_000);
 }
+
+#[test]
+fn what_arrives_for_a_cancelled_consumer_of_a_closed_channel_goes_back() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&consume(1, "q", "t", false));
+    let cancel = basic::Cancel { consumer_tag: "t".into(), nowait: false };
+    rig.input.extend(&basic_method(1, basic::AMQPMethod::Cancel(cancel)));
+    rig.input.extend(&ack(1, 99, false));
+    let Rig { session, input, now, .. } = &mut rig;
+    session.handle_bytes(*now, input);
+    let commands: Vec<Command> = std::iter::from_fn(|| session.poll_command()).collect();
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    session.handle_event(*now, Event::Deliveries(vec![sample_delivery(&[0, 0], None)]));
+    assert!(matches!(session.poll_command(), Some(Command::Settle { .. })));
+}
+
+#[test]
+fn a_client_that_asks_faster_than_the_broker_answers_waits() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.take();
+    let asked = get(1, "q").repeat(5000);
+    rig.input.extend(&asked);
+    rig.session.handle_bytes(rig.now, &mut rig.input);
+    assert!(!rig.input.is_empty());
+    let mut commands = std::collections::VecDeque::new();
+    commands.extend(std::iter::from_fn(|| rig.session.poll_command()));
+    assert_eq!(commands.len(), 1024);
+    while let Some(command) = commands.pop_front() {
+        for event in rig.broker.run(command) {
+            rig.session.handle_event(rig.now, event);
+            rig.session.handle_bytes(rig.now, &mut rig.input);
+            commands.extend(std::iter::from_fn(|| rig.session.poll_command()));
+        }
+    }
+    rig.write();
+    assert_eq!(rig.take().len(), 5000);
+}

@@ -63,6 +63,7 @@ impl Amqp091Session {
             else {
                 return;
             };
+            self.outstanding -= 1;
             if let Err(fault) = self.say_done(number, op, answer) {
                 self.fail(number, &fault.of(method));
             }
@@ -116,7 +117,7 @@ impl Amqp091Session {
             (Op::Commit, _) => self.say_committed(number),
             (Op::Close, _) => {
                 self.say(number, &close_ok());
-                self.channels[usize::from(number)] = Slot::Free;
+                self.drop_channel(number, Slot::Free);
             }
             (Op::Nothing | Op::Consume { .. } | Op::Get { .. } | Op::DeclareQueue { .. }, _) => {}
         }
