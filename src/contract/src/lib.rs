@@ -30,18 +30,15 @@ mod outbox;
 mod session;
 mod unacked;
 
-pub use command::{
-    Attach, AttachMode, Command, Credentials, Credit, ManageOp, Publish, Secret, TopologyChange,
-    TransactOp,
-};
+pub use command::{Command, Credentials, ManageOp, Publish, Secret, TransactOp};
 pub use confirms::{ConfirmRun, Confirms};
-pub use event::{
-    CloseReason, CommandError, Delivery, DetachReason, Event, ObjectKind, PublishException,
-    PublishRefusal, Reply,
-};
+pub use event::{CloseReason, Event};
 pub use input::Input;
 pub use isthmus_model as model;
-pub use isthmus_model::Token;
+pub use isthmus_model::{
+    Attach, AttachMode, CommandError, Credit, Delivery, DetachReason, PublishException,
+    PublishRefusal, Reply, Token, TopologyChange,
+};
 pub use outbox::Outbox;
 pub use session::Session;
 pub use unacked::{Unacked, UnackedTag};

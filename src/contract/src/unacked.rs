@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use isthmus_model::{ConsumerId, LeaseEpoch, Outcome, QueueId, Sequence, Settlement};
-
-use crate::Delivery;
+use isthmus_model::{ConsumerId, Delivery, LeaseEpoch, Outcome, QueueId, Sequence, Settlement};
 
 /// Unsettled deliveries in the order of their tags, kept in runs.
 ///

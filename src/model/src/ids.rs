@@ -43,9 +43,7 @@ id! {
 }
 
 id! {
-    /// Names one command of a session; its [`Done`] event carries the same token.
-    ///
-    /// [`Done`]: https://docs.rs/isthmus-contract
+    /// Names one command of a session; its `Done` event carries the same token.
     Token(u64)
 }
 

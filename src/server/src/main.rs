@@ -1,3 +1,20 @@
 //! The Isthmus message broker.
 
-fn main() {}
+mod broker;
+mod cli;
+mod config;
+mod connections;
+mod data_dir;
+mod logging;
+mod memory;
+mod net;
+mod run;
+mod signals;
+mod users;
+mod users_cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
