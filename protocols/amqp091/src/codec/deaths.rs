@@ -45,9 +45,8 @@ pub fn annotated(
     // A head that cannot be read is delivered as it is: it was checked when it was published.
     let known = Head::read(head).ok()?;
     let replaced = |name: &[u8]| {
-        let is = |n: &&str| n.as_bytes() == name;
-        (!deaths.is_empty() && DEATH_NAMES.iter().any(|n| is(&n)))
-            || (delivery_count > 0 && is(&DELIVERY_COUNT))
+        (!deaths.is_empty() && DEATH_NAMES.iter().any(|n| n.as_bytes() == name))
+            || (delivery_count > 0 && name == DELIVERY_COUNT.as_bytes())
     };
     let mut headers = Vec::new();
     let own = known.headers.clone().map_or(&[][..], |range| &head[range]);

@@ -201,6 +201,7 @@ impl Amqp091Session {
         for consumer in consumers {
             self.detach(consumer);
         }
+        self.disown_consumers(number);
         if !settlements.is_empty() {
             self.command(Command::Settle { token: Token::SILENT, settlements, transaction: None });
         }
@@ -216,7 +217,7 @@ impl Amqp091Session {
     /// Ends the channel for an error; what the client has sent on it meanwhile is not looked at.
     pub(super) fn fail_channel(&mut self, number: u16, fault: &Fault) {
         self.release_channel(number);
-        self.channels[usize::from(number)] = Slot::Closing;
+        self.drop_channel(number, Slot::Closing);
         let close = class::Close {
             reply_code: fault.code.number(),
             reply_text: fault.reply_text().into(),
@@ -224,6 +225,15 @@ impl Amqp091Session {
             method_id: fault.method.1,
         };
         self.say(number, &AMQPClass::Channel(class::AMQPMethod::Close(close)));
+    }
+
+    /// Puts `slot` in the channel's place; what it still owed is not said any more.
+    pub(super) fn drop_channel(&mut self, number: u16, slot: Slot) {
+        if let Some(place) = self.channels.get_mut(usize::from(number))
+            && let Slot::Open(channel) = std::mem::replace(place, slot)
+        {
+            self.outstanding -= channel.pending.len();
+        }
     }
 
     /// Notes a method that is answered later, or must not be answered before others are.
@@ -237,6 +247,7 @@ impl Amqp091Session {
     ) {
         if let Some(channel) = self.open_channel(number) {
             channel.pending.push_back(Pending { token, method, op, answer });
+            self.outstanding += 1;
         }
     }
 

@@ -20,7 +20,7 @@ pub struct SessionConfig {
     pub heartbeat_s: u16,
     /// The largest message body, in octets.
     pub message_bytes_max: u64,
-    /// How long a client may take from its first byte to `connection.open`.
+    /// How long a client may take from connecting to `connection.open`.
     pub handshake_timeout: Duration,
     /// How long a client may take to answer `connection.close`.
     pub close_timeout: Duration,

@@ -78,7 +78,7 @@ pub(super) struct Liveness {
     last_sent: Time,
     /// Bytes of input that were there after the last look: more mean that the client is alive.
     left: usize,
-    /// Bytes that waited to be written after the last look.
+    /// Bytes that waited to be written before the call that is being handled.
     waiting: usize,
 }
 
@@ -93,6 +93,11 @@ impl Liveness {
         }
     }
 
+    /// Notes that `len` bytes wait to be written before anything is done.
+    pub(super) fn begin(&mut self, len: usize) {
+        self.waiting = len;
+    }
+
     /// Notes that `len` bytes of input are there.
     pub(super) fn received(&mut self, now: Time, len: usize) {
         if len != self.left {
@@ -105,12 +110,11 @@ impl Liveness {
         self.left = len;
     }
 
-    /// Notes that `len` bytes wait to be written.
-    pub(super) fn sent(&mut self, now: Time, len: usize) {
+    /// Notes that `len` bytes wait to be written now; what is put there counts as sent.
+    pub(super) fn end(&mut self, now: Time, len: usize) {
         if len > self.waiting {
             self.last_sent = now;
         }
-        self.waiting = len;
     }
 }
 
@@ -352,6 +356,7 @@ impl Amqp091Session {
         self.close_batch();
         for number in 0..self.channels.len() {
             self.release_channel(number as u16);
+            self.drop_channel(number as u16, Slot::Free);
         }
         self.channels = Vec::new();
     }

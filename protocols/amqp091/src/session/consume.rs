@@ -184,6 +184,14 @@ impl Amqp091Session {
         }
     }
 
+    /// Has whatever still arrives for consumers of a channel that is going go back: also for
+    /// those that the client has cancelled and the broker has not stopped yet.
+    pub(super) fn disown_consumers(&mut self, number: u16) {
+        for consumer in self.consumers.values_mut().filter(|c| c.channel == number) {
+            consumer.role = Role::Gone;
+        }
+    }
+
     /// The broker has stopped a consumer: no more comes for it.
     pub(super) fn detached(&mut self, token: Token) {
         if let Some(consumer) = self.detaching.remove(&token) {
@@ -209,7 +217,11 @@ impl Amqp091Session {
             return;
         }
         let (number, tag) = (known.channel, known.tag.clone());
-        let told = self.peer.cancel_notify && matches!(known.role, Role::Deliver(_));
+        // One that the client has cancelled itself, or whose channel is gone, is not news.
+        let current = self
+            .open_channel(number)
+            .is_some_and(|c| c.consumers.get(&tag).is_some_and(|id| *id == consumer));
+        let told = self.peer.cancel_notify && current;
         self.forget_consumer(consumer);
         if told {
             let cancel = basic::Cancel { consumer_tag: (&*tag).into(), nowait: true };
@@ -343,11 +355,11 @@ impl Amqp091Session {
         &mut self,
         number: u16,
         settled: bool,
-        delivery: Option<Box<Delivery>>,
+        delivery: Option<&Delivery>,
         ready: u64,
     ) {
         let payload_max = self.send_payload_max();
-        let message = delivery.as_ref().and_then(|delivery| {
+        let message = delivery.and_then(|delivery| {
             let record = delivery.batch.records.get(delivery.record as usize)?;
             Some(Message { delivery, record })
         });

@@ -55,7 +55,7 @@ impl Amqp091Session {
     /// Says what may be said: everything before the first method that is not done.
     pub(super) fn flush_replies(&mut self, number: u16) {
         while let Some(channel) = self.open_channel(number) {
-            if !channel.pending.front().is_some_and(|p| p.answer.is_some()) {
+            if channel.pending.front().is_none_or(|p| p.answer.is_none()) {
                 return;
             }
             let Some(Pending { method, op, answer: Some(answer), .. }) =
@@ -63,6 +63,7 @@ impl Amqp091Session {
             else {
                 return;
             };
+            self.outstanding -= 1;
             if let Err(fault) = self.say_done(number, op, answer) {
                 self.fail(number, &fault.of(method));
             }
@@ -77,7 +78,7 @@ impl Amqp091Session {
             }
             (_, Answer::Refused(error)) => Err(Fault::from_refusal(&error)),
             (Op::Get { settled, .. }, Answer::Got(delivery, ready)) => {
-                self.say_got(number, settled, delivery, ready);
+                self.say_got(number, settled, delivery.as_deref(), ready);
                 Ok(())
             }
             (op, Answer::Done(reply)) => self.say_reply(number, op, reply),
@@ -116,7 +117,7 @@ impl Amqp091Session {
             (Op::Commit, _) => self.say_committed(number),
             (Op::Close, _) => {
                 self.say(number, &close_ok());
-                self.channels[usize::from(number)] = Slot::Free;
+                self.drop_channel(number, Slot::Free);
             }
             (Op::Nothing | Op::Consume { .. } | Op::Get { .. } | Op::DeclareQueue { .. }, _) => {}
         }

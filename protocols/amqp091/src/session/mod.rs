@@ -39,6 +39,9 @@ use outgoing::Outgoing;
 /// replies does not get to ask for more of them.
 const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 
+/// Input is not taken while more methods than this wait for the broker.
+const OUTSTANDING_MAX: usize = 1024;
+
 /// Input that becomes one chunk at the most: offsets into a chunk have 32 bits.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 
@@ -59,6 +62,8 @@ pub struct Amqp091Session {
     channels: Vec<Slot>,
     consumers: HashMap<ConsumerId, Consumer>,
     last_consumer: u64,
+    /// Methods that are not answered, over all channels.
+    outstanding: usize,
     /// Detached consumers by the token of their `Detach`: until it is answered, deliveries may
     /// still arrive for them.
     detaching: HashMap<Token, ConsumerId>,
@@ -79,6 +84,7 @@ impl Amqp091Session {
             channels: Vec::new(),
             consumers: HashMap::new(),
             last_consumer: 0,
+            outstanding: 0,
             detaching: HashMap::new(),
             pressure: false,
             config,
@@ -185,10 +191,10 @@ impl Amqp091Session {
         if frame.channel == 0 {
             return self.connection_method(&method);
         }
-        self.channel_method(frame, method)
+        self.channel_method(frame, &method)
     }
 
-    fn channel_method(&mut self, frame: &Frame<'_>, method: Method<'_>) -> Handled {
+    fn channel_method(&mut self, frame: &Frame<'_>, method: &Method<'_>) -> Handled {
         let number = frame.channel;
         if let AMQPClass::Channel(channel_class::AMQPMethod::Open(_)) = method.class {
             return self.channel_open(number);
@@ -204,9 +210,9 @@ impl Amqp091Session {
         }
         match &method.class {
             AMQPClass::Channel(class) => self.channel_class(number, class),
-            AMQPClass::Exchange(class) => self.exchange_class(number, class, &method),
-            AMQPClass::Queue(class) => self.queue_class(number, class, &method),
-            AMQPClass::Basic(class) => self.basic_class(frame, class, &method),
+            AMQPClass::Exchange(class) => self.exchange_class(number, class, method),
+            AMQPClass::Queue(class) => self.queue_class(number, class, method),
+            AMQPClass::Basic(class) => self.basic_class(frame, class, method),
             AMQPClass::Tx(tx::AMQPMethod::Select(_)) => self.tx_select(number),
             AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => self.tx_commit(number),
             AMQPClass::Tx(tx::AMQPMethod::Rollback(_)) => self.tx_rollback(number),
@@ -246,12 +252,24 @@ impl Amqp091Session {
     fn is_stopped(&self) -> bool {
         matches!(self.phase, Phase::Authenticating { .. } | Phase::Entering { .. })
             || self.out.outbox.len() > OUTBOX_BYTES_MAX
+            || self.outstanding >= OUTSTANDING_MAX
+    }
+
+    fn begin(&mut self, now: Time) {
+        self.now = now;
+        self.live.begin(self.out.outbox.len());
+    }
+
+    fn end(&mut self) {
+        self.close_batch();
+        self.out.release(&Bytes::new());
+        self.live.end(self.now, self.out.outbox.len());
     }
 }
 
 impl Session for Amqp091Session {
     fn handle_bytes(&mut self, now: Time, input: &mut Input) {
-        self.now = now;
+        self.begin(now);
         self.live.received(now, input.len());
         loop {
             let mut at = 0;
@@ -277,7 +295,7 @@ impl Session for Amqp091Session {
             }
         }
         self.live.left(input.len());
-        self.live.sent(now, self.out.outbox.len());
+        self.live.end(now, self.out.outbox.len());
     }
 
     fn handle_eof(&mut self, _now: Time) {
@@ -285,19 +303,17 @@ impl Session for Amqp091Session {
     }
 
     fn handle_event(&mut self, now: Time, event: Event) {
-        self.now = now;
         if !self.is_closed() {
+            self.begin(now);
             self.event(event);
-            self.out.release(&Bytes::new());
-            self.live.sent(now, self.out.outbox.len());
+            self.end();
         }
     }
 
     fn handle_timeout(&mut self, now: Time) {
-        self.now = now;
+        self.begin(now);
         self.timeout();
-        self.out.release(&Bytes::new());
-        self.live.sent(now, self.out.outbox.len());
+        self.end();
     }
 
     fn poll_command(&mut self) -> Option<Command> {

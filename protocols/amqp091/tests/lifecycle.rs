@@ -1,0 +1,296 @@
+//! Time, pressure, notifications, and the end.
+
+#![allow(clippy::unwrap_used)] // a failed test may panic
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amq_protocol::frame::AMQPFrame;
+use amq_protocol::protocol::{AMQPClass, basic, connection};
+use amq_protocol::types::{AMQPValue, FieldTable};
+use common::*;
+use isthmus_contract::{CloseReason, Command, Delivery, DetachReason, Event, Session};
+use isthmus_model::{Annotations, ConsumerId, Death, DeathReason, LeaseEpoch, QueueId, Time};
+
+fn at(rig: &mut Rig, ms: u64) {
+    rig.now = Time::from_millis(ms);
+    rig.session.handle_timeout(rig.now);
+    rig.pump();
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_ends() {
+    for steps in 0..=2 {
+        let mut rig = Rig::new();
+        for step in &handshake()[..steps] {
+            rig.send(step);
+        }
+        assert_eq!(rig.session.poll_timeout(), Time::from_millis(11_000), "{steps}");
+        at(&mut rig, 10_999);
+        assert!(!rig.session.is_closed());
+        at(&mut rig, 11_000);
+        assert!(rig.session.is_closed());
+    }
+}
+
+#[test]
+fn heartbeats_are_sent_at_half_and_missed_after_two_intervals() {
+    let mut rig = Rig::running();
+    assert_eq!(rig.session.poll_timeout(), Time::from_millis(31_000));
+    at(&mut rig, 31_000);
+    assert_eq!(rig.take(), [AMQPFrame::Heartbeat]);
+    assert_eq!(rig.session.poll_timeout(), Time::from_millis(61_000));
+    rig.now = Time::from_millis(50_000);
+    rig.send(&[8, 0, 0, 0, 0, 0, 0, 0xCE]);
+    at(&mut rig, 121_000);
+    assert!(!rig.session.is_closed(), "heard of at 50 s");
+    at(&mut rig, 170_000);
+    assert!(rig.session.is_closed());
+}
+
+#[test]
+fn no_heartbeats_are_asked_for_no_heartbeats_come() {
+    let mut rig = Rig::new();
+    for step in [b"AMQP\0\0\x09\x01".to_vec(), start_ok("guest", "guest"), tune_ok(0, 0), open("/")]
+    {
+        rig.send(&step);
+    }
+    assert_eq!(rig.session.poll_timeout(), Time::NEVER);
+}
+
+#[test]
+fn a_close_that_is_not_answered_ends() {
+    let mut rig = Rig::running();
+    rig.event(Event::Closed(CloseReason::Shutdown));
+    let AMQPClass::Connection(connection::AMQPMethod::Close(close)) = rig.method() else {
+        panic!("no close");
+    };
+    assert_eq!(close.reply_code, 320);
+    let text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
+    assert_eq!(close.reply_text.as_str(), text);
+    assert_eq!(rig.session.poll_timeout(), Time::from_millis(11_000));
+    at(&mut rig, 11_000);
+    assert!(rig.session.is_closed());
+}
+
+#[test]
+fn pressure_is_told_in_the_clients_words() {
+    let mut rig = Rig::running();
+    rig.event(Event::Pressure(true));
+    rig.event(Event::Pressure(true));
+    assert!(matches!(rig.method(), AMQPClass::Connection(connection::AMQPMethod::Blocked(_))));
+    rig.event(Event::Pressure(false));
+    assert!(matches!(rig.method(), AMQPClass::Connection(connection::AMQPMethod::Unblocked(_))));
+}
+
+#[test]
+fn a_consumer_whose_queue_goes_is_cancelled() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&consume(1, "q", "t", false));
+    rig.take();
+    let consumer = ConsumerId(1);
+    rig.event(Event::Detached { consumer, reason: DetachReason::QueueDeleted });
+    let AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) = rig.method() else {
+        panic!("no cancel");
+    };
+    assert_eq!((cancel.consumer_tag.as_str(), cancel.nowait), ("t", true));
+    // Its tag is free again.
+    rig.send(&consume(1, "q", "t", false));
+    assert!(matches!(rig.method(), AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_))));
+}
+
+#[test]
+fn what_arrives_for_a_closed_channel_goes_back() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&consume(1, "q", "t", false));
+    rig.send(&publish(1, "", "q", b"m"));
+    // An unknown tag closes the channel; the broker has not heard yet when it delivers.
+    rig.input.extend(&ack(1, 99, false));
+    let Rig { session, input, now, .. } = &mut rig;
+    session.handle_bytes(*now, input);
+    let mut commands: Vec<Command> = std::iter::from_fn(|| session.poll_command()).collect();
+    let delivery = sample_delivery(&[0x10, 0, 2], None);
+    session.handle_event(*now, Event::Deliveries(vec![delivery]));
+    commands.extend(std::iter::from_fn(|| session.poll_command()));
+    let names: Vec<String> = commands.iter().map(|c| format!("{c:?}")[..6].to_owned()).collect();
+    assert_eq!(names, ["Detach", "Settle", "Settle"]);
+    for command in commands {
+        for event in rig.broker.run(command) {
+            rig.session.handle_event(rig.now, event);
+        }
+    }
+}
+
+fn sample_delivery(head: &[u8], annotations: Option<Annotations>) -> Delivery {
+    let mut chunk = b"exkey".to_vec();
+    chunk.extend(head);
+    chunk.extend(b"body");
+    let span = isthmus_model::Span::new;
+    let record = isthmus_model::Record {
+        exchange: span(0, 2),
+        routing_key: span(2, 3),
+        head: span(5, head.len()),
+        body: span(5 + head.len(), 4),
+        ttl_ms: isthmus_model::NO_TTL,
+        priority: 0,
+        flags: isthmus_model::RecordFlags::default(),
+    };
+    Delivery {
+        consumer: ConsumerId(1),
+        queue: QueueId(1),
+        first: 1,
+        len: 1,
+        epoch: LeaseEpoch(1),
+        deadline: Time::NEVER,
+        batch: Arc::new(isthmus_model::Batch {
+            encoding: isthmus_model::EncodingId::AMQP_0_9_1,
+            chunk: chunk.into(),
+            records: vec![record],
+        }),
+        record: 0,
+        redelivered: true,
+        delivery_count: 0,
+        annotations: annotations.map(Arc::new),
+    }
+}
+
+#[test]
+fn a_dead_lettered_message_tells_its_deaths() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&consume(1, "q", "t", false));
+    rig.take();
+    let sent = publish_with(
+        1,
+        to("ex", "key"),
+        basic::AMQPProperties::default()
+            .with_content_type("a/b".into())
+            .with_headers(table(&[
+                ("own", AMQPValue::ShortInt(5)),
+                ("x-first-death-queue", AMQPValue::LongString("forged".into())),
+            ]))
+            .with_expiration("10".into())
+            .with_message_id("id".into()),
+        b"",
+        1,
+    );
+    // The head is what follows the body size in the second frame.
+    let header = sent.windows(4).position(|w| w == [0, 60, 0, 0]).unwrap();
+    let head = &sent[header + 12..sent.len() - 1];
+    let death = |queue: &str, reason, original_ttl_ms| Death {
+        queue: queue.into(),
+        reason,
+        count: 2,
+        first_at: Time::from_millis(1_700_000_000_500),
+        exchange: "ex".into(),
+        routing_keys: vec!["key".into()],
+        original_ttl_ms,
+    };
+    let annotations = Annotations {
+        exchange: Some("dlx".into()),
+        routing_key: Some("dead".into()),
+        deaths: vec![
+            death("second", DeathReason::Rejected, None),
+            death("first", DeathReason::Expired, Some(10)),
+        ],
+    };
+    let mut delivery = sample_delivery(head, Some(annotations));
+    delivery.delivery_count = 3;
+    rig.event(Event::Deliveries(vec![delivery]));
+    let frames = rig.take();
+    let AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Deliver(deliver))) = &frames[0]
+    else {
+        panic!("{frames:?}");
+    };
+    assert_eq!((deliver.exchange.as_str(), deliver.routing_key.as_str()), ("dlx", "dead"));
+    assert!(deliver.redelivered);
+    let AMQPFrame::Header(1, header) = &frames[1] else { panic!("{frames:?}") };
+    let properties = &header.properties;
+    assert_eq!(properties.expiration(), &None, "it would expire again");
+    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "id");
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "a/b");
+    let headers = properties.headers().as_ref().unwrap().inner();
+    let text = |s: &str| AMQPValue::LongString(s.into());
+    assert_eq!(headers["own"], AMQPValue::ShortInt(5), "own headers keep their types");
+    assert_eq!(headers["x-first-death-queue"], text("first"));
+    assert_eq!(headers["x-first-death-reason"], text("expired"));
+    assert_eq!(headers["x-last-death-queue"], text("second"));
+    assert_eq!(headers["x-delivery-count"], AMQPValue::LongLongInt(3));
+    let AMQPValue::FieldArray(deaths) = &headers["x-death"] else { panic!("{headers:?}") };
+    let AMQPValue::FieldTable(first) = &deaths.as_slice()[1] else { panic!("{deaths:?}") };
+    let first = first.inner();
+    assert_eq!(first["count"], AMQPValue::LongLongInt(2));
+    assert_eq!(first["time"], AMQPValue::Timestamp(1_700_000_000));
+    assert_eq!(first["original-expiration"], text("10"));
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_listened_to() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    let flow = [0, 20, 0, 20, 1];
+    let mut asked = Vec::new();
+    for _ in 0..200_000 {
+        asked.extend([1, 0, 1, 0, 0, 0, 5]);
+        asked.extend(flow);
+        asked.push(0xCE);
+    }
+    rig.take();
+    rig.input.extend(&asked);
+    rig.session.handle_bytes(rig.now, &mut rig.input);
+    assert!(rig.session.outbox().len() < 1024 * 1024 + 100);
+    assert!(!rig.input.is_empty());
+    // It stays connected however long that takes.
+    rig.now = rig.now + Duration::from_secs(1000);
+    rig.session.handle_timeout(rig.now);
+    assert!(!rig.session.is_closed());
+    while !rig.input.is_empty() {
+        rig.write();
+        rig.session.handle_bytes(rig.now, &mut rig.input);
+    }
+    rig.write();
+    assert_eq!(rig.take().len(), 200_000);
+}
+
+#[test]
+fn what_arrives_for_a_cancelled_consumer_of_a_closed_channel_goes_back() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&consume(1, "q", "t", false));
+    let cancel = basic::Cancel { consumer_tag: "t".into(), nowait: false };
+    rig.input.extend(&basic_method(1, basic::AMQPMethod::Cancel(cancel)));
+    rig.input.extend(&ack(1, 99, false));
+    let Rig { session, input, now, .. } = &mut rig;
+    session.handle_bytes(*now, input);
+    let commands: Vec<Command> = std::iter::from_fn(|| session.poll_command()).collect();
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    session.handle_event(*now, Event::Deliveries(vec![sample_delivery(&[0, 0], None)]));
+    assert!(matches!(session.poll_command(), Some(Command::Settle { .. })));
+}
+
+#[test]
+fn a_client_that_asks_faster_than_the_broker_answers_waits() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.take();
+    let asked = get(1, "q").repeat(5000);
+    rig.input.extend(&asked);
+    rig.session.handle_bytes(rig.now, &mut rig.input);
+    assert!(!rig.input.is_empty());
+    let mut commands = std::collections::VecDeque::new();
+    commands.extend(std::iter::from_fn(|| rig.session.poll_command()));
+    assert_eq!(commands.len(), 1024);
+    while let Some(command) = commands.pop_front() {
+        for event in rig.broker.run(command) {
+            rig.session.handle_event(rig.now, event);
+            rig.session.handle_bytes(rig.now, &mut rig.input);
+            commands.extend(std::iter::from_fn(|| rig.session.poll_command()));
+        }
+    }
+    rig.write();
+    assert_eq!(rig.take().len(), 5000);
+}
