@@ -1,0 +1,117 @@
+//! What a session hears, and in which order: completions only after commit, and nothing of a
+//! session overtakes what the session asked for before.
+
+use super::rig::*;
+
+#[test]
+fn a_durable_message_is_confirmed_and_delivered_once_it_is_committed() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.attach("anna", consuming(1, "q"));
+    rig.run();
+    rig.heard("anna");
+
+    let published = rig.publish("anna", [durable("q", "a"), durable("q", "b")]);
+    rig.dispatch();
+    assert!(rig.heard("anna").is_empty(), "gathered");
+    rig.propose();
+    rig.dispatch();
+    assert!(rig.heard("anna").is_empty(), "proposed");
+    rig.commit();
+    rig.dispatch();
+    assert_eq!(rig.heard("anna"), [&done(published), "consumer 1: a b"]);
+}
+
+#[test]
+fn a_transient_message_is_confirmed_and_delivered_at_once() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.attach("anna", consuming(1, "q"));
+    rig.run();
+    rig.heard("anna");
+
+    let published = rig.publish("anna", [transient("q", "a")]);
+    rig.dispatch();
+    assert_eq!(rig.heard("anna"), [&done(published), "consumer 1: a"]);
+}
+
+#[test]
+fn a_transient_message_waits_behind_earlier_durable_ones_of_its_session_only() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", queue("q"));
+    rig.run();
+    rig.attach("bert", consuming(1, "q"));
+    rig.run();
+    rig.heard("anna");
+    rig.heard("bert");
+
+    let first = rig.publish("anna", [durable("q", "a1")]);
+    let second = rig.publish("anna", [transient("q", "a2")]);
+    let other = rig.publish("bert", [transient("q", "b1")]);
+    rig.dispatch();
+    assert_eq!(rig.heard("bert"), [&done(other), "consumer 1: b1"]);
+    rig.run();
+    assert_eq!(rig.heard("anna"), [done(first), done(second)]);
+    assert_eq!(rig.heard("bert"), ["consumer 1: a1", "consumer 1: a2"]);
+}
+
+#[test]
+fn publish_then_get_finds_the_message() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    let published = rig.publish("anna", [durable("q", "a")]);
+    let got = rig.attach("anna", getting(1, "q"));
+    rig.run();
+    assert_eq!(
+        rig.heard("anna")[1..],
+        [&done(published), &done(got), "consumer 1: a", "consumer 1: credit 0, spent, 0 ready"]
+    );
+}
+
+#[test]
+fn what_waits_for_a_commit_holds_up_what_comes_after() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    let declared = rig.declare("anna", queue("q"));
+    let published = rig.publish("anna", [durable("q", "a")]);
+    let looked = rig.look_up("anna", "q"); // must see the message
+    let detached = rig.detach("anna", 9);
+    let transient = rig.publish("anna", [transient("q", "b")]);
+    let exchange = rig.declare_exchange("anna", exchange("e", isthmus_model::ExchangeKind::Topic));
+    rig.dispatch();
+    assert!(rig.heard("anna").is_empty());
+    rig.run();
+    assert_eq!(
+        rig.heard("anna"),
+        [
+            format!("done {declared}: q has 0 ready, 0 consumers"),
+            done(published),
+            format!("done {looked}: q has 1 ready, 0 consumers"),
+            done(detached),
+            done(transient),
+            done(exchange),
+        ]
+    );
+}
+
+#[test]
+fn an_answer_about_what_another_session_declared_waits_for_its_commit() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", queue("q"));
+    let existing = rig.declare("bert", queue("q"));
+    let later = rig.publish("bert", [transient("q", "a")]);
+    rig.dispatch();
+    assert!(rig.heard("bert").is_empty());
+    rig.run();
+    assert_eq!(
+        rig.heard("bert"),
+        [format!("done {existing}: q has 0 ready, 0 consumers"), done(later)]
+    );
+}
