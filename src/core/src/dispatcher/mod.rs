@@ -137,6 +137,8 @@ struct Gather {
     facts: Vec<Fact>,
     after: Vec<After>,
     bytes: u64,
+    /// How often a fact was added or extended.
+    written: u64,
 }
 
 /// See the module's documentation.
@@ -280,11 +282,21 @@ impl Dispatcher {
     /// Adds a fact of about `bytes` bytes to the next entry.
     fn propose(&mut self, fact: Fact, bytes: u64) {
         self.gather.bytes += bytes;
+        self.gather.written += 1;
         self.gather.facts.push(fact);
+    }
+
+    /// Notes that `session` has caused facts of the next entry, if any were gathered since
+    /// [`Gather::written`] was as given. Joining the fact of another session counts.
+    fn touch_log_since(&mut self, written: u64, session: SessionId) {
+        if self.gather.written != written {
+            self.touch_log(session);
+        }
     }
 
     /// Notes that `session` has caused a fact of the next entry.
     fn touch_log(&mut self, session: SessionId) {
+        assert!(!self.gather.facts.is_empty(), "a session waits for an entry without facts");
         let next = self.proposed + 1;
         if let Some(session) = self.sessions.get_mut(&session) {
             session.last_entry = next;

@@ -35,7 +35,7 @@ impl Dispatcher {
         session: SessionId,
         settlements: &[Settlement],
     ) {
-        let facts = self.gather.facts.len();
+        let written = self.gather.written;
         for s in settlements {
             let Some(queue) = self.queues.get_mut(&s.queue) else { continue };
             for checkout in queue.checkouts.take(s.first, s.len, s.epoch) {
@@ -43,9 +43,7 @@ impl Dispatcher {
                 self.end_checkout(ledger, s.queue, &checkout, s.outcome);
             }
         }
-        if self.gather.facts.len() > facts {
-            self.touch_log(session);
-        }
+        self.touch_log_since(written, session);
     }
 
     fn end_checkout(&mut self, ledger: &Ledger, id: QueueId, c: &Checkout, outcome: Outcome) {

@@ -1,6 +1,8 @@
 //! What a session hears, and in which order: completions only after commit, and nothing of a
 //! session overtakes what the session asked for before.
 
+use isthmus_model::Outcome;
+
 use super::rig::*;
 
 #[test]
@@ -114,4 +116,40 @@ fn an_answer_about_what_another_session_declared_waits_for_its_commit() {
         rig.heard("bert"),
         [format!("done {existing}: q has 0 ready, 0 consumers"), done(later)]
     );
+}
+
+#[test]
+fn a_queue_that_was_purged_of_transient_messages_can_be_consumed_from() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", volatile_queue("q"));
+    rig.publish("anna", [transient("q", "a")]);
+    rig.run();
+    rig.heard("anna");
+    let purged = rig.purge("anna", "q");
+    let attached = rig.attach("anna", consuming(1, "q"));
+    rig.run();
+    assert_eq!(rig.heard("anna"), [format!("done {purged}: 1 messages"), done(attached)]);
+}
+
+#[test]
+fn a_settlement_that_joins_the_fact_of_another_session_waits_for_its_commit_too() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", queue("q"));
+    rig.run();
+    rig.attach("anna", prefetching(1, "q", 1));
+    rig.attach("bert", prefetching(1, "q", 1));
+    rig.publish("anna", numbered("q", 2));
+    rig.run();
+    let (hers, his) = (rig.got("anna"), rig.got("bert"));
+    assert_eq!((hers[0].sequence, his[0].sequence), (1, 2));
+
+    rig.settle("anna", Outcome::Accept, &hers);
+    let settled = rig.settle("bert", Outcome::Accept, &his);
+    rig.dispatch();
+    assert!(rig.heard("bert").is_empty(), "not committed yet");
+    rig.run();
+    assert_eq!(rig.heard("bert"), [done(settled)]);
 }
