@@ -75,7 +75,7 @@ impl Dispatcher {
 
     pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
         let token = attach.token;
-        let result = self.try_attach(session, attach);
+        let result = self.try_attach(session, &attach);
         let queue = result.as_ref().ok().copied();
         self.answer(ledger, session, token, result.map(|_| Reply::Attached));
         if let Some(queue) = queue {
@@ -83,7 +83,7 @@ impl Dispatcher {
         }
     }
 
-    fn try_attach(&mut self, id: SessionId, attach: Attach) -> Result<QueueId, CommandError> {
+    fn try_attach(&mut self, id: SessionId, attach: &Attach) -> Result<QueueId, CommandError> {
         let (queue_id, _) = self.usable_queue(id, &attach.queue)?;
         let (Some(queue), Some(session)) =
             (self.queues.get_mut(&queue_id), self.sessions.get_mut(&id))

@@ -27,11 +27,11 @@ impl Dispatcher {
         };
         queue.ready.take(u64::from(run.len));
         queue.ready_bytes -= run.bytes();
-        self.discard(ledger, id, &run, reason);
+        self.discard(id, &run, reason);
     }
 
     /// Drops or dead-letters messages that are neither ready nor checked out.
-    pub(super) fn discard(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+    pub(super) fn discard(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
         if queue.def.options.dead_letter_exchange.is_none() {
             self.counters.dropped += u64::from(run.len);
@@ -45,12 +45,12 @@ impl Dispatcher {
                 record: run.record + i,
                 ..run.clone()
             };
-            self.dead_letter(ledger, id, &one, reason);
+            self.dead_letter(id, &one, reason);
         }
     }
 
     /// Moves one message to where the queue's dead-letter exchange routes it.
-    fn dead_letter(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+    fn dead_letter(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
         let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.def.options);
         let vhost = Arc::clone(&queue.vhost);
@@ -113,7 +113,7 @@ impl Dispatcher {
             };
             // What leaves the log leaves it with the entry that says so.
             if stored {
-                self.barrier(ledger, After::Volatile { queue, run });
+                self.gather.after.push(After::Volatile { queue, run });
             } else {
                 self.enter_volatile(queue, run);
             }

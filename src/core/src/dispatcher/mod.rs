@@ -8,8 +8,7 @@
 //! are never seen by the log.
 //!
 //! The order of a session's effects is kept by one rule: whatever must not overtake an earlier
-//! durable effect of its session waits for the newest entry that is not committed yet
-//! ([`Dispatcher::barrier`]).
+//! durable effect of its session waits for the entry that holds it ([`Dispatcher::behind`]).
 
 mod checkouts;
 mod consumer;
@@ -267,15 +266,17 @@ impl Dispatcher {
         }
     }
 
-    /// Lets `after` take effect once everything gathered or in flight is committed: at once, if
-    /// nothing is.
-    fn barrier(&mut self, ledger: &Ledger, after: After) {
-        if !self.gather.facts.is_empty() {
-            self.gather.after.push(after);
-        } else if let Some(last) = self.in_flight.back_mut() {
-            last.push(after);
-        } else {
-            self.take_effect(ledger, after);
+    /// Lets `after` take effect behind all that `session` has outstanding: at once, if it has
+    /// nothing. It waits for the session's own latest entry and not for the newest of all, so that
+    /// what the session does once that is committed cannot overtake it.
+    fn behind(&mut self, ledger: &Ledger, session: SessionId, after: After) {
+        let last = self.sessions.get(&session).map_or(0, |s| s.last_entry);
+        let Some(ahead) = last.checked_sub(self.committed + 1) else {
+            return self.take_effect(ledger, after);
+        };
+        match self.in_flight.get_mut(ahead as usize) {
+            Some(entry) => entry.push(after),
+            None => self.gather.after.push(after),
         }
     }
 
@@ -333,11 +334,7 @@ impl Dispatcher {
             return;
         }
         let output = Output::Done { token, result };
-        if self.is_outstanding(session) {
-            self.barrier(ledger, After::Say { session, output });
-        } else {
-            self.say(session, output);
-        }
+        self.behind(ledger, session, After::Say { session, output });
     }
 
     /// What there is to say, in order of saying for each session.

@@ -73,13 +73,8 @@ impl Dispatcher {
             self.log_placements(session, batch, routed.placements);
         }
         // A transient message waits behind earlier durable ones of its session.
-        let waits = !routed.volatile.is_empty() && self.is_outstanding(session);
         for (queue, run) in routed.volatile {
-            if waits {
-                self.barrier(ledger, After::Volatile { queue, run });
-            } else {
-                self.enter_volatile(queue, run);
-            }
+            self.behind(ledger, session, After::Volatile { queue, run });
         }
         routed.exceptions
     }

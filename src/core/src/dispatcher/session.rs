@@ -127,7 +127,7 @@ impl Dispatcher {
         }
         session.deferred.push_back(request);
         if first {
-            self.barrier(ledger, After::Resume { session: id });
+            self.behind(ledger, id, After::Resume { session: id });
         }
         None
     }
@@ -165,7 +165,7 @@ impl Dispatcher {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.deferred.push_front(request);
                 }
-                self.barrier(ledger, After::Resume { session: id });
+                self.behind(ledger, id, After::Resume { session: id });
                 return;
             }
             match request {

@@ -71,7 +71,7 @@ impl Dispatcher {
                         panic!("queue {id}: message {at} is checked out and nowhere");
                     };
                     at = run.end();
-                    self.discard(ledger, id, &run, DeathReason::Rejected);
+                    self.discard(id, &run, DeathReason::Rejected);
                 }
             }
         }

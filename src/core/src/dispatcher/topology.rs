@@ -64,7 +64,11 @@ impl Dispatcher {
             let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
             s.last_entry = s.last_entry.max(newest);
         }
-        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
+        self.behind(
+            ledger,
+            session,
+            After::Say { session, output: Output::Done { token, result } },
+        );
     }
 
     fn try_topology(

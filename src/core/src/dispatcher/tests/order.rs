@@ -153,3 +153,26 @@ fn a_settlement_that_joins_the_fact_of_another_session_waits_for_its_commit_too(
     rig.run();
     assert_eq!(rig.heard("bert"), [done(settled)]);
 }
+
+#[test]
+fn a_transient_message_that_waits_is_not_overtaken_by_a_later_one() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", queue("q"));
+    rig.run();
+    rig.heard("anna");
+
+    rig.publish("anna", [durable("q", "1")]);
+    rig.propose();
+    rig.publish("bert", [durable("q", "x")]); // the entry after hers
+    let second = rig.publish("anna", [transient("q", "2")]);
+    rig.commit();
+    let third = rig.publish("anna", [transient("q", "3")]);
+    rig.run();
+    let told = rig.heard("anna");
+    assert_eq!(told[1..], [done(second), done(third)]);
+    let order = rig.drain("q");
+    let hers: Vec<&String> = order.iter().filter(|b| *b != "x").collect();
+    assert_eq!(hers, ["1", "2", "3"]);
+}

@@ -128,11 +128,8 @@ impl Rig {
     }
 
     pub(super) fn delete(&mut self, name: &str, queue: &str) -> Token {
-        let change = TopologyChange::DeleteQueue {
-            name: queue.into(),
-            if_unused: false,
-            if_empty: false,
-        };
+        let change =
+            TopologyChange::DeleteQueue { name: queue.into(), if_unused: false, if_empty: false };
         self.topology(name, change)
     }
 
