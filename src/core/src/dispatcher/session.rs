@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Token, TopologyChange, TransactionId,
-    WindowId,
+    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Settlement, Token, TopologyChange,
+    TransactionId, WindowId,
 };
 
 use super::consumer::Window;
@@ -43,6 +43,7 @@ pub(super) enum Deferred {
     Attach(Attach),
     Detach { token: Token, consumer: ConsumerId },
     Credit { consumer: ConsumerId, credit: Credit },
+    Settle { token: Token, settlements: Vec<Settlement>, transaction: Option<TransactionId> },
     Begin { token: Token, transaction: TransactionId },
     Commit { token: Token, transaction: TransactionId },
     Rollback { token: Token, transaction: TransactionId },
@@ -150,6 +151,7 @@ impl Dispatcher {
             Deferred::Publish { .. }
             | Deferred::Detach { .. }
             | Deferred::Credit { .. }
+            | Deferred::Settle { .. }
             | Deferred::Begin { .. }
             | Deferred::Commit { .. }
             | Deferred::Rollback { .. } => false,
@@ -168,25 +170,30 @@ impl Dispatcher {
                 self.behind(ledger, id, After::Resume { session: id });
                 return;
             }
-            match request {
-                Deferred::Topology { token, change } => self.do_topology(ledger, id, token, change),
-                Deferred::Publish { token, batch, transaction } => {
-                    self.do_publish(ledger, id, token, batch, transaction);
-                }
-                Deferred::Attach(attach) => self.do_attach(ledger, id, attach),
-                Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
-                Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
-                Deferred::Begin { token, transaction } => {
-                    self.do_begin(ledger, id, token, transaction);
-                }
-                Deferred::Commit { token, transaction } => {
-                    self.do_commit(ledger, id, token, transaction);
-                }
-                Deferred::Rollback { token, transaction } => {
-                    self.do_rollback(ledger, id, token, transaction);
-                }
-                Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
+            self.carry_out(ledger, id, request);
+        }
+    }
+
+    fn carry_out(&mut self, ledger: &Ledger, id: SessionId, request: Deferred) {
+        match request {
+            Deferred::Topology { token, change } => self.do_topology(ledger, id, token, change),
+            Deferred::Publish { token, batch, transaction } => {
+                self.do_publish(ledger, id, token, batch, transaction);
             }
+            Deferred::Attach(attach) => self.do_attach(ledger, id, attach),
+            Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
+            Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
+            Deferred::Settle { token, settlements, transaction } => {
+                self.do_settle(ledger, id, token, settlements, transaction);
+            }
+            Deferred::Begin { token, transaction } => self.do_begin(ledger, id, token, transaction),
+            Deferred::Commit { token, transaction } => {
+                self.do_commit(ledger, id, token, transaction);
+            }
+            Deferred::Rollback { token, transaction } => {
+                self.do_rollback(ledger, id, token, transaction);
+            }
+            Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
         }
     }
 }

@@ -5,6 +5,7 @@ use isthmus_model::{
 };
 
 use super::checkouts::Checkout;
+use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger};
 
@@ -12,6 +13,22 @@ impl Dispatcher {
     /// Settles deliveries. What is settled already, or was delivered under another epoch, is
     /// passed over.
     pub fn settle(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        settlements: Vec<Settlement>,
+        transaction: Option<TransactionId>,
+    ) {
+        let request = Deferred::Settle { token, settlements, transaction };
+        if let Some(Deferred::Settle { token, settlements, transaction }) =
+            self.defer(ledger, session, request)
+        {
+            self.do_settle(ledger, session, token, settlements, transaction);
+        }
+    }
+
+    pub(super) fn do_settle(
         &mut self,
         ledger: &Ledger,
         session: SessionId,

@@ -176,3 +176,28 @@ fn a_transient_message_that_waits_is_not_overtaken_by_a_later_one() {
     let hers: Vec<&String> = order.iter().filter(|b| *b != "x").collect();
     assert_eq!(hers, ["1", "2", "3"]);
 }
+
+#[test]
+fn a_settlement_does_not_overtake_what_waits() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", volatile_queue("q"));
+    rig.declare("anna", queue("log"));
+    rig.attach("anna", prefetching(1, "q", 1));
+    rig.publish("anna", [transient("q", "a")]);
+    rig.run();
+    let got = rig.got("anna");
+
+    rig.publish("anna", [durable("log", "x")]);
+    let purged = rig.purge("anna", "q"); // "a" is not ready, but will be
+    let exchange = rig.declare_exchange("anna", exchange("e", isthmus_model::ExchangeKind::Topic));
+    let settled = rig.settle("anna", Outcome::Requeue, &got);
+    rig.run();
+    let told = rig.heard("anna");
+    let answers: Vec<&String> = told.iter().filter(|t| t.starts_with("done")).collect();
+    assert_eq!(
+        answers[1..],
+        [&format!("done {purged}: 0 messages"), &done(exchange), &done(settled)]
+    );
+    assert_eq!(rig.counts("q"), (0, 1), "it came back after the purge and was delivered again");
+}
