@@ -69,13 +69,13 @@ impl Dispatcher {
         if let Some(Deferred::Attach(attach)) =
             self.defer(ledger, session, Deferred::Attach(attach))
         {
-            self.do_attach(ledger, session, attach);
+            self.do_attach(ledger, session, &attach);
         }
     }
 
-    pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
+    pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: &Attach) {
         let token = attach.token;
-        let result = self.try_attach(session, &attach);
+        let result = self.try_attach(session, attach);
         let queue = result.as_ref().ok().copied();
         self.answer(ledger, session, token, result.map(|_| Reply::Attached));
         if let Some(queue) = queue {

@@ -71,10 +71,15 @@ impl Dispatcher {
     }
 
     /// The session is over: what it holds goes back, its consumers end, its transactions are
-    /// rolled back and its exclusive queues are deleted. What it published stays published.
+    /// rolled back and its exclusive queues are deleted. What it asked for before is carried out,
+    /// also what is deferred: what it published stays published.
     pub fn close_session(&mut self, ledger: &Ledger, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.deferred.clear();
+        for request in std::mem::take(&mut session.deferred) {
+            // Too late to see what is not committed yet, but nobody is left to be told of it.
+            self.carry_out(ledger, id, request);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return };
         session.transactions.clear();
         let consumers: BTreeMap<ConsumerId, usize> = session.consumers.drain().collect();
         let queues = std::mem::take(&mut session.checked_out_from);
@@ -180,7 +185,7 @@ impl Dispatcher {
             Deferred::Publish { token, batch, transaction } => {
                 self.do_publish(ledger, id, token, batch, transaction);
             }
-            Deferred::Attach(attach) => self.do_attach(ledger, id, attach),
+            Deferred::Attach(attach) => self.do_attach(ledger, id, &attach),
             Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
             Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
             Deferred::Settle { token, settlements, transaction } => {

@@ -201,3 +201,16 @@ fn a_settlement_does_not_overtake_what_waits() {
     );
     assert_eq!(rig.counts("q"), (0, 1), "it came back after the purge and was delivered again");
 }
+
+#[test]
+fn what_was_published_before_the_session_closed_stays_published() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish("anna", [durable("q", "a")]);
+    rig.look_up("anna", "q"); // waits for "a"
+    rig.publish("anna", [durable("q", "b")]);
+    rig.close("anna");
+    rig.run();
+    assert_eq!(rig.drain("q"), ["a", "b"]);
+}
