@@ -170,7 +170,10 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher for a term that begins, over what the ledger holds. The term's own entry
     /// ([`Fact::Term`]) must be applied already.
+    ///
+    /// Log time goes on from the ledger's where `clock` is behind it.
     pub fn new(options: DispatcherOptions, ledger: &Ledger, clock: Clock) -> Dispatcher {
+        let clock = Clock { log: clock.log.max(ledger.time()), ..clock };
         let mut dispatcher = Dispatcher {
             options,
             term: ledger.term(),

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod order;
+mod restart;
 mod rig;

@@ -66,6 +66,10 @@ impl Rig {
         rig
     }
 
+    pub(super) fn options(&self) -> DispatcherOptions {
+        self.options
+    }
+
     fn begin_term(&mut self) {
         let term = Fact::Term(self.ledger.term() + 1);
         let payload = encoded(&Entry { time: self.clock.log, facts: vec![term] });
