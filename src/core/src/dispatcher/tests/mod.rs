@@ -5,3 +5,4 @@
 mod order;
 mod restart;
 mod rig;
+mod settle;
