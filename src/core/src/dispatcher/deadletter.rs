@@ -71,6 +71,7 @@ impl Dispatcher {
             .filter_map(|t| {
                 let queue = self.queues.get_mut(&t)?;
                 queue.pending += 1;
+                queue.pending_bytes += run.bytes();
                 Some((t, queue.number(1)))
             })
             .collect();
@@ -111,6 +112,10 @@ impl Dispatcher {
                 annotations: Some(Arc::clone(&annotations)),
                 ..run.clone()
             };
+            if let Some(queue) = self.queues.get_mut(&queue) {
+                queue.pending += 1;
+                queue.pending_bytes += run.bytes();
+            }
             // What leaves the log leaves it with the entry that says so.
             if stored {
                 self.gather.after.push(After::Volatile { queue, run });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
+mod limits;
 mod order;
 mod restart;
 mod rig;

@@ -62,6 +62,25 @@ fn a_transient_message_waits_behind_earlier_durable_ones_of_its_session_only() {
 }
 
 #[test]
+fn messages_of_one_batch_keep_their_order_whatever_of_it_is_durable() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish(
+        "anna",
+        [
+            transient("q", "1"),
+            durable("q", "2"),
+            transient("q", "3"),
+            durable("q", "4"),
+            durable("q", "5"),
+        ],
+    );
+    rig.run();
+    assert_eq!(rig.drain("q"), ["1", "2", "3", "4", "5"]);
+}
+
+#[test]
 fn publish_then_get_finds_the_message() {
     let mut rig = Rig::new();
     rig.open("anna");
