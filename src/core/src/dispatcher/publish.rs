@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, Overflow, PublishException, PublishRefusal, QueueId, Record, RecordFlags,
-    Reply, Sequence, SessionId, Token, TransactionId,
+    Batch, CommandError, DeathReason, Overflow, PublishException, PublishRefusal, QueueId, Record,
+    RecordFlags, Reply, Sequence, SessionId, Token, TransactionId,
 };
 
-use super::deadletter::headers_of;
+use super::deadletter::{Origin, headers_of};
 use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger, Placement, Run};
@@ -191,9 +191,34 @@ impl Dispatcher {
                 at += taken;
             }
             if at < end {
+                self.turn_away(id, batch, at);
                 routed.refuse(batch, at, 1, PublishRefusal::Full);
                 at += 1;
             }
+        }
+    }
+
+    /// Dead-letters a message that a full queue refuses, if the queue is to do so.
+    fn turn_away(&mut self, id: QueueId, batch: &Arc<Batch>, record: u32) {
+        let options = self.queues.get(&id).map(|q| &q.def.options);
+        if options.is_some_and(|o| {
+            o.overflow == Overflow::RejectPublishDlx && o.dead_letter_exchange.is_some()
+        }) {
+            let run = self.arriving(batch, record, 1);
+            self.dead_letter(id, &run, Origin::Publisher, DeathReason::MaxLength);
+        }
+    }
+
+    /// A run of messages that have no sequence yet.
+    fn arriving(&self, batch: &Arc<Batch>, record: u32, len: u32) -> Run {
+        Run {
+            first: 0,
+            len,
+            batch: Arc::clone(batch),
+            record,
+            enqueued_at: self.clock.log,
+            delivery_count: 0,
+            annotations: None,
         }
     }
 
@@ -210,16 +235,8 @@ impl Dispatcher {
         queue.pending += u64::from(len);
         queue.pending_bytes += batch.payload_bytes(record, len);
         let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
-        if !durable || !queue.is_durable() {
-            let run = Run {
-                first: 0, // given when it enters
-                len,
-                batch: Arc::clone(batch),
-                record,
-                enqueued_at: self.clock.log,
-                delivery_count: 0,
-                annotations: None,
-            };
+        if !(durable && queue.is_durable()) {
+            let run = self.arriving(batch, record, len);
             routed.effects.push(After::Volatile { queue: id, run });
             return;
         }

@@ -208,3 +208,21 @@ fn credit_does_not_reach_past_a_message_that_expired() {
     rig.run();
     assert_eq!(bodies(&rig.got("anna")), ["1", "3"]);
 }
+
+#[test]
+fn a_queue_that_refuses_can_dead_letter_what_it_refuses() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("dead"));
+    let mut def = queue_max("q", 1, Overflow::RejectPublishDlx);
+    dead_letters_to(&mut def.options, "dead");
+    rig.declare("anna", def);
+    rig.run();
+    rig.heard("anna");
+    let published = rig.publish("anna", numbered("q", 3));
+    rig.run();
+    assert_eq!(rig.heard("anna"), [format!("done {published} save 1 Full, 2 Full")]);
+    assert_eq!(rig.drain("q"), ["1"]);
+    rig.crash();
+    assert_eq!(rig.drain("dead"), ["2", "3"]);
+}
