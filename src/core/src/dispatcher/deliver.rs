@@ -149,6 +149,7 @@ impl Dispatcher {
                 && *f + *l == first
             {
                 *l += len;
+                self.gather.written += 1;
                 continue;
             }
             self.propose(Fact::Settle { queue: id, first, len }, 24);

@@ -22,8 +22,10 @@ pub(super) struct Queue {
     pub(super) ready: Ready,
     /// Bytes of heads and bodies that are ready.
     pub(super) ready_bytes: u64,
-    /// Durable messages on their way through the log.
+    /// Messages on their way in: through the log, or behind others that are.
     pub(super) pending: u64,
+    /// Bytes of their heads and bodies.
+    pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their turns.
     pub(super) consumers: Vec<usize>,
@@ -74,6 +76,7 @@ impl Queue {
             ready: Ready::default(),
             ready_bytes: 0,
             pending: 0,
+            pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
             turn: 0,
@@ -129,6 +132,8 @@ impl Queue {
     /// Messages that are not in the log come in. Their sequences are given out here.
     pub(super) fn enter_volatile(&mut self, mut run: Run) {
         run.first = self.number(run.len);
+        self.pending -= u64::from(run.len);
+        self.pending_bytes -= run.bytes();
         self.note_ttl(&run);
         self.ready.push(run.first, u64::from(run.len));
         self.ready_bytes += run.bytes();
@@ -137,11 +142,13 @@ impl Queue {
 
     /// Durable messages are committed.
     pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
-        self.pending = self.pending.saturating_sub(len);
+        self.pending -= len;
         self.ready.push(first, len);
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            queue.ready_bytes += run.bytes();
+            let bytes = run.bytes();
+            queue.pending_bytes -= bytes;
+            queue.ready_bytes += bytes;
         });
     }
 
