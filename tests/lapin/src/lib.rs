@@ -1,0 +1,1 @@
+//! Starts a broker for the tests of this crate.
