@@ -65,6 +65,13 @@ def get_all(channel, queue):
     return bodies
 
 
+def settle(connection, quiet_s=0.25):
+    """Processes what comes for this long, which is enough for anything that was under way."""
+    until = time.monotonic() + quiet_s
+    while (left_s := until - time.monotonic()) > 0:
+        connection.process_data_events(time_limit=left_s)
+
+
 class Consumer:
     """Collects deliveries of one consumer, in order."""
 
@@ -87,7 +94,7 @@ class Consumer:
 
     def settle(self, quiet_s=0.25):
         """All deliveries once nothing more has come for a while."""
-        self.channel.connection.process_data_events(time_limit=quiet_s)
+        settle(self.channel.connection, quiet_s)
         return self.deliveries
 
     @property
