@@ -59,6 +59,7 @@ class Publisher:
         self.connection = Connection(address).login().open_channel()
         self.connection.call(1, rawamqp.CONFIRM_SELECT, rawamqp.CONFIRM_SELECT_OK, b"\0")
         self.first_number = self.next_number = first_number
+        self.oldest_tag = 1
         self.open_tags = set()
 
     def output(self):
@@ -71,14 +72,19 @@ class Publisher:
         self.open_tags.update(number - self.first_number + 1 for number in numbers)
         return b"".join(map(numbered, numbers))
 
-    def handle(self, kind, payload, _now_s):
+    def on_sent(self):
+        """Nothing to note: a publish counts once it is confirmed."""
+
+    def handle(self, kind, payload):
         """Notes confirms."""
         assert kind == rawamqp.METHOD and payload[:4] == b"\0\x3c\0\x50", payload
         tag, multiple = struct.unpack_from(">QB", payload, 4)
-        tags = [each for each in self.open_tags if each <= tag] if multiple else [tag]
-        for each in tags:
-            self.open_tags.remove(each)
-            self.promise.on_confirm(self.first_number + each - 1)
+        for each in range(self.oldest_tag if multiple else tag, tag + 1):
+            if each in self.open_tags:
+                self.open_tags.remove(each)
+                self.promise.on_confirm(self.first_number + each - 1)
+        if multiple:
+            self.oldest_tag = tag + 1
 
 
 class Consumer:
@@ -95,18 +101,22 @@ class Consumer:
                              + b"\0" + b"\0\0\0\0")
         self.delivery = None
         self.held = 0
-        self.unsent_acks = []
+        self.acks_due = []
+        self.acks_in_sending = []
 
     def output(self):
         """Acknowledgements to send now."""
-        data = b"".join(ack(tag) for tag, _ in self.unsent_acks)
-        now_s = time.monotonic()
-        for _, number in self.unsent_acks:
-            self.promise.on_ack(number, now_s)
-        self.unsent_acks.clear()
-        return data
+        self.acks_in_sending, self.acks_due = self.acks_due, []
+        return b"".join(ack(tag) for tag, _ in self.acks_in_sending)
 
-    def handle(self, kind, payload, _now_s):
+    def on_sent(self):
+        """What `output` gave is with the system now."""
+        now_s = time.monotonic()
+        for _, number in self.acks_in_sending:
+            self.promise.on_ack(number, now_s)
+        self.acks_in_sending = []
+
+    def handle(self, kind, payload):
         """Notes deliveries; a body is one frame here."""
         if kind == rawamqp.METHOD:
             assert payload[:4] == b"\0\x3c\0\x3c", payload
@@ -119,7 +129,7 @@ class Consumer:
             if self.holds and number % HELD_EVERY == 0 and self.held < PREFETCH // 2:
                 self.held += 1
             else:
-                self.unsent_acks.append((tag, number))
+                self.acks_due.append((tag, number))
 
 
 def pump(clients, until_s):
@@ -136,15 +146,7 @@ def pump(clients, until_s):
     while selector.get_map() and (now_s := time.monotonic()) < until_s:
         for key in list(selector.get_map().values()):
             client = key.data
-            if not client.unsent:
-                client.unsent += client.output()
-            try:
-                if client.unsent:
-                    del client.unsent[:client.connection.socket.send(client.unsent)]
-            except BlockingIOError:
-                pass
-            except OSError:
-                client.unsent.clear()
+            send(client)
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
             selector.modify(client.connection.socket, wanted, client)
         for key, _ in selector.select(min(0.02, until_s - now_s)):
@@ -156,6 +158,20 @@ def pump(clients, until_s):
     return time.monotonic() - last_input_s
 
 
+def send(client):
+    """Sends what the client has and the system takes now."""
+    if not client.unsent:
+        client.unsent += client.output()
+    if client.unsent:
+        try:
+            del client.unsent[:client.connection.socket.send(client.unsent)]
+        except OSError:
+            # The system takes no more now, or the peer is gone, which reading will tell.
+            return
+        if not client.unsent:
+            client.on_sent()
+
+
 def receive(client):
     """Handles what has arrived; False once the peer is gone."""
     try:
@@ -165,10 +181,9 @@ def receive(client):
     except OSError:
         data = b""
     client.connection.buffer += data
-    now_s = time.monotonic()
     for kind, payload in frames(client.connection.buffer):
         if kind != rawamqp.HEARTBEAT:
-            client.handle(kind, payload, now_s)
+            client.handle(kind, payload)
     return bool(data)
 
 
@@ -189,45 +204,48 @@ def drain(address, promise):
     consumer.connection.socket.close()
     with Connection(address).login().open_channel() as control:
         for _ in range(100):
-            declared = control_declare(control)
-            if declared == 0:
+            ready = declare_queue(control)
+            if ready == 0:
                 return
             time.sleep(0.05)
-        raise AssertionError(f"{declared} messages are held but not delivered")
+        raise AssertionError(f"{ready} messages are held but not delivered")
 
 
-def control_declare(connection):
+def declare_queue(connection):
     """Declares the durable queue and returns how many messages are ready in it."""
     connection.send(rawamqp.queue_declare(1, QUEUE, durable=True))
     payload = connection.expect(rawamqp.QUEUE_DECLARE_OK).payload
     return struct.unpack_from(">I", payload, 5 + len(QUEUE))[0]
 
 
-def run_round(broker, promise, rng):
-    """Load on a running broker, then SIGKILL at a moment nobody can foresee."""
+def run_round(broker, promise, rng, first_number):
+    """Load on a running broker, then SIGKILL at a moment nobody can foresee.
+
+    Returns the number of the next message to publish.
+    """
     with Connection(broker.amqp).login().open_channel() as control:
-        control_declare(control)
-    publisher = Publisher(broker.amqp, promise, run_round.next_number)
+        declare_queue(control)
+    publisher = Publisher(broker.amqp, promise, first_number)
     consumer = Consumer(broker.amqp, promise)
     pump([publisher, consumer], time.monotonic() + rng.uniform(0.4, 0.9))
     killed_at_s = time.monotonic()
     broker.kill()
     promise.on_kill(killed_at_s)
     drain_after_death([publisher, consumer])
-    run_round.next_number = publisher.next_number
+    return publisher.next_number
 
 
 def kill_and_restart(broker, rounds, seed):
     """Any number of rounds on one data directory, and an account at the end of each tenth."""
     promise = Promise()
     rng = random.Random(seed)
-    run_round.next_number = 0
+    next_number = 0
     for number in range(1, rounds + 1):
         broker.start()
         if number % 10 == 0:
             drain(broker.amqp, promise)
             promise.on_drained()
-        run_round(broker, promise, rng)
+        next_number = run_round(broker, promise, rng, next_number)
         assert promise.violations == [], f"round {number}, seed {seed}"
     broker.start()
     drain(broker.amqp, promise)
