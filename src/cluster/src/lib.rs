@@ -1,1 +1,9 @@
 //! Consensus: proposals, commits, leadership.
+//!
+//! What is proposed is committed once it is on the stable storage of a majority, and only then
+//! takes effect. One group holds everything; a single node is a group of one and goes the same
+//! way: propose, committed, apply.
+
+mod single;
+
+pub use single::{SingleNode, SingleOptions, StartError, Started};

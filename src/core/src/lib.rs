@@ -1,1 +1,22 @@
 //! Routing, ledger and dispatcher: the pure heart of the broker.
+//!
+//! Everything here is synchronous, reads no clock, opens no file and starts no thread.
+//!
+//! - [`topology`]: exchanges, bindings and queues by name; where a message goes.
+//! - [`Entry`], [`Fact`]: what the log says; [`codec`]: as bytes.
+//! - [`Ledger`]: what is true on every replica, a fold over the log.
+//! - [`Dispatcher`]: what the leader decides; it proposes facts and delivers what is committed.
+
+pub mod codec;
+mod dispatcher;
+mod fact;
+mod ledger;
+mod runs;
+#[cfg(test)]
+mod testing;
+pub mod topology;
+
+pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Output, QueueStatus};
+pub use fact::{Entry, Fact, Placement};
+pub use ledger::{Ledger, QueueLedger};
+pub use runs::{Run, RunMap};

@@ -1,1 +1,32 @@
 //! Messages, identifiers, outcomes and limits: what every other crate of Isthmus speaks of.
+//!
+//! Nothing here knows of a protocol, of a queue's behaviour, of files or of sockets. A message is
+//! kept as its publisher encoded it: a [`Batch`] holds one reference-counted chunk of bytes and
+//! small fixed [`Record`]s of offsets into it, so that messages move in batches and a body is
+//! never copied on its way from one connection to any number of others.
+
+mod delivery;
+mod encoding;
+mod ids;
+mod message;
+mod outcome;
+mod reply;
+mod request;
+mod time;
+mod topology;
+mod value;
+
+pub use delivery::Delivery;
+pub use encoding::{Encoding, EncodingId, Encodings};
+pub use ids::{
+    ConsumerId, LeaseEpoch, QueueId, Sequence, SessionId, Token, TransactionId, WindowId,
+};
+pub use message::{Annotations, Batch, Death, DeathReason, NO_TTL, Record, RecordFlags, Span};
+pub use outcome::{Outcome, Settlement};
+pub use reply::{CommandError, DetachReason, PublishException, PublishRefusal, Reply};
+pub use request::{Attach, AttachMode, Credit, TopologyChange};
+pub use time::Time;
+pub use topology::{
+    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions,
+};
+pub use value::{Table, Value};

@@ -1,0 +1,75 @@
+//! What the process says about its health.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// The part this process plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The only node.
+    Single,
+}
+
+/// The health of this process; shared between those who change it and those who report it.
+#[derive(Debug)]
+pub struct Status {
+    role: Role,
+    version: &'static str,
+    started: Instant,
+    ready: AtomicBool,
+}
+
+impl Status {
+    /// A process that is live and not yet ready. Its uptime counts from here.
+    #[must_use]
+    pub fn new(role: Role, version: &'static str) -> Self {
+        Self { role, version, started: Instant::now(), ready: AtomicBool::new(false) }
+    }
+
+    /// Says whether clients are served: true once every listener accepts, false again when the
+    /// broker begins to stop.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Whether clients are served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The part this process plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The version of the broker.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// The time since the process started.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The report of `/health/ready` and `/health/live`.
+    pub(crate) fn report(&self, status: &'static str) -> Report {
+        Report { status, role: self.role, version: self.version, uptime_s: self.uptime().as_secs() }
+    }
+}
+
+/// The JSON body of a health check.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    status: &'static str,
+    role: Role,
+    version: &'static str,
+    uptime_s: u64,
+}

@@ -1,0 +1,177 @@
+//! The metrics the broker reports, in OpenMetrics text.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::health::Status;
+use crate::process::ProcessUsage;
+
+/// What the broker can tell about itself.
+pub trait Metrics: fmt::Debug + Send + Sync + 'static {
+    /// The figures of now. Called once a scrape, off the runtime.
+    fn snapshot(&self) -> Snapshot;
+}
+
+/// The figures of one moment. Totals count from the start of the process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Client connections open.
+    pub connections: u64,
+    /// Client connections accepted.
+    pub connections_opened_total: u64,
+    /// Client connections refused because too many were open.
+    pub connections_refused_total: u64,
+    /// Channels open.
+    pub channels: u64,
+    /// Queues that exist.
+    pub queues: u64,
+    /// Consumers attached.
+    pub consumers: u64,
+    /// Messages published by clients.
+    pub messages_published_total: u64,
+    /// Messages delivered to clients.
+    pub messages_delivered_total: u64,
+    /// Deliveries acknowledged by clients.
+    pub messages_acknowledged_total: u64,
+    /// Messages returned to their publisher as unroutable.
+    pub messages_returned_total: u64,
+    /// Messages moved to a dead-letter exchange or dropped for want of one.
+    pub messages_dead_lettered_total: u64,
+    /// Messages in queues that wait for a consumer.
+    pub messages_ready: u64,
+    /// Messages delivered and not yet acknowledged.
+    pub messages_unacked: u64,
+    /// Bytes the log takes on disk.
+    pub log_bytes: u64,
+    /// Entries appended to the log.
+    pub log_appends_total: u64,
+    /// Bytes appended to the log.
+    pub log_appended_bytes_total: u64,
+    /// Syncs of the log.
+    pub log_syncs_total: u64,
+    /// Time spent in syncs of the log, in seconds.
+    pub log_sync_seconds_total: f64,
+}
+
+/// The registry of everything reported at `/metrics`, with the prefix `isthmus_`.
+pub(crate) fn registry(status: Arc<Status>, metrics: Arc<dyn Metrics>) -> Registry {
+    let mut registry = Registry::with_prefix("isthmus");
+    registry.register_collector(Box::new(AllMetrics { status, metrics }));
+    registry
+}
+
+#[derive(Debug)]
+struct AllMetrics {
+    status: Arc<Status>,
+    metrics: Arc<dyn Metrics>,
+}
+
+impl Collector for AllMetrics {
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut out = Output(encoder);
+        let snapshot = self.metrics.snapshot();
+        out.broker(&snapshot)?;
+        out.log(&snapshot)?;
+        out.process(&ProcessUsage::read())?;
+        out.gauge("ready", "Whether clients are served", u64::from(self.status.is_ready()))?;
+        let uptime = self.status.uptime().as_secs_f64();
+        out.measure("uptime", "Time since the process started", &Unit::Seconds, uptime)
+    }
+}
+
+/// Writes metrics one by one. The encoder appends the unit and, to counters, `_total`.
+struct Output<'a>(DescriptorEncoder<'a>);
+
+impl Output<'_> {
+    fn broker(&mut self, now: &Snapshot) -> fmt::Result {
+        self.gauge("connections", "Client connections open", now.connections)?;
+        self.counter(
+            "connections_opened",
+            "Client connections accepted",
+            now.connections_opened_total,
+        )?;
+        self.counter(
+            "connections_refused",
+            "Client connections refused because too many were open",
+            now.connections_refused_total,
+        )?;
+        self.gauge("channels", "Channels open", now.channels)?;
+        self.gauge("queues", "Queues that exist", now.queues)?;
+        self.gauge("consumers", "Consumers attached", now.consumers)?;
+        let total = now.messages_published_total;
+        self.counter("messages_published", "Messages published by clients", total)?;
+        let total = now.messages_delivered_total;
+        self.counter("messages_delivered", "Messages delivered to clients", total)?;
+        let total = now.messages_acknowledged_total;
+        self.counter("messages_acknowledged", "Deliveries acknowledged by clients", total)?;
+        let total = now.messages_returned_total;
+        self.counter("messages_returned", "Messages returned as unroutable", total)?;
+        let total = now.messages_dead_lettered_total;
+        self.counter("messages_dead_lettered", "Messages dead-lettered or dropped", total)?;
+        self.gauge("messages_ready", "Messages waiting for a consumer", now.messages_ready)?;
+        self.gauge(
+            "messages_unacked",
+            "Messages delivered and not yet acknowledged",
+            now.messages_unacked,
+        )
+    }
+
+    fn log(&mut self, now: &Snapshot) -> fmt::Result {
+        let bytes = now.log_bytes as f64;
+        self.measure("log_size", "What the log takes on disk", &Unit::Bytes, bytes)?;
+        self.counter("log_appends", "Entries appended to the log", now.log_appends_total)?;
+        let bytes = now.log_appended_bytes_total as f64;
+        self.sum("log_appended", "Bytes appended to the log", &Unit::Bytes, bytes)?;
+        self.counter("log_syncs", "Syncs of the log", now.log_syncs_total)?;
+        let seconds = now.log_sync_seconds_total;
+        self.sum("log_sync", "Time spent in syncs of the log", &Unit::Seconds, seconds)
+    }
+
+    fn process(&mut self, usage: &ProcessUsage) -> fmt::Result {
+        if let Some(bytes) = usage.resident_bytes {
+            let help = "Memory the process has resident";
+            self.measure("process_resident_memory", help, &Unit::Bytes, bytes as f64)?;
+        }
+        if let Some(seconds) = usage.cpu_seconds {
+            let help = "Processor time the process has used";
+            self.sum("process_cpu", help, &Unit::Seconds, seconds)?;
+        }
+        if let Some(count) = usage.open_fds {
+            self.gauge("process_open_fds", "File descriptors the process has open", count)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.metric(name, help, None, &ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)))
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.metric(name, help, None, &ConstCounter::new(value))
+    }
+
+    fn measure(&mut self, name: &str, help: &str, unit: &Unit, value: f64) -> fmt::Result {
+        self.metric(name, help, Some(unit), &ConstGauge::new(value))
+    }
+
+    fn sum(&mut self, name: &str, help: &str, unit: &Unit, value: f64) -> fmt::Result {
+        self.metric(name, help, Some(unit), &ConstCounter::new(value))
+    }
+
+    fn metric(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        metric: &impl EncodeMetric,
+    ) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, unit, metric.metric_type())?;
+        metric.encode(encoder)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the broker says to a session.
+
+use isthmus_model::{CommandError, ConsumerId, Delivery, DetachReason, Reply, Token};
+
+/// News for a session, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// The command of this token is committed, or refused.
+    Done {
+        /// The command's token.
+        token: Token,
+        /// What came of it.
+        result: Result<Reply, CommandError>,
+    },
+    /// Messages for the session's consumers.
+    Deliveries(Vec<Delivery>),
+    /// A consumer with explicit credit has used it up, or what it could not use is given up.
+    CreditState {
+        /// Whose credit.
+        consumer: ConsumerId,
+        /// What is left; 0 after a drain.
+        credit: u32,
+        /// Whether credit was given up because nothing was ready.
+        drained: bool,
+        /// Messages still ready in its queue.
+        ready: u64,
+    },
+    /// The broker ended a consumer that the session did not detach.
+    Detached {
+        /// Which.
+        consumer: ConsumerId,
+        /// Why.
+        reason: DetachReason,
+    },
+    /// Memory or disk is short (`true`) or no longer so: publishers are to be held back in the
+    /// protocol's own way.
+    Pressure(bool),
+    /// The broker ends the connection: the session says goodbye in its own words and closes.
+    Closed(CloseReason),
+}
+
+/// Why the broker ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The broker is going down.
+    Shutdown,
+    /// This node does not lead any more; what was published and not answered has an unknown
+    /// outcome.
+    NotLeader,
+    /// An operator asked for it.
+    Forced,
+}

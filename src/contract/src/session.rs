@@ -1,0 +1,41 @@
+//! The trait that every protocol implements.
+
+use isthmus_model::Time;
+
+use crate::{Command, Event, Input, Outbox};
+
+/// One client's connection, without its socket.
+///
+/// The driver calls `handle_*` when something comes in, then drains `poll_command` and the
+/// outbox, and calls `handle_timeout` when `poll_timeout` has passed. None of the methods blocks.
+pub trait Session: Send {
+    /// Takes whole frames off `input`, in order, and leaves an incomplete one there.
+    ///
+    /// The session stops taking when it has more to say first (a full outbox, a handshake that
+    /// waits for an answer); the driver calls again after the next event.
+    fn handle_bytes(&mut self, now: Time, input: &mut Input);
+
+    /// The client will send no more.
+    fn handle_eof(&mut self, now: Time);
+
+    /// Takes in what the broker has to say.
+    fn handle_event(&mut self, now: Time, event: Event);
+
+    /// Called once the time of [`Session::poll_timeout`] has come, or any time after.
+    fn handle_timeout(&mut self, now: Time);
+
+    /// The next command for the broker, in order.
+    fn poll_command(&mut self) -> Option<Command>;
+
+    /// What is to be written to the client.
+    fn outbox(&mut self) -> &mut Outbox;
+
+    /// When [`Session::handle_timeout`] wants to be called; [`Time::NEVER`] for not at all.
+    fn poll_timeout(&self) -> Time;
+
+    /// Whether the conversation is over: what is in the outbox is written and the socket closed.
+    fn is_closed(&self) -> bool;
+
+    /// A word for logs and the management API: protocol and version.
+    fn protocol(&self) -> &'static str;
+}

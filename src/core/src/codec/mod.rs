@@ -1,0 +1,182 @@
+//! Entries as bytes: the payload of the log.
+//!
+//! A payload is one byte of version, the log time, and the facts one after the other, each with a
+//! tag that is never given another meaning. What a message says is written once, however many
+//! queues it came into. A reader keeps the payload as the chunk of the batches in it.
+
+mod message;
+mod topology;
+mod value;
+mod wire;
+
+use bytes::Bytes;
+use isthmus_model::{QueueId, Time};
+
+pub use wire::DecodeError;
+use wire::{Reader, put_bytes, put_uint};
+
+use crate::{Entry, Fact};
+
+/// The version of the payload format that this code writes; it reads no other yet.
+const VERSION: u8 = 1;
+
+/// Appends `entry` to `out`.
+pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    put_uint(out, entry.time.0);
+    put_uint(out, entry.facts.len() as u64);
+    for fact in &entry.facts {
+        put_fact(out, fact);
+    }
+}
+
+/// Reads an entry. Its batches refer to `payload` and keep it alive.
+///
+/// # Errors
+/// If the payload is of another version, or was not written by [`encode`].
+pub fn decode(payload: &Bytes) -> Result<Entry, DecodeError> {
+    let mut r = Reader::new(payload);
+    if r.u8()? != VERSION {
+        return Err(DecodeError {
+            offset: 0,
+            what: "an unknown version: a newer Isthmus wrote it",
+        });
+    }
+    let time = Time(r.uint()?);
+    let facts = r.list(fact)?;
+    if !r.is_at_end() {
+        return Err(r.error("more bytes than facts"));
+    }
+    Ok(Entry { time, facts })
+}
+
+fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
+    match fact {
+        Fact::Term(term) => {
+            out.push(1);
+            put_uint(out, *term);
+        }
+        Fact::DeclareVhost(name) => {
+            out.push(2);
+            put_bytes(out, name.as_bytes());
+        }
+        Fact::DeclareExchange { vhost, def } => {
+            out.push(3);
+            put_bytes(out, vhost.as_bytes());
+            topology::put_exchange(out, def);
+        }
+        Fact::DeleteExchange { vhost, name } => {
+            out.push(4);
+            put_bytes(out, vhost.as_bytes());
+            put_bytes(out, name.as_bytes());
+        }
+        Fact::DeclareQueue { vhost, id, def } => {
+            out.push(5);
+            put_bytes(out, vhost.as_bytes());
+            put_uint(out, id.0);
+            topology::put_queue(out, def);
+        }
+        Fact::DeleteQueue { id } => {
+            out.push(6);
+            put_uint(out, id.0);
+        }
+        Fact::Bind { vhost, def } => {
+            out.push(7);
+            put_bytes(out, vhost.as_bytes());
+            topology::put_binding(out, def);
+        }
+        Fact::Unbind { vhost, def } => {
+            out.push(8);
+            put_bytes(out, vhost.as_bytes());
+            topology::put_binding(out, def);
+        }
+        Fact::Enqueue { batch, placements, annotations } => {
+            out.push(9);
+            message::put_enqueue(out, batch, placements);
+            message::put_opt_annotations(out, annotations.as_deref());
+        }
+        Fact::Settle { queue, first, len } => put_range(out, 10, *queue, *first, *len),
+        Fact::Count { queue, first, len } => put_range(out, 11, *queue, *first, *len),
+        Fact::Move { queue, sequence, to, annotations } => {
+            out.push(12);
+            put_uint(out, queue.0);
+            put_uint(out, *sequence);
+            put_uint(out, to.len() as u64);
+            for (queue, sequence) in to {
+                put_uint(out, queue.0);
+                put_uint(out, *sequence);
+            }
+            message::put_annotations(out, annotations);
+        }
+        Fact::QueueState { id, next, redelivered_below } => {
+            put_range(out, 13, *id, *next, *redelivered_below);
+        }
+        Fact::Restore { queue, first, batch, enqueued_at, delivery_count, annotations } => {
+            out.push(14);
+            put_uint(out, queue.0);
+            put_uint(out, *first);
+            message::put_records(out, batch, &[(0, batch.records.len() as u32)]);
+            put_uint(out, enqueued_at.0);
+            put_uint(out, u64::from(*delivery_count));
+            message::put_opt_annotations(out, annotations.as_deref());
+        }
+        Fact::NextQueue(id) => {
+            out.push(15);
+            put_uint(out, id.0);
+        }
+    }
+}
+
+fn put_range(out: &mut Vec<u8>, tag: u8, queue: QueueId, a: u64, b: u64) {
+    out.push(tag);
+    put_uint(out, queue.0);
+    put_uint(out, a);
+    put_uint(out, b);
+}
+
+fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
+    Ok(match r.u8()? {
+        1 => Fact::Term(r.uint()?),
+        2 => Fact::DeclareVhost(r.arc_str()?),
+        3 => Fact::DeclareExchange { vhost: r.arc_str()?, def: topology::exchange(r)? },
+        4 => Fact::DeleteExchange { vhost: r.arc_str()?, name: r.arc_str()? },
+        5 => Fact::DeclareQueue {
+            vhost: r.arc_str()?,
+            id: QueueId(r.uint()?),
+            def: topology::queue(r)?,
+        },
+        6 => Fact::DeleteQueue { id: QueueId(r.uint()?) },
+        7 => Fact::Bind { vhost: r.arc_str()?, def: topology::binding(r)? },
+        8 => Fact::Unbind { vhost: r.arc_str()?, def: topology::binding(r)? },
+        9 => {
+            let (batch, placements) = message::enqueue(r)?;
+            Fact::Enqueue { batch, placements, annotations: message::opt_annotations(r)? }
+        }
+        10 => Fact::Settle { queue: QueueId(r.uint()?), first: r.uint()?, len: r.uint()? },
+        11 => Fact::Count { queue: QueueId(r.uint()?), first: r.uint()?, len: r.uint()? },
+        12 => Fact::Move {
+            queue: QueueId(r.uint()?),
+            sequence: r.uint()?,
+            to: r.list(|r| Ok((QueueId(r.uint()?), r.uint()?)))?,
+            annotations: message::annotations(r)?,
+        },
+        13 => Fact::QueueState {
+            id: QueueId(r.uint()?),
+            next: r.uint()?,
+            redelivered_below: r.uint()?,
+        },
+        14 => Fact::Restore {
+            queue: QueueId(r.uint()?),
+            first: r.uint()?,
+            batch: message::records(r)?,
+            enqueued_at: Time(r.uint()?),
+            delivery_count: r.u32()?,
+            annotations: message::opt_annotations(r)?,
+        },
+        15 => Fact::NextQueue(QueueId(r.uint()?)),
+        _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
+    })
+}
+
+#[cfg(test)]
+mod tests;

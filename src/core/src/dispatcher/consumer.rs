@@ -1,0 +1,285 @@
+//! Consumers and their credit.
+
+use isthmus_model::{
+    Attach, AttachMode, CommandError, ConsumerId, Credit, DetachReason, QueueId, Reply, SessionId,
+    Time, Token, WindowId,
+};
+
+use super::session::Deferred;
+use super::{Dispatcher, Output};
+use crate::Ledger;
+
+/// One consumer.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    /// Never given twice, unlike its place in the table.
+    pub(super) number: u64,
+    pub(super) session: SessionId,
+    pub(super) id: ConsumerId,
+    pub(super) queue: QueueId,
+    pub(super) mode: AttachMode,
+    pub(super) credit: Credit,
+    /// Deliveries that it has not settled.
+    pub(super) unsettled: u32,
+}
+
+/// Credit that consumers of a session share.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    pub(super) limit: Option<u32>,
+    pub(super) used: u32,
+}
+
+impl Window {
+    fn left(self) -> u32 {
+        self.limit.map_or(u32::MAX, |limit| limit.saturating_sub(self.used))
+    }
+}
+
+impl Consumer {
+    /// The window it shares with others.
+    pub(super) fn window(&self) -> Option<WindowId> {
+        match self.credit {
+            Credit::Window { shared, .. } if self.mode == AttachMode::Consume => shared,
+            _ => None,
+        }
+    }
+
+    /// Deliveries that its own credit allows now.
+    pub(super) fn own_credit(&self) -> u32 {
+        match self.credit {
+            Credit::Window { limit: Some(limit), .. } if self.mode == AttachMode::Consume => {
+                limit.saturating_sub(self.unsettled)
+            }
+            Credit::Window { .. } | Credit::Unlimited => u32::MAX,
+            Credit::Explicit { credit, .. } => credit,
+        }
+    }
+
+    /// Whether it gives up at `now` the credit that it cannot use.
+    fn drains_at(&self, now: Time) -> bool {
+        matches!(self.credit, Credit::Explicit { credit, drain: true, deadline }
+            if credit > 0 && deadline <= now)
+    }
+}
+
+impl Dispatcher {
+    /// Begins to deliver from a queue.
+    pub fn attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
+        if let Some(Deferred::Attach(attach)) =
+            self.defer(ledger, session, Deferred::Attach(attach))
+        {
+            self.do_attach(ledger, session, attach);
+        }
+    }
+
+    pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
+        let token = attach.token;
+        let result = self.try_attach(session, attach);
+        let queue = result.as_ref().ok().copied();
+        self.answer(ledger, session, token, result.map(|_| Reply::Attached));
+        if let Some(queue) = queue {
+            self.mark_dirty(queue);
+        }
+    }
+
+    fn try_attach(&mut self, id: SessionId, attach: Attach) -> Result<QueueId, CommandError> {
+        let (queue_id, _) = self.usable_queue(id, &attach.queue)?;
+        let (Some(queue), Some(session)) =
+            (self.queues.get_mut(&queue_id), self.sessions.get_mut(&id))
+        else {
+            return Err(CommandError::Invalid("the session is over".into()));
+        };
+        if session.consumers.contains_key(&attach.consumer) {
+            return Err(CommandError::Invalid(format!(
+                "consumer {} is attached already",
+                attach.consumer
+            )));
+        }
+        let taken =
+            queue.exclusive_consumer.is_some() || (attach.exclusive && !queue.consumers.is_empty());
+        if taken {
+            return Err(CommandError::Refused(format!(
+                "queue '{}' in vhost '{}' in exclusive use",
+                attach.queue, session.vhost
+            )));
+        }
+        let key = self.consumers.insert(Consumer {
+            number: self.next_consumer_number,
+            session: id,
+            id: attach.consumer,
+            queue: queue_id,
+            mode: attach.mode,
+            credit: attach.credit,
+            unsettled: 0,
+        });
+        self.next_consumer_number += 1;
+        session.consumers.insert(attach.consumer, key);
+        queue.consumers.push(key);
+        queue.had_consumer = true;
+        if attach.exclusive {
+            queue.exclusive_consumer = Some(key);
+        }
+        self.watch_deadline(key);
+        Ok(queue_id)
+    }
+
+    /// Sets a timer for credit that is given up later.
+    fn watch_deadline(&mut self, key: usize) {
+        let consumer = &self.consumers[key];
+        if let Credit::Explicit { drain: true, deadline, .. } = consumer.credit
+            && deadline > self.clock.monotonic
+            && deadline != Time::NEVER
+        {
+            self.timers.drain_at(deadline, consumer.queue);
+        }
+    }
+
+    /// Stops delivering to a consumer. What it has checked out stays so.
+    pub fn detach(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        consumer: ConsumerId,
+    ) {
+        if self.defer(ledger, session, Deferred::Detach { token, consumer }).is_some() {
+            self.do_detach(ledger, session, token, consumer);
+        }
+    }
+
+    pub(super) fn do_detach(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        consumer: ConsumerId,
+    ) {
+        let key = self.sessions.get_mut(&session).and_then(|s| s.consumers.remove(&consumer));
+        let queue = key.map(|key| self.end_consumer(key));
+        self.answer(ledger, session, token, Ok(Reply::Ok));
+        if let Some(queue) = queue {
+            self.delete_if_abandoned(queue);
+        }
+    }
+
+    /// Takes a consumer off its queue and out of the table. Whoever calls has taken it from its
+    /// session.
+    pub(super) fn end_consumer(&mut self, key: usize) -> QueueId {
+        let consumer = self.consumers.remove(key);
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
+                queue.consumers.remove(place);
+                if place < queue.turn {
+                    queue.turn -= 1;
+                }
+            }
+            if queue.exclusive_consumer == Some(key) {
+                queue.exclusive_consumer = None;
+            }
+        }
+        consumer.queue
+    }
+
+    /// Ends a consumer of a queue that goes away, and tells its session.
+    pub(super) fn cancel_consumer(&mut self, key: usize, reason: DetachReason) {
+        let (session, id) = (self.consumers[key].session, self.consumers[key].id);
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.consumers.remove(&id);
+        }
+        self.end_consumer(key);
+        self.say(session, Output::Detached { consumer: id, reason });
+    }
+
+    /// Changes a consumer's credit.
+    pub fn set_credit(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        consumer: ConsumerId,
+        credit: Credit,
+    ) {
+        if self.defer(ledger, session, Deferred::Credit { consumer, credit }).is_some() {
+            self.do_set_credit(session, consumer, credit);
+        }
+    }
+
+    pub(super) fn do_set_credit(
+        &mut self,
+        session: SessionId,
+        consumer: ConsumerId,
+        credit: Credit,
+    ) {
+        let key = self.sessions.get(&session).and_then(|s| s.consumers.get(&consumer)).copied();
+        let Some(key) = key else { return };
+        self.consumers[key].credit = credit;
+        self.watch_deadline(key);
+        let queue = self.consumers[key].queue;
+        self.mark_dirty(queue);
+    }
+
+    /// Sets the size of a shared window.
+    pub fn set_window(&mut self, session: SessionId, window: WindowId, limit: Option<u32>) {
+        let Some(s) = self.sessions.get_mut(&session) else { return };
+        s.windows.entry(window).or_default().limit = limit;
+        self.mark_session_dirty(session);
+    }
+
+    /// Deliveries that a consumer may get now: what its own credit, its shared window and its
+    /// session's outbox allow.
+    pub(super) fn credit_of(&mut self, key: usize) -> (u32, u64) {
+        let consumer = &self.consumers[key];
+        let window = consumer.window();
+        let own = consumer.own_credit();
+        let Some(session) = self.sessions.get_mut(&consumer.session) else { return (0, 0) };
+        let shared = window.and_then(|w| session.windows.get(&w)).map_or(u32::MAX, |w| w.left());
+        let room = self.options.outbox_bytes_max.saturating_sub(session.outbox_bytes);
+        let credit = own.min(shared);
+        if credit > 0 && room == 0 {
+            session.passed_over = true;
+        }
+        (credit, room)
+    }
+
+    /// Counts `len` deliveries of `bytes` bytes against the consumer's credit.
+    pub(super) fn spend(&mut self, key: usize, len: u32, bytes: u64) {
+        let consumer = &mut self.consumers[key];
+        let window = consumer.window();
+        if consumer.mode == AttachMode::Consume {
+            consumer.unsettled += len;
+        }
+        if let Credit::Explicit { credit, .. } = &mut consumer.credit {
+            *credit = credit.saturating_sub(len);
+        }
+        if let Some(session) = self.sessions.get_mut(&consumer.session) {
+            session.outbox_bytes += bytes;
+            if let Some(window) = window {
+                session.windows.entry(window).or_default().used += len;
+            }
+        }
+    }
+
+    /// Tells consumers of `queue` that spent or gave up their explicit credit.
+    pub(super) fn tell_credit(&mut self, queue: QueueId) {
+        let Some(q) = self.queues.get(&queue) else { return };
+        let ready = q.ready.len();
+        let now = self.clock.monotonic;
+        for key in q.consumers.clone() {
+            let consumer = &mut self.consumers[key];
+            let drained = ready == 0 && consumer.drains_at(now);
+            let Credit::Explicit { credit, drain, deadline } = &mut consumer.credit else {
+                continue;
+            };
+            // A deadline is taken away once it is told, so that it is told once.
+            let spent = *credit == 0 && *drain;
+            if !drained && !spent {
+                continue;
+            }
+            *credit = 0;
+            *drain = false;
+            *deadline = Time::NEVER;
+            let (session, consumer) = (consumer.session, consumer.id);
+            self.say(session, Output::CreditState { consumer, credit: 0, drained, ready });
+        }
+    }
+}

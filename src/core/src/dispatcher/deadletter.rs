@@ -1,0 +1,196 @@
+//! Messages that leave a queue without having been accepted.
+
+use std::sync::Arc;
+
+use isthmus_model::{
+    Annotations, Batch, Death, DeathReason, Encodings, NO_TTL, QueueId, Record, RecordFlags,
+    Sequence, Table, Time,
+};
+
+use super::{After, Dispatcher};
+use crate::{Fact, Ledger, Placement, Run};
+
+impl Dispatcher {
+    /// Takes up to `len` messages, as far as they lie in one run, off the front of the ready ones
+    /// and drops or dead-letters them.
+    pub(super) fn take_front(
+        &mut self,
+        ledger: &Ledger,
+        id: QueueId,
+        len: u64,
+        reason: DeathReason,
+    ) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(range) = queue.ready.peek() else { return };
+        let Some(run) = queue.find(ledger, range.first, range.len.min(len)) else {
+            panic!("queue {id}: message {} is ready and nowhere", range.first);
+        };
+        queue.ready.take(u64::from(run.len));
+        queue.ready_bytes -= run.bytes();
+        self.discard(ledger, id, &run, reason);
+    }
+
+    /// Drops or dead-letters messages that are neither ready nor checked out.
+    pub(super) fn discard(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        if queue.def.options.dead_letter_exchange.is_none() {
+            self.counters.dropped += u64::from(run.len);
+            self.gone(id, run.first, u64::from(run.len));
+            return;
+        }
+        for i in 0..run.len {
+            let one = Run {
+                first: run.first + u64::from(i),
+                len: 1,
+                record: run.record + i,
+                ..run.clone()
+            };
+            self.dead_letter(ledger, id, &one, reason);
+        }
+    }
+
+    /// Moves one message to where the queue's dead-letter exchange routes it.
+    fn dead_letter(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.def.options);
+        let vhost = Arc::clone(&queue.vhost);
+        let stored = queue.volatile.run(run.first).is_none();
+        let targets = self.dead_letter_targets(&vhost, run, &annotations);
+        let annotations = Arc::new(annotations);
+        if targets.is_empty() {
+            self.counters.dropped += 1;
+        } else {
+            self.counters.dead_lettered += 1;
+        }
+        let durable = run.batch.records[run.record as usize].flags.has(RecordFlags::DURABLE);
+        let (logged, volatile): (Vec<QueueId>, Vec<QueueId>) = targets
+            .into_iter()
+            .partition(|t| durable && self.queues.get(t).is_some_and(|q| q.is_durable()));
+        let to: Vec<(QueueId, Sequence)> = logged
+            .into_iter()
+            .filter_map(|t| {
+                let queue = self.queues.get_mut(&t)?;
+                queue.pending += 1;
+                Some((t, queue.number(1)))
+            })
+            .collect();
+        if !to.is_empty() {
+            let fact = match stored {
+                true => Fact::Move {
+                    queue: id,
+                    sequence: run.first,
+                    to: to.clone(),
+                    annotations: Arc::clone(&annotations),
+                },
+                false => Fact::Enqueue {
+                    batch: Arc::new(run.batch.compacted(run.record, 1)),
+                    placements: to
+                        .iter()
+                        .map(|(queue, first)| Placement {
+                            queue: *queue,
+                            first: *first,
+                            record: 0,
+                            len: 1,
+                        })
+                        .collect(),
+                    annotations: Some(Arc::clone(&annotations)),
+                },
+            };
+            self.propose(fact, 128 + run.bytes());
+            for (queue, first) in &to {
+                self.gather.after.push(After::Ready { queue: *queue, first: *first, len: 1 });
+            }
+        }
+        if to.is_empty() || !stored {
+            self.gone(id, run.first, 1);
+        }
+        for queue in volatile {
+            let run = Run {
+                enqueued_at: self.clock.log,
+                delivery_count: 0,
+                annotations: Some(Arc::clone(&annotations)),
+                ..run.clone()
+            };
+            // What leaves the log leaves it with the entry that says so.
+            if stored {
+                self.barrier(ledger, After::Volatile { queue, run });
+            } else {
+                self.enter_volatile(queue, run);
+            }
+        }
+    }
+
+    /// The queues that a dead message goes to. Ones that it has died in before are left out
+    /// where nothing but the broker itself moved it round in a circle.
+    fn dead_letter_targets(
+        &self,
+        vhost: &str,
+        run: &Run,
+        annotations: &Annotations,
+    ) -> Vec<QueueId> {
+        let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key) else {
+            return Vec::new();
+        };
+        let record = &run.batch.records[run.record as usize];
+        let encodings = self.options.encodings;
+        let mut headers = || headers_of(encodings, &run.batch, record);
+        let mut targets = Vec::new();
+        if self.topology.route(vhost, exchange, key, &mut headers, &mut targets).is_err() {
+            return Vec::new();
+        }
+        targets.retain(|id| {
+            self.queues.get(id).is_some_and(|q| !is_cycle(&q.def.name, &annotations.deaths))
+        });
+        targets
+    }
+}
+
+/// The user's headers of a message.
+pub(super) fn headers_of(encodings: Encodings, batch: &Batch, record: &Record) -> Table {
+    encodings.get(batch.encoding).map(|e| e.headers(batch.head(record))).unwrap_or_default()
+}
+
+/// Whether a message that died as `deaths` tell (latest first) comes back to `queue` without a
+/// consumer ever having rejected it on the way.
+fn is_cycle(queue: &str, deaths: &[Death]) -> bool {
+    deaths.iter().take_while(|d| d.reason != DeathReason::Rejected).any(|d| &*d.queue == queue)
+}
+
+/// What is written beside a message that died in `queue`: deaths in the same queue for the same
+/// reason are counted, the latest kind stands first.
+fn buried(
+    run: &Run,
+    queue: &Arc<str>,
+    reason: DeathReason,
+    now: Time,
+    options: &isthmus_model::QueueOptions,
+) -> Annotations {
+    let record = &run.batch.records[run.record as usize];
+    let old = run.annotations.as_deref().cloned().unwrap_or_default();
+    let exchange = old.exchange.unwrap_or_else(|| run.batch.exchange(record).into());
+    let key = old.routing_key.unwrap_or_else(|| run.batch.routing_key(record).into());
+    let mut deaths = old.deaths;
+    let first_death = deaths.is_empty();
+    let known = deaths.iter().position(|d| d.queue == *queue && d.reason == reason);
+    let death = match known {
+        Some(i) => {
+            let death = deaths.remove(i);
+            Death { count: death.count + 1, ..death }
+        }
+        None => Death {
+            queue: Arc::clone(queue),
+            reason,
+            count: 1,
+            first_at: now,
+            exchange,
+            routing_keys: vec![Arc::clone(&key)],
+            original_ttl_ms: (first_death && record.ttl_ms != NO_TTL).then_some(record.ttl_ms),
+        },
+    };
+    deaths.insert(0, death);
+    Annotations {
+        exchange: options.dead_letter_exchange.clone(),
+        routing_key: Some(options.dead_letter_routing_key.clone().unwrap_or(key)),
+        deaths,
+    }
+}

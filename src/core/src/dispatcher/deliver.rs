@@ -1,0 +1,196 @@
+//! Matching ready messages with credit.
+
+use isthmus_model::{AttachMode, DeathReason, Delivery, LeaseEpoch, QueueId, Sequence, Time};
+
+use super::checkouts::{Checkout, Holder};
+use super::ready::Range;
+use super::{Dispatcher, Fact, Output};
+use crate::{Ledger, Run};
+
+/// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
+/// exchange and routing key, about.
+const DELIVERY_OVERHEAD_BYTES: u64 = 64;
+
+impl Dispatcher {
+    /// Delivers what can be delivered, expires and drops what is due. Called once at the end of
+    /// every turn.
+    pub fn dispatch(&mut self, ledger: &Ledger) {
+        self.fire_timers();
+        // Deliveries of one call share an epoch: no message is delivered twice within it.
+        self.next_epoch += 1;
+        while let Some(id) = self.dirty.pop() {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.dirty = false;
+                self.serve(ledger, id);
+            }
+        }
+    }
+
+    /// Delivers from one queue until it is empty or nobody has credit.
+    fn serve(&mut self, ledger: &Ledger, id: QueueId) {
+        loop {
+            self.expire_front(ledger, id);
+            if self.queues.get(&id).is_none_or(|q| q.ready.is_empty()) {
+                break;
+            }
+            let Some((key, credit, room)) = self.next_consumer(id) else { break };
+            self.deliver(ledger, id, key, credit, room);
+        }
+        self.drop_overflow(ledger, id);
+        self.tell_credit(id);
+    }
+
+    /// The next consumer in turn that can take something, with its credit and the room in its
+    /// outbox.
+    fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
+        let queue = self.queues.get(&id)?;
+        let (turn, count) = (queue.turn, queue.consumers.len());
+        for i in 0..count {
+            let place = (turn + i) % count;
+            let key = self.queues.get(&id)?.consumers[place];
+            let (credit, room) = self.credit_of(key);
+            if credit > 0 && room > 0 {
+                self.queues.get_mut(&id)?.turn = (place + 1) % count;
+                return Some((key, credit, room));
+            }
+        }
+        None
+    }
+
+    /// Delivers one run to the consumer.
+    fn deliver(&mut self, ledger: &Ledger, id: QueueId, key: usize, credit: u32, room: u64) {
+        let now = self.clock.log;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(range) = queue.ready.peek() else { return };
+        let below = queue.redelivered_below(ledger);
+        let turns = fair_turn(queue.ready.len(), queue.consumers.len());
+        let mut len = range.len.min(u64::from(credit)).min(turns);
+        if range.first < below {
+            len = len.min(below - range.first);
+        }
+        let Some(run) = queue.find(ledger, range.first, len) else {
+            panic!("queue {id}: message {} is ready and nowhere", range.first);
+        };
+        let ttl_ms = queue.def.options.message_ttl_ms;
+        let live = if queue.can_expire {
+            // The front one is live; what has expired behind it is left for the next look.
+            (1..run.len).take_while(|i| run.expires_at(*i, ttl_ms) > now).count() as u32 + 1
+        } else {
+            run.len
+        };
+        let (len, bytes) = fits(&run, live, room);
+        let run = Run { len, ..run };
+        queue.ready.take(u64::from(len));
+        queue.ready_bytes -= bytes;
+        self.spend(key, len, bytes + u64::from(len) * DELIVERY_OVERHEAD_BYTES);
+        self.counters.delivered += u64::from(len);
+        self.hand_over(id, key, range, below, run);
+    }
+
+    /// Checks the run out, or settles it, and passes it to the consumer's session.
+    fn hand_over(&mut self, id: QueueId, key: usize, range: Range, below: Sequence, run: Run) {
+        let epoch = LeaseEpoch::new(self.term, self.next_epoch);
+        let consumer = &self.consumers[key];
+        let session = consumer.session;
+        let redelivered = range.returned || run.first < below;
+        if redelivered {
+            self.counters.redelivered += u64::from(run.len);
+        }
+        match consumer.mode {
+            AttachMode::Consume => {
+                let holder = Holder {
+                    session,
+                    consumer: key,
+                    consumer_number: consumer.number,
+                    window: consumer.window(),
+                };
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    let (first, len) = (run.first, run.len);
+                    queue.checkouts.insert(Checkout { first, len, epoch, holder });
+                }
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.checked_out_from.insert(id);
+                }
+            }
+            AttachMode::ConsumeSettled => {
+                self.counters.acknowledged += u64::from(run.len);
+                self.gone(id, run.first, u64::from(run.len));
+            }
+        }
+        let consumer = self.consumers[key].id;
+        self.say(
+            session,
+            Output::Deliver(Delivery {
+                consumer,
+                queue: id,
+                first: run.first,
+                len: run.len,
+                epoch,
+                deadline: Time::NEVER,
+                batch: run.batch,
+                record: run.record,
+                redelivered,
+                delivery_count: run.delivery_count,
+                annotations: run.annotations,
+            }),
+        );
+    }
+
+    /// Messages that are neither ready nor checked out leave the queue for good.
+    pub(super) fn gone(&mut self, id: QueueId, first: Sequence, len: u64) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        for (first, len, durable) in queue.by_durability(first, len) {
+            if !durable {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.volatile.remove(first, len, drop);
+                }
+                continue;
+            }
+            // Acknowledgements mostly come in order: neighbours are one fact.
+            if let Some(Fact::Settle { queue, first: f, len: l }) = self.gather.facts.last_mut()
+                && *queue == id
+                && *f + *l == first
+            {
+                *l += len;
+                continue;
+            }
+            self.propose(Fact::Settle { queue: id, first, len }, 24);
+        }
+    }
+
+    /// Drops or dead-letters from the front what is over the queue's limits.
+    fn drop_overflow(&mut self, ledger: &Ledger, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get(&id) else { return };
+            let options = &queue.def.options;
+            let excess = options.length_max.map_or(0, |max| queue.ready.len().saturating_sub(max));
+            let bytes_over = options.bytes_max.is_some_and(|max| queue.ready_bytes > max);
+            let excess = excess.max(u64::from(bytes_over && !queue.ready.is_empty()));
+            if excess == 0 {
+                return;
+            }
+            self.take_front(ledger, id, excess, DeathReason::MaxLength);
+        }
+    }
+}
+
+/// How many messages a consumer gets before it is another's turn: one while few are ready, so
+/// that work is spread as users of the peers expect, more when there is plenty for everybody.
+fn fair_turn(ready: u64, consumers: usize) -> u64 {
+    if consumers <= 1 { u64::MAX } else { (ready / (2 * consumers as u64)).clamp(1, 64) }
+}
+
+/// How many of the first `len` messages of `run` fit in `room` bytes, one at least, and the bytes
+/// of their heads and bodies.
+fn fits(run: &Run, len: u32, room: u64) -> (u32, u64) {
+    let mut bytes = 0;
+    let records = &run.batch.records[run.record as usize..(run.record + len) as usize];
+    for (i, record) in records.iter().enumerate() {
+        let next = bytes + u64::from(record.head.len) + u64::from(record.body.len);
+        if i > 0 && next + (i as u64 + 1) * DELIVERY_OVERHEAD_BYTES > room {
+            return (i as u32, bytes);
+        }
+        bytes = next;
+    }
+    (len, bytes)
+}

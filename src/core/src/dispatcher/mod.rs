@@ -1,0 +1,380 @@
+//! The dispatcher: what the leader decides.
+//!
+//! It exists on the leader only and is built anew each term. It holds order, credit, checkouts
+//! and timers; it routes, and decides what is delivered, expired, dropped and dead-lettered. What
+//! it decides about durable messages it gathers as facts; the entry is proposed, and once it is
+//! committed the ledger applies it and [`Dispatcher::committed`] lets take effect what waited for
+//! it. Transient messages, and everything of queues that are not durable, take effect at once and
+//! are never seen by the log.
+//!
+//! The order of a session's effects is kept by one rule: whatever must not overtake an earlier
+//! durable effect of its session waits for the newest entry that is not committed yet
+//! ([`Dispatcher::barrier`]).
+
+mod checkouts;
+mod consumer;
+mod deadletter;
+mod deliver;
+mod publish;
+mod queue;
+mod ready;
+mod session;
+mod settle;
+mod timers;
+mod topology;
+mod transaction;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use isthmus_model::{
+    CommandError, ConsumerId, Delivery, DetachReason, Encodings, QueueId, Reply, Sequence,
+    SessionId, Time, Token,
+};
+use slab::Slab;
+
+use self::consumer::Consumer;
+use self::queue::Queue;
+use self::session::Session;
+use self::timers::Timers;
+use crate::topology::{Declared, Topology};
+use crate::{Entry, Fact, Ledger, Run};
+
+pub use self::queue::QueueStatus;
+
+/// What the dispatcher has to say to a session.
+#[derive(Debug)]
+pub enum Output {
+    /// A request is committed, or refused.
+    Done {
+        /// The request's token.
+        token: Token,
+        /// What came of it.
+        result: Result<Reply, CommandError>,
+    },
+    /// Messages for one of its consumers.
+    Deliver(Delivery),
+    /// A consumer's explicit credit is used up or given up.
+    CreditState {
+        /// Whose.
+        consumer: ConsumerId,
+        /// What is left.
+        credit: u32,
+        /// Whether it was given up.
+        drained: bool,
+        /// Messages still ready in its queue.
+        ready: u64,
+    },
+    /// A consumer was ended.
+    Detached {
+        /// Which.
+        consumer: ConsumerId,
+        /// Why.
+        reason: DetachReason,
+    },
+}
+
+/// The two clocks of a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// The node's monotonic time, in which sessions give deadlines.
+    pub monotonic: Time,
+    /// Log time, in which messages age. Unix time, as nearly as a clock can be that never goes
+    /// back.
+    pub log: Time,
+}
+
+/// What a dispatcher is made with.
+#[derive(Clone, Copy)]
+pub struct DispatcherOptions {
+    /// How the properties of messages are read.
+    pub encodings: Encodings,
+    /// Bytes that may wait in a session's outbox before its consumers are passed over.
+    pub outbox_bytes_max: u64,
+    /// Mixed into names that are made up, so that clients cannot guess each other's.
+    pub name_seed: u64,
+}
+
+/// Counts since the term began; none ever goes down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages published, routed or not.
+    pub published: u64,
+    /// Messages that no queue was bound for.
+    pub unroutable: u64,
+    /// Deliveries to consumers.
+    pub delivered: u64,
+    /// Deliveries of messages that had been delivered before.
+    pub redelivered: u64,
+    /// Messages accepted.
+    pub acknowledged: u64,
+    /// Messages that expired.
+    pub expired: u64,
+    /// Messages that left a queue for a dead-letter exchange.
+    pub dead_lettered: u64,
+    /// Messages dropped: rejected, expired or over a limit, with no dead-letter target.
+    pub dropped: u64,
+}
+
+/// What waits for an entry's commit.
+#[derive(Debug)]
+enum After {
+    /// Durable messages of this entry become ready.
+    Ready { queue: QueueId, first: Sequence, len: u64 },
+    /// Messages whose failed delivery was counted become ready again.
+    Returned { queue: QueueId, first: Sequence, len: u64 },
+    /// Messages that are not in the log come into a queue.
+    Volatile { queue: QueueId, run: Run },
+    /// Something is said to a session.
+    Say { session: SessionId, output: Output },
+    /// A session's deferred requests go on.
+    Resume { session: SessionId },
+}
+
+/// Facts for the next entry, and what waits for its commit.
+#[derive(Debug, Default)]
+struct Gather {
+    facts: Vec<Fact>,
+    after: Vec<After>,
+    bytes: u64,
+}
+
+/// See the module's documentation.
+pub struct Dispatcher {
+    options: DispatcherOptions,
+    term: u64,
+    clock: Clock,
+    topology: Topology,
+    next_queue: QueueId,
+    queues: HashMap<QueueId, Queue>,
+    sessions: HashMap<SessionId, Session>,
+    consumers: Slab<Consumer>,
+    next_consumer_number: u64,
+    next_epoch: u64,
+    names_made: u64,
+    gather: Gather,
+    /// What waits for each entry that is proposed and not committed, oldest first.
+    in_flight: VecDeque<Vec<After>>,
+    proposed: u64,
+    committed: u64,
+    /// Queues with something new to deliver, to drop or to expire.
+    dirty: Vec<QueueId>,
+    timers: Timers,
+    outputs: Vec<(SessionId, Output)>,
+    counters: Counters,
+    /// Kept to save allocations on the hot path.
+    routes: Vec<QueueId>,
+}
+
+impl Dispatcher {
+    /// A dispatcher for a term that begins, over what the ledger holds. The term's own entry
+    /// ([`Fact::Term`]) must be applied already.
+    pub fn new(options: DispatcherOptions, ledger: &Ledger, clock: Clock) -> Dispatcher {
+        let mut dispatcher = Dispatcher {
+            options,
+            term: ledger.term(),
+            clock,
+            topology: ledger.topology().clone(),
+            next_queue: ledger.next_queue(),
+            queues: HashMap::new(),
+            sessions: HashMap::new(),
+            consumers: Slab::new(),
+            next_consumer_number: 1,
+            next_epoch: 1,
+            names_made: 0,
+            gather: Gather::default(),
+            in_flight: VecDeque::new(),
+            proposed: 0,
+            committed: 0,
+            dirty: Vec::new(),
+            timers: Timers::default(),
+            outputs: Vec::new(),
+            counters: Counters::default(),
+            routes: Vec::new(),
+        };
+        for vhost in ledger.topology().vhosts() {
+            for entry in ledger.topology().queues(vhost).unwrap_or_default() {
+                let mut queue = Queue::new(vhost, Arc::clone(&entry.def), entry.id);
+                if let Some(held) = ledger.queue(entry.id) {
+                    queue.recover(held);
+                }
+                dispatcher.queues.insert(entry.id, queue);
+                dispatcher.mark_dirty(entry.id);
+            }
+        }
+        dispatcher
+    }
+
+    /// Sets the time of this turn; clocks that go back are held still.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock.monotonic = self.clock.monotonic.max(clock.monotonic);
+        self.clock.log = self.clock.log.max(clock.log);
+    }
+
+    /// The entry to propose next, if there is anything to propose. Entries must be committed in
+    /// the order in which they were taken.
+    pub fn take_entry(&mut self) -> Option<Entry> {
+        if self.gather.facts.is_empty() {
+            return None;
+        }
+        let gather = std::mem::take(&mut self.gather);
+        self.in_flight.push_back(gather.after);
+        self.proposed += 1;
+        Some(Entry { time: self.clock.log, facts: gather.facts })
+    }
+
+    /// About how many bytes the next entry has so far.
+    pub fn gathered_bytes(&self) -> u64 {
+        self.gather.bytes
+    }
+
+    /// Entries taken and not committed yet.
+    pub fn entries_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The oldest entry taken is committed, and the ledger has applied it.
+    ///
+    /// # Panics
+    /// If none was taken.
+    pub fn committed(&mut self, ledger: &Ledger) {
+        let after = self.in_flight.pop_front();
+        self.committed += 1;
+        for after in after.expect("an entry is committed that was never proposed") {
+            self.take_effect(ledger, after);
+        }
+    }
+
+    fn take_effect(&mut self, ledger: &Ledger, after: After) {
+        match after {
+            After::Ready { queue, first, len } => {
+                if let Some(q) = self.queues.get_mut(&queue) {
+                    q.came_in(ledger, first, len);
+                    self.mark_dirty(queue);
+                }
+            }
+            After::Returned { queue, first, len } => {
+                if let Some(q) = self.queues.get_mut(&queue) {
+                    q.came_back(ledger, first, len);
+                    self.mark_dirty(queue);
+                }
+            }
+            After::Volatile { queue, run } => self.enter_volatile(queue, run),
+            After::Say { session, output } => self.outputs.push((session, output)),
+            After::Resume { session } => self.resume(ledger, session),
+        }
+    }
+
+    /// Lets `after` take effect once everything gathered or in flight is committed: at once, if
+    /// nothing is.
+    fn barrier(&mut self, ledger: &Ledger, after: After) {
+        if !self.gather.facts.is_empty() {
+            self.gather.after.push(after);
+        } else if let Some(last) = self.in_flight.back_mut() {
+            last.push(after);
+        } else {
+            self.take_effect(ledger, after);
+        }
+    }
+
+    /// Adds a fact of about `bytes` bytes to the next entry.
+    fn propose(&mut self, fact: Fact, bytes: u64) {
+        self.gather.bytes += bytes;
+        self.gather.facts.push(fact);
+    }
+
+    /// Notes that `session` has caused a fact of the next entry.
+    fn touch_log(&mut self, session: SessionId) {
+        let next = self.proposed + 1;
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.last_entry = next;
+        }
+    }
+
+    /// Whether an effect of `session` waits for a commit.
+    fn is_outstanding(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.last_entry > self.committed)
+    }
+
+    fn mark_dirty(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id)
+            && !queue.dirty
+        {
+            queue.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    fn say(&mut self, session: SessionId, output: Output) {
+        self.outputs.push((session, output));
+    }
+
+    /// Answers a request: behind what the session has outstanding, at once if it has nothing.
+    fn answer(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) {
+        if token == Token::SILENT && result.is_ok() {
+            return;
+        }
+        let output = Output::Done { token, result };
+        if self.is_outstanding(session) {
+            self.barrier(ledger, After::Say { session, output });
+        } else {
+            self.say(session, output);
+        }
+    }
+
+    /// What there is to say, in order of saying for each session.
+    pub fn take_outputs(&mut self) -> Vec<(SessionId, Output)> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Gives the vector of [`Dispatcher::take_outputs`] back, to be filled again.
+    pub fn give_back(&mut self, mut outputs: Vec<(SessionId, Output)>) {
+        if self.outputs.is_empty() {
+            outputs.clear();
+            self.outputs = outputs;
+        }
+    }
+
+    /// Counts since the term began.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The leader's view of exchanges, queues and bindings, what is not committed yet included.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// How every queue is, in order of ids.
+    pub fn queue_statuses(&self) -> Vec<QueueStatus> {
+        let mut statuses: Vec<_> = self.queues.values().map(Queue::status).collect();
+        statuses.sort_by_key(|s| s.id);
+        statuses
+    }
+
+    /// How many consumers there are.
+    pub fn consumer_count(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// Declares a virtual host, if it is new.
+    pub fn declare_vhost(&mut self, name: &str) {
+        if self.topology.declare_vhost(name) == Declared::New {
+            self.propose(Fact::DeclareVhost(name.into()), name.len() as u64);
+        }
+    }
+
+    /// Whether there is such a virtual host.
+    pub fn has_vhost(&self, name: &str) -> bool {
+        self.topology.exchange(name, "").is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

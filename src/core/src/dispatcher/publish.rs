@@ -1,0 +1,283 @@
+//! Messages on their way in.
+
+use std::sync::Arc;
+
+use isthmus_model::{
+    Batch, CommandError, Overflow, PublishException, PublishRefusal, QueueId, Record, RecordFlags,
+    Reply, SessionId, Token, TransactionId,
+};
+
+use super::deadletter::headers_of;
+use super::session::Deferred;
+use super::{After, Dispatcher};
+use crate::{Fact, Ledger, Placement, Run};
+
+/// Bytes of an entry for each message beside its head and body, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 16;
+
+/// What one batch comes to.
+#[derive(Default)]
+pub(super) struct Routed {
+    placements: Vec<Placement>,
+    volatile: Vec<(QueueId, Run)>,
+    pub(super) exceptions: Vec<PublishException>,
+}
+
+impl Dispatcher {
+    /// Routes a batch and lets its messages into their queues.
+    pub fn publish(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        batch: Arc<Batch>,
+        transaction: Option<TransactionId>,
+    ) {
+        let request = Deferred::Publish { token, batch, transaction };
+        if let Some(Deferred::Publish { token, batch, transaction }) =
+            self.defer(ledger, session, request)
+        {
+            self.do_publish(ledger, session, token, batch, transaction);
+        }
+    }
+
+    pub(super) fn do_publish(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        batch: Arc<Batch>,
+        transaction: Option<TransactionId>,
+    ) {
+        if let Some(transaction) = transaction {
+            let result = self.add_to_transaction(session, transaction, batch);
+            return self.answer(ledger, session, token, result);
+        }
+        let exceptions = self.take_in(ledger, session, &batch);
+        if token == Token::SILENT && exceptions.is_empty() {
+            return;
+        }
+        self.answer(ledger, session, token, Ok(Reply::Published { exceptions }));
+    }
+
+    /// Routes a batch and takes it in; what was not taken is returned.
+    pub(super) fn take_in(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        batch: &Arc<Batch>,
+    ) -> Vec<PublishException> {
+        let mut routed = Routed::default();
+        self.route_batch(session, batch, &mut routed);
+        if !routed.placements.is_empty() {
+            self.log_placements(session, batch, routed.placements);
+        }
+        // A transient message waits behind earlier durable ones of its session.
+        let waits = !routed.volatile.is_empty() && self.is_outstanding(session);
+        for (queue, run) in routed.volatile {
+            if waits {
+                self.barrier(ledger, After::Volatile { queue, run });
+            } else {
+                self.enter_volatile(queue, run);
+            }
+        }
+        routed.exceptions
+    }
+
+    fn log_placements(&mut self, session: SessionId, batch: &Arc<Batch>, all: Vec<Placement>) {
+        let mut bytes = 0;
+        for p in &all {
+            bytes += batch.payload_bytes(p.record, p.len) + u64::from(p.len) * ENTRY_OVERHEAD_BYTES;
+            let (queue, first, len) = (p.queue, p.first, u64::from(p.len));
+            match self.gather.after.last_mut() {
+                // What came in one after the other becomes ready as one.
+                Some(After::Ready { queue: q, first: f, len: l })
+                    if *q == queue && *f + *l == first =>
+                {
+                    *l += len;
+                }
+                _ => self.gather.after.push(After::Ready { queue, first, len }),
+            }
+        }
+        let batch = Arc::clone(batch);
+        self.propose(Fact::Enqueue { batch, placements: all, annotations: None }, bytes);
+        self.touch_log(session);
+    }
+
+    /// Messages that are not in the log come into a queue.
+    pub(super) fn enter_volatile(&mut self, id: QueueId, run: Run) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.enter_volatile(run);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// Routes every message of a batch. Neighbours with the same address and durability are
+    /// routed once and go on as one run.
+    fn route_batch(&mut self, session: SessionId, batch: &Arc<Batch>, routed: &mut Routed) {
+        let Some(vhost) = self.sessions.get(&session).map(|s| Arc::clone(&s.vhost)) else { return };
+        let chunk = &batch.chunk[..];
+        let records = &batch.records;
+        self.counters.published += records.len() as u64;
+        let mut first = 0;
+        while first < records.len() {
+            let head = &records[first];
+            let address = (head.exchange.of(chunk), head.routing_key.of(chunk));
+            let mut routes = std::mem::take(&mut self.routes);
+            routes.clear();
+            let (refusal, by_headers) = self.route(&vhost, batch, head, &mut routes);
+            let alike = |r: &Record| {
+                !by_headers
+                    && r.flags == head.flags
+                    && (r.exchange.of(chunk), r.routing_key.of(chunk)) == address
+            };
+            let len = 1 + records[first + 1..].iter().take_while(|r| alike(r)).count();
+            let (record, len32) = (first as u32, len as u32);
+            match refusal {
+                Some(refusal) => routed.refuse(batch, record, len32, refusal),
+                None => {
+                    for queue in &routes {
+                        self.place(*queue, batch, record, len32, routed);
+                    }
+                }
+            }
+            self.routes = routes;
+            first += len;
+        }
+        routed.exceptions.sort_by_key(|e| e.record);
+        routed.exceptions.dedup_by_key(|e| e.record);
+    }
+
+    /// Where one message goes, or why nowhere; and whether its own headers decided that.
+    fn route(
+        &mut self,
+        vhost: &str,
+        batch: &Batch,
+        record: &Record,
+        routes: &mut Vec<QueueId>,
+    ) -> (Option<PublishRefusal>, bool) {
+        let exchange = batch.exchange(record);
+        let encodings = self.options.encodings;
+        let mut by_headers = false;
+        let mut headers = || {
+            by_headers = true;
+            headers_of(encodings, batch, record)
+        };
+        if !exchange.is_empty() {
+            match self.topology.exchange(vhost, exchange) {
+                Err(_) => return (Some(PublishRefusal::NoExchange), false),
+                Ok(def) if def.internal => {
+                    return (Some(PublishRefusal::InternalExchange), false);
+                }
+                Ok(_) => {}
+            }
+        }
+        let key = batch.routing_key(record);
+        if self.topology.route(vhost, exchange, key, &mut headers, routes).is_err() {
+            return (Some(PublishRefusal::NoExchange), by_headers);
+        }
+        if routes.is_empty() {
+            self.counters.unroutable += 1;
+            if record.flags.has(RecordFlags::MANDATORY) {
+                return (Some(PublishRefusal::Unroutable), by_headers);
+            }
+        }
+        (None, by_headers)
+    }
+
+    /// Lets `len` records from `record` into a queue, as far as its limits allow.
+    fn place(
+        &mut self,
+        id: QueueId,
+        batch: &Arc<Batch>,
+        record: u32,
+        len: u32,
+        routed: &mut Routed,
+    ) {
+        let now = self.clock.log;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let taken = queue.room_for(batch, record, len);
+        if taken < len {
+            routed.refuse(batch, record + taken, len - taken, PublishRefusal::Full);
+        }
+        if taken == 0 {
+            return;
+        }
+        let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
+        if durable && queue.is_durable() {
+            queue.pending += u64::from(taken);
+            let first = queue.number(taken);
+            match routed.placements.last_mut() {
+                Some(p)
+                    if p.queue == id
+                        && p.record + p.len == record
+                        && p.first + u64::from(p.len) == first =>
+                {
+                    p.len += taken;
+                }
+                _ => routed.placements.push(Placement { queue: id, first, record, len: taken }),
+            }
+        } else {
+            let run = Run {
+                first: 0, // given when it enters
+                len: taken,
+                batch: Arc::clone(batch),
+                record,
+                enqueued_at: now,
+                delivery_count: 0,
+                annotations: None,
+            };
+            routed.volatile.push((id, run));
+        }
+    }
+}
+
+impl Routed {
+    fn refuse(&mut self, batch: &Arc<Batch>, record: u32, len: u32, refusal: PublishRefusal) {
+        self.exceptions.extend((record..record + len).map(|record| PublishException {
+            batch: Arc::clone(batch),
+            record,
+            refusal,
+        }));
+    }
+}
+
+impl super::queue::Queue {
+    /// How many of the messages a queue that refuses when full may take.
+    fn room_for(&self, batch: &Batch, record: u32, len: u32) -> u32 {
+        let options = &self.def.options;
+        if options.overflow == Overflow::DropHead {
+            return len;
+        }
+        let held = self.ready.len() + self.pending;
+        let by_length = options.length_max.map_or(u64::from(len), |max| max.saturating_sub(held));
+        let mut taken = len.min(u32::try_from(by_length).unwrap_or(u32::MAX));
+        if let Some(max) = options.bytes_max {
+            // A queue takes the message that brings it over its limit, as RabbitMQ's do.
+            let mut bytes = self.ready_bytes;
+            let records = &batch.records[record as usize..(record + taken) as usize];
+            taken = records
+                .iter()
+                .take_while(|r| {
+                    let fits = bytes < max;
+                    bytes += u64::from(r.head.len + r.body.len);
+                    fits
+                })
+                .count() as u32;
+        }
+        taken
+    }
+}
+
+impl Dispatcher {
+    /// Keeps a batch until its transaction is committed.
+    fn add_to_transaction(
+        &mut self,
+        session: SessionId,
+        transaction: TransactionId,
+        batch: Arc<Batch>,
+    ) -> Result<Reply, CommandError> {
+        self.transaction(session, transaction)?.batches.push(batch);
+        Ok(Reply::Published { exceptions: Vec::new() })
+    }
+}

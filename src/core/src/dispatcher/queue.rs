@@ -1,0 +1,209 @@
+//! One queue as the dispatcher knows it.
+
+use std::sync::Arc;
+
+use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, Sequence, Time};
+
+use super::checkouts::Checkouts;
+use super::ready::Ready;
+use crate::ledger::QueueLedger;
+use crate::{Ledger, Run, RunMap};
+
+/// Order, consumers and volatile messages of one queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) id: QueueId,
+    pub(super) vhost: Arc<str>,
+    pub(super) def: Arc<QueueDef>,
+    /// The sequence of the next message.
+    pub(super) next: Sequence,
+    /// Messages that are not in the log.
+    pub(super) volatile: RunMap,
+    pub(super) ready: Ready,
+    /// Bytes of heads and bodies that are ready.
+    pub(super) ready_bytes: u64,
+    /// Durable messages on their way through the log.
+    pub(super) pending: u64,
+    pub(super) checkouts: Checkouts,
+    /// Places in the table of consumers, in the order of their turns.
+    pub(super) consumers: Vec<usize>,
+    /// Whose turn it is.
+    pub(super) turn: usize,
+    /// The consumer that has the queue for itself.
+    pub(super) exclusive_consumer: Option<usize>,
+    /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
+    pub(super) had_consumer: bool,
+    /// Whether a message that can expire ever came in.
+    pub(super) can_expire: bool,
+    /// When the timer for the front message is set.
+    pub(super) timer_at: Time,
+    /// In the dispatcher's list of queues to look at.
+    pub(super) dirty: bool,
+}
+
+/// How a queue is, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its id.
+    pub id: QueueId,
+    /// Its virtual host.
+    pub vhost: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it outlives a restart.
+    pub durable: bool,
+    /// Messages that wait for a consumer.
+    pub ready: u64,
+    /// Bytes of heads and bodies that are ready.
+    pub ready_bytes: u64,
+    /// Messages that are delivered and not settled.
+    pub unacked: u64,
+    /// Its consumers.
+    pub consumers: usize,
+}
+
+impl Queue {
+    pub(super) fn new(vhost: &Arc<str>, def: Arc<QueueDef>, id: QueueId) -> Queue {
+        Queue {
+            id,
+            vhost: Arc::clone(vhost),
+            can_expire: def.options.message_ttl_ms.is_some(),
+            def,
+            next: 1,
+            volatile: RunMap::default(),
+            ready: Ready::default(),
+            ready_bytes: 0,
+            pending: 0,
+            checkouts: Checkouts::default(),
+            consumers: Vec::new(),
+            turn: 0,
+            exclusive_consumer: None,
+            had_consumer: false,
+            timer_at: Time::NEVER,
+            dirty: false,
+        }
+    }
+
+    /// Takes over what the ledger holds, at the beginning of a term.
+    pub(super) fn recover(&mut self, held: &QueueLedger) {
+        self.next = held.next;
+        for run in held.runs.iter() {
+            self.note_ttl(run);
+            self.ready.push(run.first, u64::from(run.len));
+        }
+        self.ready_bytes = held.runs.bytes();
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.def.lifetime == Lifetime::Durable
+    }
+
+    pub(super) fn status(&self) -> QueueStatus {
+        QueueStatus {
+            id: self.id,
+            vhost: Arc::clone(&self.vhost),
+            name: Arc::clone(&self.def.name),
+            durable: self.is_durable(),
+            ready: self.ready.len(),
+            ready_bytes: self.ready_bytes,
+            unacked: self.checkouts.len(),
+            consumers: self.consumers.len(),
+        }
+    }
+
+    /// Gives out the sequences of `len` messages; returns the first.
+    pub(super) fn number(&mut self, len: u32) -> Sequence {
+        let first = self.next;
+        self.next += u64::from(len);
+        first
+    }
+
+    /// Remembers that messages of `run` expire, if any does.
+    pub(super) fn note_ttl(&mut self, run: &Run) {
+        if !self.can_expire {
+            let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
+            self.can_expire = records.iter().any(|r| r.ttl_ms != NO_TTL);
+        }
+    }
+
+    /// Messages that are not in the log come in. Their sequences are given out here.
+    pub(super) fn enter_volatile(&mut self, mut run: Run) {
+        run.first = self.number(run.len);
+        self.note_ttl(&run);
+        self.ready.push(run.first, u64::from(run.len));
+        self.ready_bytes += run.bytes();
+        self.volatile.insert(run);
+    }
+
+    /// Durable messages are committed.
+    pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
+        self.pending = self.pending.saturating_sub(len);
+        self.ready.push(first, len);
+        self.each_part(ledger, first, len, |queue, run| {
+            queue.note_ttl(&run);
+            queue.ready_bytes += run.bytes();
+        });
+    }
+
+    /// Delivered messages are ready again.
+    pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
+        self.ready.put_back(first, len);
+        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.bytes());
+    }
+
+    fn each_part(
+        &mut self,
+        ledger: &Ledger,
+        first: Sequence,
+        len: u64,
+        mut each: impl FnMut(&mut Queue, Run),
+    ) {
+        let end = first + len;
+        let mut at = first;
+        while at < end {
+            let Some(run) = self.find(ledger, at, end - at) else {
+                panic!("queue {}: message {at} is ready and nowhere", self.id);
+            };
+            at = run.end();
+            each(self, run);
+        }
+    }
+
+    /// The messages from `first` on, `len` at the most, as far as they lie in one run.
+    pub(super) fn find(&self, ledger: &Ledger, first: Sequence, len: u64) -> Option<Run> {
+        if !self.volatile.is_empty()
+            && let Some(run) = self.volatile.slice(first, len)
+        {
+            return Some(run);
+        }
+        ledger.queue(self.id)?.runs.slice(first, len)
+    }
+
+    /// Whether messages that may have been delivered in an earlier term are below this sequence.
+    pub(super) fn redelivered_below(&self, ledger: &Ledger) -> Sequence {
+        ledger.queue(self.id).map_or(0, |q| q.redelivered_below)
+    }
+
+    /// `first..first + len` cut where durable and volatile messages meet.
+    pub(super) fn by_durability(&self, first: Sequence, len: u64) -> Vec<(Sequence, u64, bool)> {
+        if self.volatile.is_empty() {
+            return vec![(first, len, self.is_durable())];
+        }
+        if !self.is_durable() {
+            return vec![(first, len, false)];
+        }
+        let end = first + len;
+        let mut parts: Vec<(Sequence, u64, bool)> = Vec::new();
+        let mut at = first;
+        while at < end {
+            let volatile = self.volatile.slice(at, end - at);
+            let part = volatile.as_ref().map_or(1, |r| u64::from(r.len));
+            match parts.last_mut() {
+                Some((_, l, durable)) if *durable == volatile.is_none() => *l += part,
+                _ => parts.push((at, part, volatile.is_none())),
+            }
+            at += part;
+        }
+        parts
+    }
+}

@@ -1,0 +1,192 @@
+//! Sessions as the dispatcher knows them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use isthmus_model::{
+    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Token, TopologyChange, TransactionId,
+    WindowId,
+};
+
+use super::consumer::Window;
+use super::transaction::Transaction;
+use super::{After, Dispatcher};
+use crate::Ledger;
+
+/// One session's part of the dispatcher.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) vhost: Arc<str>,
+    /// Places in the table of consumers.
+    pub(super) consumers: HashMap<ConsumerId, usize>,
+    pub(super) windows: HashMap<WindowId, Window>,
+    /// Bytes handed to the session and not written to its client yet.
+    pub(super) outbox_bytes: u64,
+    /// A consumer was passed over because of them.
+    pub(super) passed_over: bool,
+    /// The number of the latest entry that holds an effect of this session.
+    pub(super) last_entry: u64,
+    /// Requests that wait for earlier ones, in order.
+    pub(super) deferred: VecDeque<Deferred>,
+    pub(super) transactions: BTreeMap<TransactionId, Transaction>,
+    /// Queues that go with the session.
+    pub(super) exclusive_queues: BTreeSet<QueueId>,
+    /// Queues from which the session has taken messages to settle.
+    pub(super) checked_out_from: BTreeSet<QueueId>,
+}
+
+/// A request that waits until what its session did before it is committed.
+#[derive(Debug)]
+pub(super) enum Deferred {
+    Topology { token: Token, change: TopologyChange },
+    Publish { token: Token, batch: Arc<Batch>, transaction: Option<TransactionId> },
+    Attach(Attach),
+    Detach { token: Token, consumer: ConsumerId },
+    Credit { consumer: ConsumerId, credit: Credit },
+    Begin { token: Token, transaction: TransactionId },
+    Commit { token: Token, transaction: TransactionId },
+    Rollback { token: Token, transaction: TransactionId },
+    Purge { token: Token, queue: Arc<str> },
+}
+
+impl Dispatcher {
+    /// A session that may use `vhost`.
+    pub fn open_session(&mut self, id: SessionId, vhost: &Arc<str>) {
+        self.sessions.insert(
+            id,
+            Session {
+                vhost: Arc::clone(vhost),
+                consumers: HashMap::new(),
+                windows: HashMap::new(),
+                outbox_bytes: 0,
+                passed_over: false,
+                last_entry: 0,
+                deferred: VecDeque::new(),
+                transactions: BTreeMap::new(),
+                exclusive_queues: BTreeSet::new(),
+                checked_out_from: BTreeSet::new(),
+            },
+        );
+    }
+
+    /// The session is over: what it holds goes back, its consumers end, its transactions are
+    /// rolled back and its exclusive queues are deleted. What it published stays published.
+    pub fn close_session(&mut self, ledger: &Ledger, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.deferred.clear();
+        session.transactions.clear();
+        let consumers: BTreeMap<ConsumerId, usize> = session.consumers.drain().collect();
+        let queues = std::mem::take(&mut session.checked_out_from);
+        let exclusive = std::mem::take(&mut session.exclusive_queues);
+        let served: BTreeSet<QueueId> =
+            consumers.into_values().map(|key| self.end_consumer(key)).collect();
+        for queue in queues {
+            self.return_all_of(ledger, queue, id);
+        }
+        for queue in served {
+            self.delete_if_abandoned(queue);
+        }
+        for queue in exclusive {
+            self.remove_queue(queue);
+        }
+        self.sessions.remove(&id);
+    }
+
+    /// `bytes` of what was handed to the session are written to its client.
+    pub fn written(&mut self, id: SessionId, bytes: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.outbox_bytes = session.outbox_bytes.saturating_sub(bytes);
+        if std::mem::take(&mut session.passed_over) {
+            self.mark_session_dirty(id);
+        }
+    }
+
+    /// The queues of the session's consumers may have something to deliver.
+    pub(super) fn mark_session_dirty(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let keys: Vec<usize> = session.consumers.values().copied().collect();
+        for key in keys {
+            let queue = self.consumers[key].queue;
+            self.mark_dirty(queue);
+        }
+    }
+
+    /// Puts `request` behind what the session has outstanding, if it must wait for that or if an
+    /// earlier request already does; gives it back if it may go on.
+    pub(super) fn defer(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        request: Deferred,
+    ) -> Option<Deferred> {
+        let waits = self.is_outstanding(id) && self.waits(id, &request);
+        let session = self.sessions.get_mut(&id)?;
+        let first = session.deferred.is_empty();
+        if first && !waits {
+            return Some(request);
+        }
+        session.deferred.push_back(request);
+        if first {
+            self.barrier(ledger, After::Resume { session: id });
+        }
+        None
+    }
+
+    /// Whether `request` cannot be carried out while effects of its session are outstanding: it
+    /// sees which messages are in a queue, and so must see those that its own session has
+    /// published before.
+    fn waits(&self, id: SessionId, request: &Deferred) -> bool {
+        match request {
+            Deferred::Topology { change, .. } => match change {
+                TopologyChange::LookUpQueue { .. } | TopologyChange::DeleteQueue { .. } => true,
+                TopologyChange::DeclareQueue(def) => self
+                    .sessions
+                    .get(&id)
+                    .is_some_and(|s| self.topology.queue(&s.vhost, &def.name).is_ok()),
+                _ => false,
+            },
+            // Its answer must come before its first delivery.
+            Deferred::Attach(_) | Deferred::Purge { .. } => true,
+            Deferred::Publish { .. }
+            | Deferred::Detach { .. }
+            | Deferred::Credit { .. }
+            | Deferred::Begin { .. }
+            | Deferred::Commit { .. }
+            | Deferred::Rollback { .. } => false,
+        }
+    }
+
+    /// Goes on with what was deferred, up to the next request that must wait itself.
+    pub(super) fn resume(&mut self, ledger: &Ledger, id: SessionId) {
+        loop {
+            let Some(session) = self.sessions.get_mut(&id) else { return };
+            let Some(request) = session.deferred.pop_front() else { return };
+            if self.is_outstanding(id) && self.waits(id, &request) {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.deferred.push_front(request);
+                }
+                self.barrier(ledger, After::Resume { session: id });
+                return;
+            }
+            match request {
+                Deferred::Topology { token, change } => self.do_topology(ledger, id, token, change),
+                Deferred::Publish { token, batch, transaction } => {
+                    self.do_publish(ledger, id, token, batch, transaction);
+                }
+                Deferred::Attach(attach) => self.do_attach(ledger, id, attach),
+                Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
+                Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
+                Deferred::Begin { token, transaction } => {
+                    self.do_begin(ledger, id, token, transaction);
+                }
+                Deferred::Commit { token, transaction } => {
+                    self.do_commit(ledger, id, token, transaction);
+                }
+                Deferred::Rollback { token, transaction } => {
+                    self.do_rollback(ledger, id, token, transaction);
+                }
+                Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
+            }
+        }
+    }
+}

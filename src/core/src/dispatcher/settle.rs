@@ -1,0 +1,125 @@
+//! What becomes of deliveries.
+
+use isthmus_model::{
+    DeathReason, Outcome, QueueId, Reply, Sequence, SessionId, Settlement, Token, TransactionId,
+};
+
+use super::checkouts::Checkout;
+use super::{After, Dispatcher};
+use crate::{Fact, Ledger};
+
+impl Dispatcher {
+    /// Settles deliveries. What is settled already, or was delivered under another epoch, is
+    /// passed over.
+    pub fn settle(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        settlements: Vec<Settlement>,
+        transaction: Option<TransactionId>,
+    ) {
+        let result = match transaction {
+            Some(transaction) => self.settle_in(session, transaction, settlements),
+            None => {
+                self.settle_now(ledger, session, &settlements);
+                Ok(Reply::Ok)
+            }
+        };
+        self.answer(ledger, session, token, result);
+    }
+
+    pub(super) fn settle_now(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        settlements: &[Settlement],
+    ) {
+        let facts = self.gather.facts.len();
+        for s in settlements {
+            let Some(queue) = self.queues.get_mut(&s.queue) else { continue };
+            for checkout in queue.checkouts.take(s.first, s.len, s.epoch) {
+                self.give_credit_back(s.queue, &checkout);
+                self.end_checkout(ledger, s.queue, &checkout, s.outcome);
+            }
+        }
+        if self.gather.facts.len() > facts {
+            self.touch_log(session);
+        }
+    }
+
+    fn end_checkout(&mut self, ledger: &Ledger, id: QueueId, c: &Checkout, outcome: Outcome) {
+        let (first, len) = (c.first, u64::from(c.len));
+        match outcome {
+            Outcome::Accept => {
+                self.counters.acknowledged += len;
+                self.gone(id, first, len);
+            }
+            Outcome::Requeue => self.give_back_counted(ledger, id, first, len),
+            Outcome::Modify { delivery_failed: true, .. } => {
+                self.give_back_counted(ledger, id, first, len);
+            }
+            Outcome::Modify { .. } => {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.came_back(ledger, first, len);
+                }
+                self.mark_dirty(id);
+            }
+            Outcome::Reject => {
+                let mut at = first;
+                while at < first + len {
+                    let Some(queue) = self.queues.get(&id) else { return };
+                    let Some(run) = queue.find(ledger, at, first + len - at) else {
+                        panic!("queue {id}: message {at} is checked out and nowhere");
+                    };
+                    at = run.end();
+                    self.discard(ledger, id, &run, DeathReason::Rejected);
+                }
+            }
+        }
+    }
+
+    /// Messages go back to their places with one failed delivery more. The count of a durable
+    /// one is a fact: the message is ready again once that is committed, so that no delivery
+    /// shows a count that a failover could take back.
+    fn give_back_counted(&mut self, ledger: &Ledger, id: QueueId, first: Sequence, len: u64) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        for (first, len, durable) in queue.by_durability(first, len) {
+            if durable {
+                self.propose(Fact::Count { queue: id, first, len }, 24);
+                self.gather.after.push(After::Returned { queue: id, first, len });
+            } else if let Some(queue) = self.queues.get_mut(&id) {
+                queue.volatile.modify(first, len, |run| run.delivery_count += 1);
+                queue.came_back(ledger, first, len);
+                self.mark_dirty(id);
+            }
+        }
+    }
+
+    /// Returns everything that a session has checked out from a queue.
+    pub(super) fn return_all_of(&mut self, ledger: &Ledger, id: QueueId, session: SessionId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        for checkout in queue.checkouts.take_of(session) {
+            self.end_checkout(ledger, id, &checkout, Outcome::Requeue);
+        }
+    }
+
+    pub(super) fn give_credit_back(&mut self, queue: QueueId, c: &Checkout) {
+        let holder = c.holder;
+        if let Some(consumer) = self.consumers.get_mut(holder.consumer)
+            && consumer.number == holder.consumer_number
+        {
+            consumer.unsettled -= c.len;
+        }
+        self.mark_dirty(queue);
+        let Some(window) = holder.window else { return };
+        let Some(session) = self.sessions.get_mut(&holder.session) else { return };
+        if let Some(window) = session.windows.get_mut(&window) {
+            window.used = window.used.saturating_sub(c.len);
+            // Others that share the window may deliver now.
+            if window.limit.is_some() {
+                self.mark_session_dirty(holder.session);
+            }
+        }
+    }
+}

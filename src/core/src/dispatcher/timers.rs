@@ -1,0 +1,87 @@
+//! What happens when its time has come.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use isthmus_model::{DeathReason, QueueId, Time};
+
+use super::Dispatcher;
+use crate::Ledger;
+
+/// Times at which queues and consumers want to be looked at. An entry that is out of date does
+/// no harm: what it names is looked at and found not to be due.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// In log time: the front message of a queue may have expired.
+    expiry: BinaryHeap<Reverse<(Time, QueueId)>>,
+    /// In monotonic time: a consumer of the queue gives its credit up.
+    drain: BinaryHeap<Reverse<(Time, QueueId)>>,
+}
+
+impl Timers {
+    pub(super) fn expiry_at(&mut self, at: Time, queue: QueueId) {
+        self.expiry.push(Reverse((at, queue)));
+    }
+
+    pub(super) fn drain_at(&mut self, at: Time, queue: QueueId) {
+        self.drain.push(Reverse((at, queue)));
+    }
+}
+
+impl Dispatcher {
+    /// The monotonic time at which [`Dispatcher::dispatch`] has something to do even if nothing
+    /// is asked of it; [`Time::NEVER`] if nothing is due.
+    pub fn next_timeout(&self) -> Time {
+        let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| {
+            self.clock.monotonic + at.since(self.clock.log)
+        });
+        let drain = self.timers.drain.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
+        expiry.min(drain)
+    }
+
+    /// Marks the queues whose time has come.
+    pub(super) fn fire_timers(&mut self) {
+        while let Some(Reverse((at, queue))) = self.timers.expiry.peek().copied()
+            && at <= self.clock.log
+        {
+            self.timers.expiry.pop();
+            if let Some(q) = self.queues.get_mut(&queue)
+                && q.timer_at == at
+            {
+                q.timer_at = Time::NEVER;
+            }
+            self.mark_dirty(queue);
+        }
+        while let Some(Reverse((at, queue))) = self.timers.drain.peek().copied()
+            && at <= self.clock.monotonic
+        {
+            self.timers.drain.pop();
+            self.mark_dirty(queue);
+        }
+    }
+
+    /// Takes expired messages off the front of the queue and sets its timer for the next. Like
+    /// RabbitMQ's queues, it looks at the front only: what expires behind a message that does not
+    /// waits for it, so that no scan is needed however long the queue is.
+    pub(super) fn expire_front(&mut self, ledger: &Ledger, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
+            let Some(range) = queue.ready.peek() else { return };
+            let Some(run) = queue.find(ledger, range.first, range.len) else { return };
+            let ttl_ms = queue.def.options.message_ttl_ms;
+            let now = self.clock.log;
+            let expired =
+                (0..run.len).take_while(|i| run.expires_at(*i, ttl_ms) <= now).count() as u32;
+            if expired == 0 {
+                let at = run.expires_at(0, ttl_ms);
+                if at < queue.timer_at {
+                    queue.timer_at = at;
+                    self.timers.expiry_at(at, id);
+                }
+                return;
+            }
+            self.counters.expired += u64::from(expired);
+            self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Declarations and deletions.
+
+use std::sync::Arc;
+
+use isthmus_model::{
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId, Reply,
+    SessionId, Token, TopologyChange,
+};
+
+use super::queue::Queue;
+use super::session::Deferred;
+use super::{After, Dispatcher, Output};
+use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError};
+use crate::{Fact, Ledger};
+
+/// About what a declaration costs in the log.
+const DECLARATION_BYTES: u64 = 256;
+
+impl Dispatcher {
+    /// Declares, binds, looks up or deletes.
+    pub fn change_topology(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        change: TopologyChange,
+    ) {
+        let request = Deferred::Topology { token, change };
+        if let Some(Deferred::Topology { token, change }) = self.defer(ledger, session, request) {
+            self.do_topology(ledger, session, token, change);
+        }
+    }
+
+    pub(super) fn do_topology(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        change: TopologyChange,
+    ) {
+        let facts = self.gather.facts.len();
+        let result = match self.sessions.get(&id).map(|s| Arc::clone(&s.vhost)) {
+            Some(vhost) => self.try_topology(id, &vhost, change),
+            None => return,
+        };
+        if self.gather.facts.len() > facts {
+            self.touch_log(id);
+        }
+        self.answer_topology(ledger, id, token, result);
+    }
+
+    /// What is found to exist may exist by an entry that is not committed yet, of whomever: the
+    /// answer waits for it.
+    fn answer_topology(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) {
+        if token == Token::SILENT && result.is_ok() {
+            return;
+        }
+        if let Some(s) = self.sessions.get_mut(&session) {
+            // Later answers to this session wait for the same entry, so that none overtakes.
+            let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
+            s.last_entry = s.last_entry.max(newest);
+        }
+        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
+    }
+
+    fn try_topology(
+        &mut self,
+        id: SessionId,
+        vhost: &Arc<str>,
+        change: TopologyChange,
+    ) -> Result<Reply, CommandError> {
+        match change {
+            TopologyChange::DeclareExchange(def) => {
+                let declared = self.topology.declare_exchange(vhost, def.clone())?;
+                if declared == Declared::New && def.durable {
+                    let vhost = Arc::clone(vhost);
+                    self.propose(Fact::DeclareExchange { vhost, def }, DECLARATION_BYTES);
+                }
+                Ok(Reply::Ok)
+            }
+            TopologyChange::LookUpExchange { name } => {
+                self.topology.exchange(vhost, &name)?;
+                Ok(Reply::Ok)
+            }
+            TopologyChange::DeleteExchange { name, if_unused } => {
+                match self.topology.delete_exchange(vhost, &name, if_unused) {
+                    Err(TopologyError::NotFound { .. }) => {}
+                    removed => self.log_removed(vhost, &removed?),
+                }
+                Ok(Reply::Ok)
+            }
+            TopologyChange::DeclareQueue(def) => self.declare_queue(id, vhost, def),
+            TopologyChange::LookUpQueue { name } => {
+                let (queue, name) = self.usable_queue(id, &name)?;
+                Ok(self.queue_reply(queue, name))
+            }
+            TopologyChange::DeleteQueue { name, if_unused, if_empty } => {
+                self.delete_queue(id, vhost, &name, if_unused, if_empty)
+            }
+            TopologyChange::Bind(def) => {
+                self.check_destination(id, &def)?;
+                let declared = self.topology.bind(vhost, &def)?;
+                if declared == Declared::New && self.topology.is_durable(vhost, &def)? {
+                    let vhost = Arc::clone(vhost);
+                    self.propose(Fact::Bind { vhost, def }, DECLARATION_BYTES);
+                }
+                Ok(Reply::Ok)
+            }
+            TopologyChange::Unbind(def) => {
+                self.check_destination(id, &def)?;
+                let durable = self.topology.is_durable(vhost, &def)?;
+                let removed = self.topology.unbind(vhost, &def)?;
+                if durable && !removed.bindings.is_empty() {
+                    let vhost = Arc::clone(vhost);
+                    self.propose(Fact::Unbind { vhost, def }, DECLARATION_BYTES);
+                }
+                self.log_removed(vhost, &removed);
+                Ok(Reply::Ok)
+            }
+        }
+    }
+
+    fn check_destination(&self, id: SessionId, def: &BindingDef) -> Result<(), CommandError> {
+        match &def.destination {
+            Destination::Queue(name) => self.usable_queue(id, name).map(drop),
+            Destination::Exchange(_) => Ok(()),
+        }
+    }
+
+    /// A queue that the session may use.
+    pub(super) fn usable_queue(
+        &self,
+        id: SessionId,
+        name: &str,
+    ) -> Result<(QueueId, Arc<str>), CommandError> {
+        let vhost = self.sessions.get(&id).map(|s| &s.vhost);
+        let vhost = vhost.ok_or_else(|| CommandError::Invalid("the session is over".into()))?;
+        let entry = self.topology.queue_for(vhost, name, id)?;
+        Ok((entry.id, Arc::clone(&entry.def.name)))
+    }
+
+    fn queue_reply(&self, id: QueueId, name: Arc<str>) -> Reply {
+        let queue = self.queues.get(&id);
+        Reply::Queue {
+            name,
+            ready: queue.map_or(0, |q| q.ready.len()),
+            consumers: queue.map_or(0, |q| q.consumers.len() as u32),
+        }
+    }
+
+    fn declare_queue(
+        &mut self,
+        session: SessionId,
+        vhost: &Arc<str>,
+        mut def: QueueDef,
+    ) -> Result<Reply, CommandError> {
+        let id = self.next_queue;
+        let declared = if def.name.is_empty() {
+            def.name = self.make_name();
+            self.topology.declare_system_queue(vhost, def.clone(), id)?
+        } else {
+            self.topology.declare_queue(vhost, def.clone(), id)?
+        };
+        let name = Arc::clone(&def.name);
+        if let DeclaredQueue::Existing(id) = declared {
+            return Ok(self.queue_reply(id, name));
+        }
+        self.next_queue = QueueId(id.0 + 1);
+        match def.lifetime {
+            Lifetime::Durable => {
+                let (vhost, def) = (Arc::clone(vhost), def.clone());
+                self.propose(Fact::DeclareQueue { vhost, id, def }, DECLARATION_BYTES);
+            }
+            Lifetime::Volatile => {}
+            Lifetime::Exclusive(_) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.exclusive_queues.insert(id);
+                }
+            }
+        }
+        self.queues.insert(id, Queue::new(vhost, Arc::new(def), id));
+        Ok(self.queue_reply(id, name))
+    }
+
+    /// A queue name that was not given out before in this run, and that nobody can guess without
+    /// knowing the seed. Not for secrecy (permissions are for that), but against collisions of
+    /// clients that meant to be apart.
+    fn make_name(&mut self) -> Arc<str> {
+        self.names_made += 1;
+        let n = mix(self.options.name_seed ^ mix(self.term) ^ mix(self.names_made));
+        let m = mix(n ^ self.names_made);
+        format!("amq.gen-{n:016x}{:06x}", m & 0xff_ffff).into()
+    }
+
+    fn delete_queue(
+        &mut self,
+        session: SessionId,
+        vhost: &Arc<str>,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<Reply, CommandError> {
+        let id = match self.topology.queue_for(vhost, name, session) {
+            Err(TopologyError::NotFound { .. }) => return Ok(Reply::Messages(0)),
+            entry => entry?.id,
+        };
+        let Some(queue) = self.queues.get(&id) else { return Ok(Reply::Messages(0)) };
+        let refused = |why| {
+            Err(CommandError::Precondition(format!("queue '{name}' in vhost '{vhost}' {why}")))
+        };
+        if if_unused && !queue.consumers.is_empty() {
+            return refused("in use");
+        }
+        if if_empty && !queue.ready.is_empty() {
+            return refused("is not empty");
+        }
+        let messages = queue.ready.len();
+        self.remove_queue(id);
+        Ok(Reply::Messages(messages))
+    }
+
+    /// Deletes a queue with what is in it and ends its consumers.
+    pub(super) fn remove_queue(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let (vhost, name) = (Arc::clone(&queue.vhost), Arc::clone(&queue.def.name));
+        for key in queue.consumers.clone() {
+            self.cancel_consumer(key, DetachReason::QueueDeleted);
+        }
+        // Unsettled deliveries are gone with the queue, and no longer count against anybody.
+        if let Some(mut queue) = self.queues.remove(&id) {
+            for checkout in queue.checkouts.take_everything() {
+                self.give_credit_back(id, &checkout);
+            }
+            if let Lifetime::Exclusive(owner) = queue.def.lifetime
+                && let Some(session) = self.sessions.get_mut(&owner)
+            {
+                session.exclusive_queues.remove(&id);
+            }
+        }
+        if let Ok(removed) = self.topology.delete_queue(&vhost, &name) {
+            self.log_removed(&vhost, &removed);
+        }
+    }
+
+    /// Gathers the facts of a removal: what was durable of it.
+    fn log_removed(&mut self, vhost: &Arc<str>, removed: &Removed) {
+        if let Some(queue) = &removed.queue
+            && queue.def.lifetime == Lifetime::Durable
+        {
+            self.propose(Fact::DeleteQueue { id: queue.id }, DECLARATION_BYTES);
+        }
+        for exchange in removed.exchanges.iter().filter(|e| e.durable) {
+            let (vhost, name) = (Arc::clone(vhost), Arc::clone(&exchange.name));
+            self.propose(Fact::DeleteExchange { vhost, name }, DECLARATION_BYTES);
+        }
+    }
+
+    /// Deletes an auto-delete queue whose last consumer has gone.
+    pub(super) fn delete_if_abandoned(&mut self, id: QueueId) {
+        let abandoned = self
+            .queues
+            .get(&id)
+            .is_some_and(|q| q.def.auto_delete && q.had_consumer && q.consumers.is_empty());
+        if abandoned {
+            self.remove_queue(id);
+        }
+    }
+
+    /// Drops every ready message of a queue.
+    pub fn purge(&mut self, ledger: &Ledger, session: SessionId, token: Token, queue: &Arc<str>) {
+        let request = Deferred::Purge { token, queue: Arc::clone(queue) };
+        if self.defer(ledger, session, request).is_some() {
+            self.do_purge(ledger, session, token, queue);
+        }
+    }
+
+    pub(super) fn do_purge(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        queue: &str,
+    ) {
+        let result = self.usable_queue(session, queue).map(|(id, _)| {
+            let mut messages = 0;
+            while let Some(queue) = self.queues.get_mut(&id) {
+                let Some(range) = queue.ready.peek() else { break };
+                queue.ready.take(range.len);
+                messages += range.len;
+                self.gone(id, range.first, range.len);
+            }
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.ready_bytes = 0;
+            }
+            if messages > 0 {
+                self.touch_log(session);
+            }
+            Reply::Messages(messages)
+        });
+        self.answer_topology(ledger, session, token, result);
+    }
+}
+
+/// Spreads every bit of `n` over the whole number (the finalizer of a 64-bit mixing generator
+/// with the multipliers of Stafford's variant 13).
+fn mix(n: u64) -> u64 {
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+impl From<TopologyError> for CommandError {
+    fn from(error: TopologyError) -> CommandError {
+        let text = error.to_string();
+        match error {
+            TopologyError::NotFound { .. } => CommandError::NotFound(text),
+            TopologyError::Inequivalent { .. } | TopologyError::InUse { .. } => {
+                CommandError::Precondition(text)
+            }
+            TopologyError::Reserved { .. } | TopologyError::DefaultExchange => {
+                CommandError::Refused(text)
+            }
+            TopologyError::Locked { .. } => CommandError::Locked(text),
+            TopologyError::InvalidMatch { .. } => CommandError::Precondition(text),
+            TopologyError::TooManyWords { .. } => CommandError::Limit(text),
+        }
+    }
+}

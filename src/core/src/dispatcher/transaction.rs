@@ -1,0 +1,114 @@
+//! Transactions: what takes effect as one.
+
+use std::sync::Arc;
+
+use isthmus_model::{Batch, CommandError, Reply, SessionId, Settlement, Token, TransactionId};
+
+use super::Dispatcher;
+use super::session::Deferred;
+use crate::Ledger;
+
+/// What was done under a transaction since it began or was last committed or rolled back.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    pub(super) batches: Vec<Arc<Batch>>,
+    pub(super) settlements: Vec<Settlement>,
+}
+
+impl Dispatcher {
+    /// Starts a transaction; one that is open stays as it is.
+    pub fn begin(&mut self, ledger: &Ledger, id: SessionId, token: Token, tx: TransactionId) {
+        let request = Deferred::Begin { token, transaction: tx };
+        if self.defer(ledger, id, request).is_some() {
+            self.do_begin(ledger, id, token, tx);
+        }
+    }
+
+    /// Lets everything done under the transaction take effect, as one entry of the log.
+    pub fn commit(&mut self, ledger: &Ledger, id: SessionId, token: Token, tx: TransactionId) {
+        let request = Deferred::Commit { token, transaction: tx };
+        if self.defer(ledger, id, request).is_some() {
+            self.do_commit(ledger, id, token, tx);
+        }
+    }
+
+    /// Forgets everything done under the transaction.
+    pub fn rollback(&mut self, ledger: &Ledger, id: SessionId, token: Token, tx: TransactionId) {
+        let request = Deferred::Rollback { token, transaction: tx };
+        if self.defer(ledger, id, request).is_some() {
+            self.do_rollback(ledger, id, token, tx);
+        }
+    }
+
+    pub(super) fn do_begin(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        tx: TransactionId,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.transactions.entry(tx).or_default();
+        }
+        self.answer(ledger, id, token, Ok(Reply::Ok));
+    }
+
+    /// All of it happens in this call and so goes into one entry: entries are only taken between
+    /// calls.
+    pub(super) fn do_commit(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        tx: TransactionId,
+    ) {
+        let gathered = match self.transaction(id, tx) {
+            Ok(transaction) => std::mem::take(transaction),
+            Err(error) => return self.answer(ledger, id, token, Err(error)),
+        };
+        let mut exceptions = Vec::new();
+        for batch in &gathered.batches {
+            exceptions.extend(self.take_in(ledger, id, batch));
+        }
+        self.settle_now(ledger, id, &gathered.settlements);
+        self.answer(ledger, id, token, Ok(Reply::Published { exceptions }));
+    }
+
+    pub(super) fn do_rollback(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        tx: TransactionId,
+    ) {
+        let result = self.transaction(id, tx).map(|transaction| {
+            // What was delivered stays delivered: the session may settle it again.
+            *transaction = Transaction::default();
+            Reply::Ok
+        });
+        self.answer(ledger, id, token, result);
+    }
+
+    /// An open transaction of a session.
+    pub(super) fn transaction(
+        &mut self,
+        id: SessionId,
+        tx: TransactionId,
+    ) -> Result<&mut Transaction, CommandError> {
+        let transactions = self.sessions.get_mut(&id).map(|s| &mut s.transactions);
+        transactions
+            .and_then(|t| t.get_mut(&tx))
+            .ok_or_else(|| CommandError::Precondition(format!("transaction {tx} was not begun")))
+    }
+
+    /// Keeps settlements until their transaction is committed.
+    pub(super) fn settle_in(
+        &mut self,
+        id: SessionId,
+        tx: TransactionId,
+        settlements: Vec<Settlement>,
+    ) -> Result<Reply, CommandError> {
+        self.transaction(id, tx)?.settlements.extend(settlements);
+        Ok(Reply::Ok)
+    }
+}

@@ -1,0 +1,145 @@
+//! What the log says: facts, gathered into entries.
+
+use std::sync::Arc;
+
+use isthmus_model::{
+    Annotations, Batch, BindingDef, ExchangeDef, QueueDef, QueueId, Sequence, Time,
+};
+
+/// One log entry's contents: atomic, the facts in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// Log time: never goes back from one entry to the next.
+    pub time: Time,
+    /// What happened.
+    pub facts: Vec<Fact>,
+}
+
+/// One thing that happened. Facts say what was decided, never ask for a decision: applying them
+/// routes nothing, compares no clocks and selects no message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A leader's term begins: whatever is unsettled may have been delivered before.
+    Term(u64),
+    /// A virtual host exists.
+    DeclareVhost(Arc<str>),
+    /// A durable exchange exists.
+    DeclareExchange {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// The exchange.
+        def: ExchangeDef,
+    },
+    /// An exchange is gone, with its bindings.
+    DeleteExchange {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A durable queue exists.
+    DeclareQueue {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// Its id.
+        id: QueueId,
+        /// The queue.
+        def: QueueDef,
+    },
+    /// A queue is gone, with its bindings and messages.
+    DeleteQueue {
+        /// Which.
+        id: QueueId,
+    },
+    /// A binding between durable ends exists.
+    Bind {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// The binding.
+        def: BindingDef,
+    },
+    /// A binding is gone.
+    Unbind {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// The binding.
+        def: BindingDef,
+    },
+    /// Messages came into queues.
+    Enqueue {
+        /// The messages.
+        batch: Arc<Batch>,
+        /// Which of them went where.
+        placements: Vec<Placement>,
+        /// What is written beside them: a transient message can die into a durable queue.
+        annotations: Option<Arc<Annotations>>,
+    },
+    /// Messages left a queue for good: accepted, expired, dropped, purged.
+    Settle {
+        /// The queue.
+        queue: QueueId,
+        /// The first sequence.
+        first: Sequence,
+        /// How many; those that are gone already do not matter.
+        len: u64,
+    },
+    /// Deliveries failed: the count of each message goes up by one.
+    Count {
+        /// The queue.
+        queue: QueueId,
+        /// The first sequence.
+        first: Sequence,
+        /// How many.
+        len: u64,
+    },
+    /// A message left a queue for others (dead-lettering). Nothing happens if it is gone.
+    Move {
+        /// The queue that it left.
+        queue: QueueId,
+        /// Its sequence there.
+        sequence: Sequence,
+        /// The queues it came into, with its sequences there.
+        to: Vec<(QueueId, Sequence)>,
+        /// What is written beside it from now on.
+        annotations: Arc<Annotations>,
+    },
+    /// A queue's numbers, in a checkpoint.
+    QueueState {
+        /// Which queue.
+        id: QueueId,
+        /// The sequence that the next message gets at least.
+        next: Sequence,
+        /// Messages below may have been delivered before.
+        redelivered_below: Sequence,
+    },
+    /// A message of a queue, in a checkpoint, with what happened to it so far.
+    Restore {
+        /// The queue.
+        queue: QueueId,
+        /// Its sequence.
+        first: Sequence,
+        /// The messages.
+        batch: Arc<Batch>,
+        /// When they came.
+        enqueued_at: Time,
+        /// Deliveries known to have failed.
+        delivery_count: u32,
+        /// What is written beside them.
+        annotations: Option<Arc<Annotations>>,
+    },
+    /// The next queue's id is at least this, in a checkpoint: ids are never reused.
+    NextQueue(QueueId),
+}
+
+/// Consecutive records of a batch that came into one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The queue.
+    pub queue: QueueId,
+    /// The first message's sequence there.
+    pub first: Sequence,
+    /// The first record.
+    pub record: u32,
+    /// How many.
+    pub len: u32,
+}

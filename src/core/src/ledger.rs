@@ -1,0 +1,330 @@
+//! The ledger: what is true on every replica, a fold over the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use isthmus_model::{Annotations, Batch, Destination, QueueId, Sequence, Time};
+
+use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
+use crate::{Entry, Fact, Placement, Run, RunMap};
+
+/// Messages, settlements, delivery counts and durable topology, as the log tells them.
+///
+/// [`Ledger::apply`] is a pure function of what was applied before: it routes nothing, compares
+/// no clocks, iterates over nothing in hash order and selects no message, so that every replica
+/// that applied the same entries holds the same.
+#[derive(Debug)]
+pub struct Ledger {
+    topology: Topology,
+    queues: HashMap<QueueId, QueueLedger>,
+    next_queue: QueueId,
+    term: u64,
+    time: Time,
+}
+
+/// One durable queue's part of the ledger.
+#[derive(Debug)]
+pub struct QueueLedger {
+    /// Unsettled messages.
+    pub runs: RunMap,
+    /// The sequence that the next message gets at least.
+    pub next: Sequence,
+    /// Messages below may have been delivered in an earlier term.
+    pub redelivered_below: Sequence,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Ledger::new()
+    }
+}
+
+impl Ledger {
+    /// The ledger before the first entry.
+    pub fn new() -> Ledger {
+        Ledger {
+            topology: Topology::new(),
+            queues: HashMap::new(),
+            next_queue: QueueId(1),
+            term: 0,
+            time: Time(0),
+        }
+    }
+
+    /// The durable topology.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The ledger of a durable queue.
+    pub fn queue(&self, id: QueueId) -> Option<&QueueLedger> {
+        self.queues.get(&id)
+    }
+
+    /// The id that the next queue gets at least.
+    pub fn next_queue(&self) -> QueueId {
+        self.next_queue
+    }
+
+    /// The latest term that began.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// The log time of the latest entry.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    /// Applies a committed entry, which must be the next in the log.
+    ///
+    /// # Panics
+    /// If the entry contradicts what was applied before (a queue declared twice, a sequence used
+    /// twice): the log and the code have come apart, and going on would spread it.
+    pub fn apply(&mut self, entry: &Entry) {
+        assert!(entry.time >= self.time, "log time went back");
+        self.time = entry.time;
+        for fact in &entry.facts {
+            self.apply_fact(fact);
+        }
+    }
+
+    fn apply_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Term(term) => self.begin_term(*term),
+            Fact::DeclareVhost(_)
+            | Fact::DeclareExchange { .. }
+            | Fact::DeleteExchange { .. }
+            | Fact::DeclareQueue { .. }
+            | Fact::DeleteQueue { .. }
+            | Fact::Bind { .. }
+            | Fact::Unbind { .. } => self.apply_topology(fact),
+            Fact::Enqueue { batch, placements, annotations } => {
+                for placement in placements {
+                    self.enqueue(batch, *placement, annotations.as_ref());
+                }
+            }
+            Fact::Settle { queue, first, len } => {
+                if let Some(queue) = self.queues.get_mut(queue) {
+                    queue.runs.remove(*first, *len, drop);
+                }
+            }
+            Fact::Count { queue, first, len } => {
+                if let Some(queue) = self.queues.get_mut(queue) {
+                    queue.runs.modify(*first, *len, |run| run.delivery_count += 1);
+                }
+            }
+            Fact::Move { queue, sequence, to, annotations } => {
+                self.apply_move(*queue, *sequence, to, annotations);
+            }
+            Fact::QueueState { id, next, redelivered_below } => {
+                if let Some(queue) = self.queues.get_mut(id) {
+                    queue.next = *next;
+                    queue.redelivered_below = *redelivered_below;
+                }
+            }
+            Fact::Restore { queue, first, batch, enqueued_at, delivery_count, annotations } => {
+                if let Some(queue) = self.queues.get_mut(queue) {
+                    queue.insert(Run {
+                        first: *first,
+                        len: batch.records.len() as u32,
+                        batch: Arc::clone(batch),
+                        record: 0,
+                        enqueued_at: *enqueued_at,
+                        delivery_count: *delivery_count,
+                        annotations: annotations.clone(),
+                    });
+                }
+            }
+            Fact::NextQueue(id) => self.next_queue = *id,
+        }
+    }
+
+    fn begin_term(&mut self, term: u64) {
+        assert!(term > self.term, "term {term} began after term {}", self.term);
+        self.term = term;
+        // The order of a hash map does not matter to an assignment in each place.
+        for queue in self.queues.values_mut() {
+            queue.redelivered_below = queue.next;
+        }
+    }
+
+    fn apply_topology(&mut self, fact: &Fact) {
+        if let Err(error) = self.try_topology(fact) {
+            panic!("the log contradicts itself at {fact:?}: {error}");
+        }
+    }
+
+    /// Removals are facts one by one: what goes with what was decided by the leader, who knows
+    /// volatile bindings too.
+    fn try_topology(&mut self, fact: &Fact) -> Result<(), TopologyError> {
+        match fact {
+            Fact::DeclareVhost(name) => {
+                self.topology.declare_vhost(name);
+            }
+            Fact::DeclareExchange { vhost, def } => {
+                self.topology.declare_system_exchange(vhost, def.clone())?;
+            }
+            Fact::DeleteExchange { vhost, name } => {
+                let end = Destination::Exchange(Arc::clone(name));
+                let from = self.topology.bindings_from(vhost, name)?.cloned();
+                let to = self.topology.bindings_to(vhost, &end)?.cloned();
+                let removed = Removed {
+                    queue: None,
+                    bindings: from.chain(to).collect(),
+                    exchanges: vec![Arc::clone(self.topology.exchange(vhost, name)?)],
+                };
+                self.topology.retract(vhost, &removed)?;
+            }
+            Fact::DeclareQueue { vhost, id, def } => {
+                self.next_queue = self.next_queue.max(QueueId(id.0 + 1));
+                self.queues.insert(
+                    *id,
+                    QueueLedger { runs: RunMap::default(), next: 1, redelivered_below: 0 },
+                );
+                self.topology.declare_system_queue(vhost, def.clone(), *id)?;
+            }
+            Fact::DeleteQueue { id } => {
+                self.queues.remove(id);
+                let Some((vhost, entry)) = self.topology.queue_by_id(*id) else { return Ok(()) };
+                let (vhost, entry) = (Arc::clone(vhost), entry.clone());
+                let end = Destination::Queue(Arc::clone(&entry.def.name));
+                let bindings = self.topology.bindings_to(&vhost, &end)?.cloned().collect();
+                let removed = Removed { queue: Some(entry), bindings, exchanges: Vec::new() };
+                self.topology.retract(&vhost, &removed)?;
+            }
+            Fact::Bind { vhost, def } => {
+                self.topology.bind(vhost, def)?;
+            }
+            Fact::Unbind { vhost, def } => {
+                let removed = Removed { bindings: vec![def.clone()], ..Removed::default() };
+                self.topology.retract(vhost, &removed)?;
+            }
+            _ => unreachable!("not a fact of topology: {fact:?}"),
+        }
+        Ok(())
+    }
+
+    fn enqueue(
+        &mut self,
+        batch: &Arc<Batch>,
+        placement: Placement,
+        annotations: Option<&Arc<Annotations>>,
+    ) {
+        let enqueued_at = self.time;
+        // A queue that was deleted before its messages were committed takes none.
+        let Some(queue) = self.queues.get_mut(&placement.queue) else { return };
+        queue.insert(Run {
+            first: placement.first,
+            len: placement.len,
+            batch: Arc::clone(batch),
+            record: placement.record,
+            enqueued_at,
+            delivery_count: 0,
+            annotations: annotations.cloned(),
+        });
+    }
+
+    fn apply_move(
+        &mut self,
+        from: QueueId,
+        sequence: Sequence,
+        to: &[(QueueId, Sequence)],
+        annotations: &Arc<Annotations>,
+    ) {
+        let enqueued_at = self.time;
+        let mut moved = None;
+        if let Some(queue) = self.queues.get_mut(&from) {
+            queue.runs.remove(sequence, 1, |run| moved = Some(run));
+        }
+        let Some(run) = moved else { return };
+        for (queue, sequence) in to {
+            if let Some(queue) = self.queues.get_mut(queue) {
+                queue.insert(Run {
+                    first: *sequence,
+                    enqueued_at,
+                    delivery_count: 0,
+                    annotations: Some(Arc::clone(annotations)),
+                    ..run.clone()
+                });
+            }
+        }
+    }
+
+    /// What is in the ledger as entries that bring an empty one to the same state, for a
+    /// checkpoint: about `entry_bytes_max` of message bodies in each.
+    pub fn entries(&self, entry_bytes_max: u64) -> impl Iterator<Item = Entry> + '_ {
+        let head = Entry { time: self.time, facts: self.topology_facts() };
+        let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        ids.sort_unstable();
+        let mut facts = ids.into_iter().flat_map(|id| {
+            let queue = &self.queues[&id];
+            let state = Fact::QueueState {
+                id,
+                next: queue.next,
+                redelivered_below: queue.redelivered_below,
+            };
+            queue.runs.iter().map(move |run| restore(id, run)).chain([state])
+        });
+        let time = self.time;
+        let bodies = std::iter::from_fn(move || {
+            let mut entry = Entry { time, facts: Vec::new() };
+            let mut bytes = 0;
+            while bytes < entry_bytes_max {
+                let Some(fact) = facts.next() else { break };
+                if let Fact::Restore { batch, .. } = &fact {
+                    bytes += batch.chunk.len() as u64;
+                }
+                bytes += 64; // the fact itself, so that many small ones do not make one large entry
+                entry.facts.push(fact);
+            }
+            (!entry.facts.is_empty()).then_some(entry)
+        });
+        [head].into_iter().chain(bodies)
+    }
+
+    fn topology_facts(&self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if self.term > 0 {
+            facts.push(Fact::Term(self.term));
+        }
+        let topology = &self.topology;
+        for vhost in topology.vhosts() {
+            facts.push(Fact::DeclareVhost(Arc::clone(vhost)));
+            for def in topology.exchanges(vhost).unwrap_or_default() {
+                if !def.name.is_empty() {
+                    let (vhost, def) = (Arc::clone(vhost), (**def).clone());
+                    facts.push(Fact::DeclareExchange { vhost, def });
+                }
+            }
+            for QueueEntry { id, def } in topology.queues(vhost).unwrap_or_default() {
+                let (vhost, def) = (Arc::clone(vhost), (**def).clone());
+                facts.push(Fact::DeclareQueue { vhost, id: *id, def });
+            }
+            for def in topology.bindings(vhost).into_iter().flatten() {
+                facts.push(Fact::Bind { vhost: Arc::clone(vhost), def: def.clone() });
+            }
+        }
+        facts.push(Fact::NextQueue(self.next_queue));
+        facts
+    }
+}
+
+/// The run as a checkpoint keeps it, with just its own bytes.
+fn restore(queue: QueueId, run: &Run) -> Fact {
+    Fact::Restore {
+        queue,
+        first: run.first,
+        batch: Arc::new(run.batch.compacted(run.record, run.len)),
+        enqueued_at: run.enqueued_at,
+        delivery_count: run.delivery_count,
+        annotations: run.annotations.clone(),
+    }
+}
+
+impl QueueLedger {
+    fn insert(&mut self, run: Run) {
+        self.next = self.next.max(run.end());
+        self.runs.insert(run);
+    }
+}

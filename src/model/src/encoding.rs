@@ -1,0 +1,30 @@
+//! How the properties of a message are read, whichever protocol wrote them.
+
+use crate::Table;
+
+/// Names the encoding of a message's head, in memory and in the log: never renumbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EncodingId(pub u8);
+
+impl EncodingId {
+    /// Flags and property list of an AMQP 0-9-1 content header (section 2.3.5.2).
+    pub const AMQP_0_9_1: EncodingId = EncodingId(1);
+}
+
+/// Reads the heads that one protocol writes. Implemented by protocols, used by the core where it
+/// must see a property (headers exchanges) and by other protocols when they convert.
+pub trait Encoding: Send + Sync {
+    /// The user's headers in `head`, in their order; empty if there are none.
+    fn headers(&self, head: &[u8]) -> Table;
+}
+
+/// Every encoding that this node knows, by id.
+#[derive(Clone, Copy)]
+pub struct Encodings(pub &'static [(EncodingId, &'static dyn Encoding)]);
+
+impl Encodings {
+    /// The encoding called `id`.
+    pub fn get(&self, id: EncodingId) -> Option<&'static dyn Encoding> {
+        self.0.iter().find(|(i, _)| *i == id).map(|(_, e)| *e)
+    }
+}

@@ -1,0 +1,102 @@
+//! What can be asked of the broker's core, in the words that every protocol shares.
+
+use std::sync::Arc;
+
+use crate::{BindingDef, ConsumerId, ExchangeDef, QueueDef, Table, Time, Token, WindowId};
+
+/// Declarations and deletions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TopologyChange {
+    /// Declare an exchange; an equal one may exist.
+    DeclareExchange(ExchangeDef),
+    /// Ask whether an exchange exists.
+    LookUpExchange {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Delete an exchange; one that does not exist counts as deleted.
+    DeleteExchange {
+        /// Its name.
+        name: Arc<str>,
+        /// Only if nothing is bound from it.
+        if_unused: bool,
+    },
+    /// Declare a queue; an equal one may exist. An empty name asks for a name to be made.
+    /// Answer: [`Reply::Queue`](crate::Reply::Queue).
+    DeclareQueue(QueueDef),
+    /// Ask how a queue is. Answer: [`Reply::Queue`](crate::Reply::Queue).
+    LookUpQueue {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Delete a queue with what is in it; one that does not exist counts as deleted.
+    /// Answer: [`Reply::Messages`](crate::Reply::Messages), how many went with it.
+    DeleteQueue {
+        /// Its name.
+        name: Arc<str>,
+        /// Only if nobody consumes from it.
+        if_unused: bool,
+        /// Only if no message is ready in it.
+        if_empty: bool,
+    },
+    /// Bind; an equal binding may exist.
+    Bind(BindingDef),
+    /// Unbind; a binding that does not exist counts as unbound.
+    Unbind(BindingDef),
+}
+
+/// How a consumer takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// Checks messages out; each is settled once.
+    Consume,
+    /// Takes messages as settled on delivery (no-ack, QoS 0, pre-settled).
+    ConsumeSettled,
+}
+
+/// Permission to deliver, in one of three forms; every protocol's flow control is one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// So many unsettled deliveries at a time; settlement refills it. `limit: None` does not
+    /// limit this consumer by itself. A `shared` window limits all of its consumers together.
+    Window {
+        /// Unsettled deliveries of this consumer at the most.
+        limit: Option<u32>,
+        /// The window it shares with others of its session.
+        shared: Option<WindowId>,
+    },
+    /// So many deliveries, once. With `drain`, what cannot be delivered by `deadline` is given
+    /// up, and the consumer's credit state says so; a deadline that has
+    /// passed gives up as soon as nothing is ready.
+    Explicit {
+        /// Deliveries still allowed.
+        credit: u32,
+        /// Whether credit that cannot be used is given up.
+        drain: bool,
+        /// Until when it waits before it does.
+        deadline: Time,
+    },
+    /// No limit but the bytes that wait in the outbox.
+    Unlimited,
+}
+
+/// A request to receive from a queue. Answer: [`Reply::Attached`](crate::Reply::Attached).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attach {
+    /// Names the answer.
+    pub token: Token,
+    /// The session's name for this consumer, in use by no other of its consumers.
+    pub consumer: ConsumerId,
+    /// The queue's name.
+    pub queue: Arc<str>,
+    /// How it takes messages.
+    pub mode: AttachMode,
+    /// Its credit to begin with.
+    pub credit: Credit,
+    /// Refuse if others consume, and refuse others from now on.
+    pub exclusive: bool,
+    /// Options of the protocol that the broker understands (`x-priority` …).
+    pub arguments: Table,
+    /// The name under which operators see it.
+    pub tag: Arc<str>,
+}

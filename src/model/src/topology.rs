@@ -1,0 +1,135 @@
+//! Exchanges, queues and bindings as they are declared.
+
+use std::sync::Arc;
+
+use crate::{SessionId, Table};
+
+/// How an exchange picks the bindings that a message follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExchangeKind {
+    /// Routing key equal to the binding's key.
+    Direct,
+    /// Every binding.
+    Fanout,
+    /// Words between dots; `*` matches one, `#` any number.
+    Topic,
+    /// The message's headers against the binding's arguments.
+    Headers,
+}
+
+impl ExchangeKind {
+    /// The kind called `name` in AMQP 0-9-1.
+    pub fn from_name(name: &str) -> Option<ExchangeKind> {
+        Some(match name {
+            "direct" => ExchangeKind::Direct,
+            "fanout" => ExchangeKind::Fanout,
+            "topic" => ExchangeKind::Topic,
+            "headers" => ExchangeKind::Headers,
+            _ => return None,
+        })
+    }
+
+    /// Its name in AMQP 0-9-1.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExchangeKind::Direct => "direct",
+            ExchangeKind::Fanout => "fanout",
+            ExchangeKind::Topic => "topic",
+            ExchangeKind::Headers => "headers",
+        }
+    }
+}
+
+/// An exchange as declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExchangeDef {
+    /// Its name, unique in its virtual host.
+    pub name: Arc<str>,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Whether it outlives a restart.
+    pub durable: bool,
+    /// Whether it goes with its last binding.
+    pub auto_delete: bool,
+    /// Whether clients may not publish to it.
+    pub internal: bool,
+    /// The declaration's arguments, compared on redeclaration.
+    pub arguments: Table,
+}
+
+/// How long a queue lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is deleted; through restarts and failovers.
+    Durable,
+    /// Until it is deleted, or its node stops leading.
+    Volatile,
+    /// Until the session that declared it ends; others may not use it.
+    Exclusive(SessionId),
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Drops (or dead-letters) from the front.
+    #[default]
+    DropHead,
+    /// Refuses new messages.
+    RejectPublish,
+    /// Refuses new messages and dead-letters them.
+    RejectPublishDlx,
+}
+
+/// The features that a queue was declared with. `None` is "no limit" everywhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueOptions {
+    /// Time to live of messages in the queue, in milliseconds.
+    pub message_ttl_ms: Option<u64>,
+    /// Ready messages at the most.
+    pub length_max: Option<u64>,
+    /// Bytes of ready bodies at the most.
+    pub bytes_max: Option<u64>,
+    /// What happens at those limits.
+    pub overflow: Overflow,
+    /// Where rejected, expired and dropped messages go.
+    pub dead_letter_exchange: Option<Arc<str>>,
+    /// The key they go with; the one they came with if `None`.
+    pub dead_letter_routing_key: Option<Arc<str>>,
+}
+
+/// A queue as declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueDef {
+    /// Its name, unique in its virtual host.
+    pub name: Arc<str>,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Whether it goes with its last consumer.
+    pub auto_delete: bool,
+    /// The arguments' meaning.
+    pub options: QueueOptions,
+    /// The declaration's arguments as given, compared on redeclaration.
+    pub arguments: Table,
+}
+
+/// Where a binding leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Destination {
+    /// A queue, by name.
+    Queue(Arc<str>),
+    /// An exchange, by name.
+    Exchange(Arc<str>),
+}
+
+/// A binding as declared: unique by all of its fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BindingDef {
+    /// The exchange that messages come from.
+    pub source: Arc<str>,
+    /// Where they go.
+    pub destination: Destination,
+    /// The key that the exchange compares.
+    pub routing_key: Arc<str>,
+    /// The arguments (of a headers exchange: what it compares).
+    pub arguments: Table,
+}

@@ -1,0 +1,73 @@
+//! Typed values of message properties and of declaration arguments, protocol-neutral.
+
+/// A typed value. The set is that of AMQP 1.0 (part 1, types), the hub of all conversions, with
+/// AMQP 0-9-1's decimal beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// No value.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// A signed integer of any width.
+    Int(i64),
+    /// An unsigned integer of any width.
+    Uint(u64),
+    /// A single-precision number.
+    Float(f32),
+    /// A double-precision number.
+    Double(f64),
+    /// An AMQP 0-9-1 decimal: `unscaled` / 10^`scale`.
+    Decimal {
+        /// Digits after the point.
+        scale: u8,
+        /// The number without its point.
+        unscaled: u32,
+    },
+    /// Milliseconds since the Unix epoch.
+    Timestamp(i64),
+    /// Text.
+    String(String),
+    /// Bytes.
+    Binary(Vec<u8>),
+    /// A list.
+    List(Vec<Value>),
+    /// A table in its order, duplicates kept.
+    Map(Table),
+}
+
+impl Value {
+    /// The value as text, if it is text, or bytes that are UTF-8 (AMQP 0-9-1's long strings do
+    /// not tell the two apart).
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(s) => Some(s),
+            Value::Binary(b) => std::str::from_utf8(b).ok(),
+            _ => None,
+        }
+    }
+
+    /// The value as an integer, if it is one and fits.
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Value::Int(n) => Some(*n),
+            Value::Uint(n) => i64::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Names and values in the order of the wire, duplicates kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table(pub Vec<(String, Value)>);
+
+impl Table {
+    /// The first value under `name`.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,232 @@
+//! The table of keys: the field each one sets, and the range it allows.
+//!
+//! A table, and not derived deserialization, because every source (file, environment, command
+//! line) then goes through the same code, every problem is reported with its key instead of the
+//! first alone, and the list of known keys is there to suggest from.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::listen::{ListenAddrs, NOT_SERVED};
+use super::units::{ByteSize, TimeSpan};
+use super::value::{Setting, Value, read_word};
+use super::{Config, LogFormat, LogLevel};
+
+type Apply = Box<dyn Fn(&mut Config, &Value) -> Result<(), String> + Send + Sync>;
+
+/// A key of the configuration.
+struct Key {
+    /// Its path, sections separated by dots.
+    path: String,
+    /// Reads a value into the key's field.
+    apply: Apply,
+}
+
+static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut keys = vec![
+        checked("data_dir", |c| &mut c.data_dir.0, |path| not_empty(path)),
+        plain("listeners.amqp", |c| &mut c.listeners.amqp),
+        plain("listeners.http", |c| &mut c.listeners.http),
+        plain("log.level", |c| &mut c.log.level),
+        plain("log.format", |c| &mut c.log.format),
+        plain("auth.users_file", |c| &mut c.auth.users_file),
+        plain("auth.guest", |c| &mut c.auth.guest),
+        ranged(
+            "auth.argon2_memory_bytes",
+            |c| &mut c.auth.argon2_memory_bytes,
+            ByteSize::mib(8)..=ByteSize::mib(256),
+        ),
+        ranged("auth.argon2_iterations", |c| &mut c.auth.argon2_iterations, 1..=16),
+        ranged("auth.argon2_parallelism", |c| &mut c.auth.argon2_parallelism, 1..=16),
+        ranged("auth.password_bytes_max", |c| &mut c.auth.password_bytes_max, 8..=1024),
+        ranged("limits.connections_max", |c| &mut c.limits.connections_max, 1..=1_000_000),
+        ranged("limits.channels_max", |c| &mut c.limits.channels_max, 1..=65_535),
+        ranged(
+            "limits.frame_bytes_max",
+            |c| &mut c.limits.frame_bytes_max,
+            ByteSize::kib(4)..=ByteSize::mib(16),
+        ),
+        ranged(
+            "limits.message_bytes_max",
+            |c| &mut c.limits.message_bytes_max,
+            ByteSize::kib(1)..=ByteSize::mib(512),
+        ),
+        ranged(
+            "limits.handshake_timeout",
+            |c| &mut c.limits.handshake_timeout,
+            TimeSpan(Duration::from_millis(100))..=TimeSpan::secs(300),
+        ),
+        ranged(
+            "limits.connection_publish_bytes_max",
+            |c| &mut c.limits.connection_publish_bytes_max,
+            ByteSize::kib(64)..=ByteSize::gib(1),
+        ),
+        ranged(
+            "limits.outbox_bytes_max",
+            |c| &mut c.limits.outbox_bytes_max,
+            ByteSize::kib(16)..=ByteSize::mib(64),
+        ),
+        ranged(
+            "amqp.heartbeat",
+            |c| &mut c.amqp.heartbeat,
+            TimeSpan::secs(0)..=TimeSpan::secs(65_535),
+        ),
+        checked("amqp.default_vhost", |c| &mut c.amqp.default_vhost, |name| vhost_name(name)),
+        ranged(
+            "storage.segment_bytes",
+            |c| &mut c.storage.segment_bytes,
+            ByteSize::mib(1)..=ByteSize::gib(1),
+        ),
+        ranged(
+            "storage.checkpoint_after_bytes",
+            |c| &mut c.storage.checkpoint_after_bytes,
+            ByteSize::mib(1)..=ByteSize::gib(64),
+        ),
+        ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
+        refused("cluster.node", |value| Ok(String::read(value)?.is_empty()), NO_CLUSTER),
+        refused("cluster.nodes", |value| Ok(Vec::<String>::read(value)?.is_empty()), NO_CLUSTER),
+    ];
+    keys.extend(NOT_SERVED.iter().map(|listener| {
+        refused(
+            &format!("listeners.{}", listener.name),
+            |value| Ok(ListenAddrs::read(value)?.0.is_empty()),
+            &format!(
+                "{} is not served by this version; set it to \"off\" or remove it",
+                listener.protocol
+            ),
+        )
+    }));
+    keys
+});
+
+const NO_CLUSTER: &str = "clusters are not in this version; leave it empty or remove it";
+
+/// Reads `value` into the field of the key at `path`.
+///
+/// # Errors
+///
+/// What is wrong with the value or, for an unknown key, the nearest known one; without the key.
+pub(super) fn apply(config: &mut Config, path: &str, value: &Value) -> Result<(), String> {
+    match KEYS.iter().find(|key| key.path == path) {
+        Some(key) => (key.apply)(config, value),
+        None => Err(unknown(path, "key", paths())),
+    }
+}
+
+/// Whether `path` is a key.
+pub(super) fn is_key(path: &str) -> bool {
+    paths().any(|known| known == path)
+}
+
+/// Whether `path` is a section.
+pub(super) fn is_section(path: &str) -> bool {
+    sections().any(|known| known == path)
+}
+
+/// The message for an unknown section, with the nearest known one.
+pub(super) fn unknown_section(path: &str) -> String {
+    unknown(path, "section", sections())
+}
+
+/// Every key.
+pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.path.as_str())
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    paths().filter_map(|path| path.rsplit_once('.').map(|(section, _)| section))
+}
+
+fn unknown(path: &str, what: &str, known: impl Iterator<Item = &'static str>) -> String {
+    match nearest(path, known) {
+        Some(nearest) => format!("unknown {what}; did you mean `{nearest}`?"),
+        None => format!("unknown {what}; remove it"),
+    }
+}
+
+/// The known name most like `path`, if any is like it: one that ends in the same word (the key
+/// stands in the wrong section), or one few letters away.
+fn nearest(path: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
+    known
+        .map(|name| {
+            let same_word = last(name) == last(path);
+            (if same_word { 0 } else { strsim::damerau_levenshtein(name, path) }, name)
+        })
+        .min()
+        .filter(|(distance, _)| *distance <= (path.len() / 3).max(1))
+        .map(|(_, name)| name)
+}
+
+/// A key of any value its type allows.
+fn plain<T: Setting + 'static>(path: &str, field: fn(&mut Config) -> &mut T) -> Key {
+    checked(path, field, |_| Ok(()))
+}
+
+/// A key whose value must lie in a range.
+fn ranged<T>(path: &str, field: fn(&mut Config) -> &mut T, range: RangeInclusive<T>) -> Key
+where
+    T: Setting + PartialOrd + Display + Send + Sync + 'static,
+{
+    checked(path, field, move |value| {
+        if range.contains(value) {
+            Ok(())
+        } else {
+            Err(format!("must be from {} to {}, not {value}", range.start(), range.end()))
+        }
+    })
+}
+
+/// A key whose value must pass a check.
+fn checked<T: Setting + 'static>(
+    path: &str,
+    field: fn(&mut Config) -> &mut T,
+    check: impl Fn(&T) -> Result<(), String> + Send + Sync + 'static,
+) -> Key {
+    let apply = move |config: &mut Config, value: &Value| {
+        let value = T::read(value)?;
+        check(&value)?;
+        *field(config) = value;
+        Ok(())
+    };
+    Key { path: path.to_owned(), apply: Box::new(apply) }
+}
+
+/// A key that is known and must stay empty in this version; `reason` says why.
+fn refused(path: &str, is_empty: fn(&Value) -> Result<bool, String>, reason: &str) -> Key {
+    let reason = reason.to_owned();
+    let apply = move |_: &mut Config, value: &Value| {
+        if is_empty(value)? { Ok(()) } else { Err(reason.clone()) }
+    };
+    Key { path: path.to_owned(), apply: Box::new(apply) }
+}
+
+fn not_empty(path: &Path) -> Result<(), String> {
+    if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn vhost_name(name: &str) -> Result<(), String> {
+    // AMQP carries it as a short string.
+    if (1..=255).contains(&name.len()) && !name.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err("must be 1 to 255 bytes without control characters".to_owned())
+    }
+}
+
+impl Setting for LogLevel {
+    fn read(value: &Value) -> Result<Self, String> {
+        let words = "off, error, warn, info, debug or trace, \
+                     alone or with levels of modules like \"info,isthmus_storage=debug\"";
+        read_word(value, words)
+    }
+}
+
+impl Setting for LogFormat {
+    fn read(value: &Value) -> Result<Self, String> {
+        read_word(value, "\"text\" or \"json\"")
+    }
+}

@@ -1,0 +1,320 @@
+//! The configuration: its sections and defaults, and loading it from all its sources.
+//!
+//! Sources overlay each other key by key: the defaults here, then the file, then the environment
+//! (`ISTHMUS__LISTENERS__AMQP`), then the command line (`--set`, `--data-dir`). Loading is in
+//! three steps: [`sources`] turns each source into key paths with their values and origins,
+//! [`keys`] reads each value into its field and checks its range, and [`Config::check`] looks at
+//! what concerns several keys. Every step reports all the problems it finds.
+
+mod keys;
+mod listen;
+mod sources;
+mod units;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+pub(crate) use listen::{ListenAddr, ListenAddrs};
+pub(crate) use sources::{Origin, Problem, Sources, line_of};
+pub(crate) use units::{ByteSize, TimeSpan};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Config {
+    /// Where the broker keeps everything it stores.
+    pub(crate) data_dir: DataDirPath,
+    /// `[listeners]`
+    pub(crate) listeners: Listeners,
+    /// `[log]`
+    pub(crate) log: Log,
+    /// `[auth]`
+    pub(crate) auth: Auth,
+    /// `[limits]`
+    pub(crate) limits: Limits,
+    /// `[amqp]`
+    pub(crate) amqp: Amqp,
+    /// `[storage]`
+    pub(crate) storage: Storage,
+    /// `[shutdown]`
+    pub(crate) shutdown: Shutdown,
+}
+
+/// The data directory; relative paths count from the working directory.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DataDirPath(pub(crate) PathBuf);
+
+impl Default for DataDirPath {
+    fn default() -> Self {
+        Self(PathBuf::from("data"))
+    }
+}
+
+/// Addresses per listener. What this version does not serve has no field: it can only be off.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Listeners {
+    /// AMQP 0-9-1 in plain text.
+    pub(crate) amqp: ListenAddrs,
+    /// Health and metrics over HTTP in plain text.
+    pub(crate) http: ListenAddrs,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { amqp: ListenAddrs::loopback(5672), http: ListenAddrs::loopback(15672) }
+    }
+}
+
+impl Listeners {
+    /// Every listener by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &ListenAddrs)> {
+        [("amqp", &self.amqp), ("http", &self.http)].into_iter()
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Log {
+    /// Which events are logged.
+    pub(crate) level: LogLevel,
+    /// The form of a log line.
+    pub(crate) format: LogFormat,
+}
+
+/// A level (`info`), optionally followed by levels of single modules
+/// (`info,isthmus_storage=debug`).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogLevel(pub(crate) Targets);
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        // `Targets` would read a misspelt level as the name of a module.
+        let level = |word: &str| LEVELS.contains(&word);
+        let well_formed = text.split(',').all(|part| match part.split_once('=') {
+            Some((module, word)) => !module.is_empty() && level(word),
+            None => level(part),
+        });
+        if well_formed { text.parse().map(Self).map_err(drop) } else { Err(()) }
+    }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people: time, level, message, `key=value` fields.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Who may log in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Auth {
+    /// The user file; empty means `users.toml` in the data directory.
+    pub(crate) users_file: PathBuf,
+    /// Whether guest/guest may log in from this machine while no user file exists.
+    pub(crate) guest: bool,
+    /// Memory argon2id uses for a new password hash.
+    pub(crate) argon2_memory_bytes: ByteSize,
+    /// Passes argon2id makes over that memory.
+    pub(crate) argon2_iterations: u32,
+    /// Lanes argon2id divides that memory into.
+    pub(crate) argon2_parallelism: u32,
+    /// The longest password, in bytes; a longer one is refused before it is hashed.
+    pub(crate) password_bytes_max: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            users_file: PathBuf::new(),
+            guest: true,
+            // OWASP's recommendation for argon2id, about 20 ms on a server core.
+            argon2_memory_bytes: ByteSize::mib(19),
+            argon2_iterations: 2,
+            argon2_parallelism: 1,
+            password_bytes_max: 256,
+        }
+    }
+}
+
+/// Bounds on what clients may use.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Limits {
+    /// Client connections open at once, all listeners together.
+    pub(crate) connections_max: u32,
+    /// Channels per connection.
+    pub(crate) channels_max: u32,
+    /// The largest frame.
+    pub(crate) frame_bytes_max: ByteSize,
+    /// The largest message body.
+    pub(crate) message_bytes_max: ByteSize,
+    /// Time from accepting a connection to the end of its authentication.
+    pub(crate) handshake_timeout: TimeSpan,
+    /// Published bytes of one connection that are read and not yet committed; beyond it the
+    /// broker stops reading from the connection.
+    pub(crate) connection_publish_bytes_max: ByteSize,
+    /// Bytes waiting to be written to one connection; beyond it deliveries to it pause.
+    pub(crate) outbox_bytes_max: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            channels_max: 2047,
+            frame_bytes_max: ByteSize::kib(128),
+            message_bytes_max: ByteSize::mib(128),
+            handshake_timeout: TimeSpan::secs(10),
+            connection_publish_bytes_max: ByteSize::mib(4),
+            outbox_bytes_max: ByteSize::kib(256),
+        }
+    }
+}
+
+/// AMQP 0-9-1.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Amqp {
+    /// The heartbeat interval proposed to clients; 0s proposes none.
+    pub(crate) heartbeat: TimeSpan,
+    /// The virtual host that always exists.
+    pub(crate) default_vhost: String,
+}
+
+impl Default for Amqp {
+    fn default() -> Self {
+        Self { heartbeat: TimeSpan::secs(60), default_vhost: "/".to_owned() }
+    }
+}
+
+/// The log and its checkpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Storage {
+    /// The size of a log segment.
+    pub(crate) segment_bytes: ByteSize,
+    /// Log written since the last checkpoint that makes the next one due.
+    pub(crate) checkpoint_after_bytes: ByteSize,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { segment_bytes: ByteSize::mib(64), checkpoint_after_bytes: ByteSize::mib(512) }
+    }
+}
+
+/// How the broker stops.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shutdown {
+    /// Seconds that connections get to close after a signal to stop.
+    pub(crate) drain_s: u32,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_s: 10 }
+    }
+}
+
+impl Config {
+    /// Loads the configuration from its sources.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, in the order of the sources.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, Vec<Problem>> {
+        let (entries, mut problems) = sources.read();
+        let mut config = Self::default();
+        for entry in &entries {
+            if let Err(message) = keys::apply(&mut config, &entry.key, &entry.value) {
+                problems.push(entry.problem(message));
+            }
+        }
+        if problems.is_empty() {
+            config.check(&entries, &mut problems);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// Checks what concerns more than one key.
+    fn check(&self, entries: &[sources::Entry], problems: &mut Vec<Problem>) {
+        let origin = |key: &str| {
+            let entry = entries.iter().rfind(|entry| entry.key == key);
+            entry.map_or(Origin::Default, |entry| entry.origin.clone())
+        };
+        let mut report = |key: &str, message: String| {
+            problems.push(Problem { origin: origin(key), key: key.to_owned(), message });
+        };
+        let Storage { segment_bytes: segment, checkpoint_after_bytes: checkpoint } = self.storage;
+        if checkpoint < segment {
+            // Blame the one that was set.
+            let (key, message) = match origin("storage.checkpoint_after_bytes") {
+                Origin::Default => (
+                    "storage.segment_bytes",
+                    format!("must be at most storage.checkpoint_after_bytes ({checkpoint})"),
+                ),
+                _ => (
+                    "storage.checkpoint_after_bytes",
+                    format!("must be at least storage.segment_bytes ({segment})"),
+                ),
+            };
+            report(key, message);
+        }
+        let mut taken: Vec<(&str, &ListenAddr)> = Vec::new();
+        for (name, addrs) in self.listeners.iter() {
+            for addr in addrs.0.iter().filter(|addr| addr.port != 0) {
+                match taken.iter().find(|(_, other)| *other == addr) {
+                    Some((other, _)) => report(
+                        &format!("listeners.{name}"),
+                        format!("{addr} is already used by listeners.{other}"),
+                    ),
+                    None => taken.push((name, addr)),
+                }
+            }
+        }
+        if self.listeners.iter().all(|(_, addrs)| addrs.0.is_empty()) {
+            report("listeners.amqp", "every listener is off; set at least one address".to_owned());
+        }
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir.0
+    }
+
+    /// The user file: as configured, or `users.toml` in the data directory.
+    pub(crate) fn users_file(&self) -> PathBuf {
+        if self.auth.users_file.as_os_str().is_empty() {
+            self.data_dir().join("users.toml")
+        } else {
+            self.auth.users_file.clone()
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The life of the process: starting in order, serving, stopping in the opposite order.
+//!
+//! 1. Hold the data directory, read the users, take the addresses: what can be wrong with the
+//!    installation is known before anything else happens.
+//! 2. Serve HTTP, so that health can be asked while the broker recovers its data.
+//! 3. Start the broker, then listen for its clients, then say `ready`.
+//! 4. On a signal: not ready, no new clients, drain, stop the broker, stop HTTP.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use isthmus_admin::{Admin, Metrics, Role, Snapshot, Status};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::Signal;
+use tokio::task::JoinSet;
+use tracing::field::display;
+
+use crate::broker::{Broker, BrokerError};
+use crate::config::Config;
+use crate::connections::{Closing, Connections};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
+use crate::signals::{self, StopSignals};
+use crate::users::{Authenticator, HashError, Hashing, PasswordStore, UserFile, UserFileError};
+
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// HTTP connections open at once: monitoring, and people looking.
+const HTTP_CONNECTIONS_MAX: u32 = 256;
+
+/// How long HTTP connections get to finish an answer once everything else has stopped.
+const HTTP_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long threads that still block get when everything has stopped.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// Descriptors needed beside those of client connections: HTTP, the log, directories.
+const OTHER_DESCRIPTORS: u64 = 1024;
+
+/// Why the broker did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The user file cannot be used.
+    #[error("user file {0}")]
+    UserFile(#[from] UserFileError),
+    /// Passwords cannot be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The broker cannot start.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Threads, signals or sockets cannot be set up.
+    #[error("{doing} failed: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A task that should run for ever ended.
+    #[error("an accept loop ended: {0}")]
+    AcceptLoop(String),
+}
+
+/// Runs the broker until a signal stops it.
+///
+/// # Errors
+///
+/// If it cannot start.
+pub(crate) fn run(config: Config) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("isthmus")
+        .build()
+        .map_err(system("starting threads"))?;
+    let result = runtime.block_on(serve(Arc::new(config)));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    result
+}
+
+async fn serve(config: Arc<Config>) -> Result<(), RunError> {
+    let mut stop_signals = StopSignals::new().map_err(system("catching signals"))?;
+    // Caught from the start on, though answered later: uncaught, SIGHUP would end the process.
+    let mut reloads = signals::reloads().map_err(system("catching signals"))?;
+    let data_dir = config.data_dir().display();
+    tracing::info!(version = VERSION, %data_dir, "isthmus is starting");
+    let status = Arc::new(Status::new(Role::Single, VERSION));
+    // Held to the end of this function, and so beyond the broker's stop.
+    let _data_dir = DataDir::open(config.data_dir())?;
+    let authenticator = Arc::new(Authenticator::new(load_users(&config)?)?);
+    raise_descriptor_limit(config.limits.connections_max);
+    warn_of_plain_text(&config);
+
+    let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
+    let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
+    let connections = Connections::new(config.limits.connections_max);
+    let figures = Arc::new(Figures { connections: connections.clone(), broker: OnceLock::new() });
+    let http_addrs = addrs(&http)?;
+    let http = HttpServer::start(http, Admin::new(Arc::clone(&status), figures.clone()));
+
+    let broker = tokio::select! {
+        broker = Broker::start(Arc::clone(&config), Arc::clone(&authenticator)) => broker?,
+        signal = stop_signals.next() => {
+            tracing::info!("{} while starting: stopped", signal.name);
+            return Ok(());
+        }
+    };
+    // Set once, here: nothing else fills the cell.
+    figures.broker.set(broker.clone()).ok();
+    let amqp = amqp.listen()?;
+    let amqp_addrs = addrs(&amqp)?;
+    let mut accepting = JoinSet::new();
+    for listener in amqp {
+        let broker = broker.clone();
+        accept_into(
+            &mut accepting,
+            "amqp",
+            listener,
+            &connections,
+            move |stream, peer, closing| broker.clone().serve_amqp(stream, peer, closing),
+        );
+    }
+    status.set_ready(true);
+    // Displayed: as strings the addresses would stand in quotes.
+    let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
+    tracing::info!(amqp, http = http_at, "ready");
+
+    let outcome = tokio::select! {
+        outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
+        never = reload_at_each(&mut reloads, &config, &authenticator) => match never {},
+    };
+    stop_signals.exit_at_next();
+    status.set_ready(false);
+    accepting.shutdown().await;
+    let drain = Duration::from_secs(config.shutdown.drain_s.into());
+    tracing::info!(
+        connections = connections.open(),
+        drain_s = drain.as_secs(),
+        "closing connections"
+    );
+    let left = connections.drain(drain).await;
+    if left > 0 {
+        tracing::warn!(connections = left, "dropped connections that did not close in time");
+    }
+    broker.stop().await;
+    http.stop().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Waits for a signal to stop.
+async fn wait_for_stop(
+    stop_signals: &mut StopSignals,
+    accepting: &mut JoinSet<()>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        signal = stop_signals.next() => {
+            tracing::info!("{}: stopping", signal.name);
+            Ok(())
+        }
+        Some(ended) = accepting.join_next() => {
+            // They loop for ever, so this is a bug; a broker that accepts nobody must not look
+            // alive.
+            let reason = ended.err().map_or_else(String::new, |error| error.to_string());
+            Err(RunError::AcceptLoop(reason))
+        }
+    }
+}
+
+/// Reads the users again at every signal.
+async fn reload_at_each(
+    reloads: &mut Signal,
+    config: &Arc<Config>,
+    authenticator: &Authenticator,
+) -> Infallible {
+    loop {
+        reloads.recv().await;
+        reload_users(config, authenticator).await;
+    }
+}
+
+/// Spawns an accept loop that serves each connection in a task of its own.
+fn accept_into<S, F>(
+    tasks: &mut JoinSet<()>,
+    name: &'static str,
+    listener: TcpListener,
+    connections: &Connections,
+    serve: S,
+) where
+    S: Fn(TcpStream, SocketAddr, Closing) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let connections = connections.clone();
+    tasks.spawn(accept_loop(name, listener, move |stream, peer| {
+        if !connections.spawn(|closing| serve(stream, peer, closing)) {
+            // At each doubling: a flood must not become a flood of log lines.
+            let refused = connections.refused_total();
+            if refused.is_power_of_two() {
+                tracing::warn!(listener = name, refused, "refusing connections: too many are open");
+            }
+        }
+    }));
+}
+
+/// The HTTP listeners and their connections.
+struct HttpServer {
+    accepting: JoinSet<()>,
+    connections: Connections,
+}
+
+impl HttpServer {
+    fn start(listeners: Vec<TcpListener>, admin: Admin) -> Self {
+        let connections = Connections::new(HTTP_CONNECTIONS_MAX);
+        let router = isthmus_admin::router(admin);
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let router = router.clone();
+            accept_into(
+                &mut accepting,
+                "http",
+                listener,
+                &connections,
+                move |stream, _, closing| {
+                    isthmus_admin::serve_connection(stream, router.clone(), closing.requested())
+                },
+            );
+        }
+        Self { accepting, connections }
+    }
+
+    async fn stop(mut self) {
+        self.accepting.shutdown().await;
+        self.connections.drain(HTTP_DRAIN).await;
+    }
+}
+
+/// What `/metrics` reports: the connections, and the broker once it has started.
+struct Figures {
+    connections: Connections,
+    broker: OnceLock<Broker>,
+}
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Figures").finish_non_exhaustive()
+    }
+}
+
+impl Metrics for Figures {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            connections: self.connections.open() as u64,
+            connections_opened_total: self.connections.opened_total(),
+            connections_refused_total: self.connections.refused_total(),
+            ..self.broker.get().map(Broker::figures).unwrap_or_default()
+        }
+    }
+}
+
+/// Reads the users. Blocks, also for one hash.
+fn load_users(config: &Config) -> Result<PasswordStore, RunError> {
+    let path = config.users_file();
+    let file = UserFile::load(&path)?;
+    let from_file = file.is_some();
+    let store = PasswordStore::new(file, config.auth.guest, Hashing::new(&config.auth)?)?;
+    let (users, path) = (store.len(), path.display());
+    match (from_file, users) {
+        (true, _) => tracing::info!(users, %path, "read the user file"),
+        (false, 0) => {
+            tracing::warn!(%path, "no user file and auth.guest = false: nobody can log in")
+        }
+        (false, _) => {
+            tracing::info!(%path, "no user file: guest/guest may log in from this machine")
+        }
+    }
+    Ok(store)
+}
+
+/// Reads the users again; if they are not in order, those of before stay.
+async fn reload_users(config: &Arc<Config>, authenticator: &Authenticator) {
+    let config = Arc::clone(config);
+    let loaded = tokio::task::spawn_blocking(move || load_users(&config)).await;
+    let reloaded = match loaded {
+        Ok(Ok(store)) => authenticator.reload(store).map_err(RunError::from),
+        Ok(Err(error)) => Err(error),
+        Err(error) => Err(system("reading the users")(error.into())),
+    };
+    if let Err(error) = reloaded {
+        tracing::error!(%error, "the users are as before");
+    }
+}
+
+/// Raises the limit of open files as far as the system lets us, and says if that is too little.
+fn raise_descriptor_limit(connections_max: u32) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+    let wanted = u64::from(connections_max) + OTHER_DESCRIPTORS;
+    if let Some(open_files) = getrlimit(Resource::Nofile).current.filter(|open| *open < wanted) {
+        tracing::warn!(
+            open_files,
+            wanted,
+            "the limit of open files is below limits.connections_max"
+        );
+    }
+}
+
+/// Says which listeners would carry passwords in plain text beyond this machine.
+fn warn_of_plain_text(config: &Config) {
+    for (listener, addrs) in config.listeners.iter() {
+        for addr in &addrs.0 {
+            let parsed = addr.host.parse::<std::net::IpAddr>();
+            if !parsed.map_or(addr.host == "localhost", |ip| ip.to_canonical().is_loopback()) {
+                tracing::warn!(listener, %addr, "plain text is served beyond this machine");
+            }
+        }
+    }
+}
+
+/// Where listeners are bound, for the log; `None` if there are none.
+fn addrs(listeners: &[TcpListener]) -> Result<Option<String>, RunError> {
+    let addrs = local_addrs(listeners).map_err(system("reading an address"))?;
+    Ok(Some(addrs).filter(|addrs| !addrs.is_empty()))
+}
+
+fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { doing, source }
+}
