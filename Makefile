@@ -11,6 +11,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus
 VENV := $(CACHE)/venv
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RESULTS := $(TARGET)/test-results
+# Here, wherever the target directory is.
+NEXTEST_RESULTS := target/nextest/default/junit.xml
 PYTHON_TESTS := $(abspath tests/python)
 PYTEST = cd $(PYTHON_TESTS) && $(VENV)/bin/pytest -p no:cacheprovider
 NODE_MODULES := tests/node/node_modules/.package-lock.json
@@ -27,10 +29,10 @@ build:
 	cargo build --release --package isthmus
 
 test-rust: build | $(RESULTS)
-	rm -f $(RESULTS)/nextest.xml $(RESULTS)/cargo-test.log
+	rm -f $(NEXTEST_RESULTS) $(RESULTS)/nextest.xml $(RESULTS)/cargo-test.log
 	if $(HAS_NEXTEST); then \
 	  status=0; cargo nextest run --workspace || status=$$?; \
-	  cp $(TARGET)/nextest/default/junit.xml $(RESULTS)/nextest.xml; exit $$status; \
+	  cp $(NEXTEST_RESULTS) $(RESULTS)/nextest.xml; exit $$status; \
 	else \
 	  cargo test --workspace --lib --bins --tests --no-fail-fast 2>&1 | tee $(RESULTS)/cargo-test.log; \
 	fi
