@@ -91,6 +91,17 @@ impl Unacked {
         self.len == 0
     }
 
+    /// The tag that was handed out last; 0 before the first.
+    pub fn last_tag(&self) -> u64 {
+        self.last_tag
+    }
+
+    /// Whether an unsettled delivery has this tag.
+    pub fn contains(&self, tag: u64) -> bool {
+        let after = self.runs.partition_point(|r| r.tag <= tag);
+        after.checked_sub(1).is_some_and(|i| tag - self.runs[i].tag < u64::from(self.runs[i].len))
+    }
+
     /// Settles the delivery under `tag`.
     ///
     /// # Errors

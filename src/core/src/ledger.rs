@@ -13,7 +13,7 @@ use crate::{Entry, Fact, Placement, Run, RunMap};
 /// [`Ledger::apply`] is a pure function of what was applied before: it routes nothing, compares
 /// no clocks, iterates over nothing in hash order and selects no message, so that every replica
 /// that applied the same entries holds the same.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     topology: Topology,
     queues: HashMap<QueueId, QueueLedger>,
@@ -23,7 +23,7 @@ pub struct Ledger {
 }
 
 /// One durable queue's part of the ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct QueueLedger {
     /// Unsettled messages.
     pub runs: RunMap,

@@ -69,7 +69,7 @@ impl Run {
 
 /// The messages of a queue. Work is counted in runs; taking from the front costs the same
 /// however many are behind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RunMap {
     /// By their first sequence.
     runs: BTreeMap<Sequence, Run>,

@@ -1,27 +1,66 @@
 //! The only place of this crate that knows the broker: starting it, handing it connections,
 //! asking it for its figures, stopping it.
 
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_admin::Snapshot;
+use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
+use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, RecoveryError};
+use isthmus_broker::cluster::SingleOptions;
+use isthmus_broker::storage::{self, LogOptions, RealStorage};
+use isthmus_contract::Credentials;
+use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
 use tokio::net::TcpStream;
+use tracing::field::display;
 
 use crate::config::Config;
 use crate::connections::Closing;
-use crate::users::Authenticator;
+use crate::users::{AuthError, Authenticator};
+
+/// How the heads of messages are read, for every protocol this node speaks.
+const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encoding)]);
+
+/// The largest log entry, above the largest message by what a transaction may add to it.
+const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// The running broker. Clones share it.
 #[derive(Clone)]
-#[expect(dead_code, reason = "no protocol is served yet")]
 pub(crate) struct Broker {
-    config: Arc<Config>,
-    authenticator: Arc<Authenticator>,
+    broker: isthmus_broker::Broker,
+    /// What every AMQP session is told, but for its id.
+    session: SessionConfig,
 }
 
 /// Why the broker does not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BrokerError {}
+pub(crate) enum BrokerError {
+    /// The data directory cannot be read.
+    #[error("data directory {path}: {source}")]
+    Directory {
+        /// Where it is.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The data is damaged, or the log cannot go on.
+    #[error("data directory {path}: {source}")]
+    Recovery {
+        /// Where it is.
+        path: String,
+        /// What is wrong.
+        source: RecoveryError,
+    },
+    /// The system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The thread that recovers the data failed.
+    #[error("recovering the data failed: {0}")]
+    Failed(#[from] tokio::task::JoinError),
+}
 
 impl Broker {
     /// Recovers what the data directory holds. The caller keeps the directory's lock until the
@@ -34,22 +73,132 @@ impl Broker {
         config: Arc<Config>,
         authenticator: Arc<Authenticator>,
     ) -> Result<Self, BrokerError> {
-        Ok(Self { config, authenticator })
+        let session = session_config(&config);
+        let runtime = tokio::runtime::Handle::current();
+        let started = tokio::task::spawn_blocking(move || {
+            // The broker spawns tasks of its own.
+            let _entered = runtime.enter();
+            start(&config, authenticator)
+        });
+        Ok(Self { broker: started.await??, session })
     }
 
     /// Serves one connection to an AMQP 0-9-1 listener until it ends. When `closing` completes,
     /// the connection closes in the protocol's way; if that takes longer than
     /// `shutdown.drain_s`, this future is dropped.
     pub(crate) async fn serve_amqp(self, stream: TcpStream, peer: SocketAddr, closing: Closing) {
-        drop((stream, peer, closing));
+        let config = self.session;
+        let session = |id: SessionId, now| {
+            Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
+        };
+        let served = self.broker.serve(stream, peer, session, closing.requested()).await;
+        if let Err(error) = served {
+            tracing::debug!(%peer, %error, "connection lost");
+        }
     }
 
     /// The figures of now; those of connections are filled in by the caller.
     pub(crate) fn figures(&self) -> Snapshot {
-        Snapshot::default()
+        let figures = self.broker.figures();
+        let counters = figures.counters;
+        Snapshot {
+            queues: figures.queues.len() as u64,
+            consumers: figures.consumers as u64,
+            messages_published_total: counters.published,
+            messages_delivered_total: counters.delivered,
+            messages_acknowledged_total: counters.acknowledged,
+            messages_returned_total: counters.unroutable,
+            messages_dead_lettered_total: counters.dead_lettered,
+            messages_ready: figures.queues.iter().map(|q| q.ready).sum(),
+            messages_unacked: figures.queues.iter().map(|q| q.unacked).sum(),
+            ..Snapshot::default()
+        }
     }
 
     /// Stops: what was acknowledged is on stable storage when this returns. Every connection has
     /// ended before.
-    pub(crate) async fn stop(self) {}
+    pub(crate) async fn stop(self) {
+        let stopped = tokio::task::spawn_blocking(move || self.broker.stop()).await;
+        if let Ok(Err(error)) = stopped {
+            tracing::error!(%error, "the log was not closed cleanly");
+        }
+    }
+}
+
+fn start(
+    config: &Config,
+    authenticator: Arc<Authenticator>,
+) -> Result<isthmus_broker::Broker, BrokerError> {
+    let path = config.data_dir().display().to_string();
+    let storage = match RealStorage::open(config.data_dir()) {
+        Ok(storage) => Arc::new(storage),
+        Err(source) => return Err(BrokerError::Directory { path, source }),
+    };
+    let log = LogOptions {
+        segment_bytes: config.storage.segment_bytes.0,
+        entry_bytes_max: ENTRY_BYTES_MAX,
+        ..LogOptions::default()
+    };
+    let options = BrokerOptions {
+        storage,
+        node: SingleOptions { log, ..SingleOptions::default() },
+        encodings: ENCODINGS,
+        authenticate: Arc::new(Logins {
+            authenticator,
+            timeout: config.limits.handshake_timeout.0,
+        }),
+        vhosts: vec![config.amqp.default_vhost.clone()],
+        outbox_bytes_max: config.limits.outbox_bytes_max.0,
+        publish_bytes_max: config.limits.connection_publish_bytes_max.0,
+        checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
+        name_seed: getrandom::u64()?,
+        on_log_failure: Box::new(end_process),
+    };
+    isthmus_broker::Broker::start(options, Combining::start)
+        .map_err(|source| BrokerError::Recovery { path, source })
+}
+
+/// Ends the process at once: a write or sync of the log that failed is never tried again, for the
+/// system may have dropped what it was to write, and nothing may be confirmed after it.
+fn end_process(error: storage::Error) {
+    tracing::error!(%error, "the log has failed: nothing more is confirmed, the process ends");
+    std::process::abort();
+}
+
+fn session_config(config: &Config) -> SessionConfig {
+    let limits = &config.limits;
+    SessionConfig {
+        frame_max: u32::try_from(limits.frame_bytes_max.0).unwrap_or(u32::MAX),
+        channel_max: u16::try_from(limits.channels_max).unwrap_or(u16::MAX),
+        heartbeat_s: u16::try_from(config.amqp.heartbeat.0.as_secs()).unwrap_or(u16::MAX),
+        message_bytes_max: limits.message_bytes_max.0,
+        handshake_timeout: limits.handshake_timeout.0,
+        ..SessionConfig::new(SessionId(0))
+    }
+}
+
+/// Verifies clients against the users.
+struct Logins {
+    authenticator: Arc<Authenticator>,
+    timeout: Duration,
+}
+
+impl Authenticate for Logins {
+    fn login(&self, credentials: Credentials, peer: SocketAddr) -> Login {
+        let (authenticator, timeout) = (Arc::clone(&self.authenticator), self.timeout);
+        Box::pin(async move {
+            let Credentials::Password { user, password } = credentials;
+            let verified = authenticator.authenticate(&user, password.0.as_bytes(), peer.ip());
+            let refused = |error: &dyn fmt::Display| {
+                tracing::info!(user = display(user.escape_debug()), %peer, %error, "login refused");
+                // The client is not told why: that would help those who guess.
+                CommandError::Refused("login refused".to_owned())
+            };
+            match tokio::time::timeout(timeout, verified).await {
+                Ok(Ok(record)) => Ok(Arc::from(record.name.as_str())),
+                Ok(Err(error)) => Err(refused(&error)),
+                Err(_) => Err(refused(&AuthError::Unavailable)),
+            }
+        })
+    }
 }

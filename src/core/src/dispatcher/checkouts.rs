@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_model::{LeaseEpoch, Sequence, SessionId, WindowId};
+use isthmus_model::{LeaseEpoch, Sequence, SessionId, Time, WindowId};
 
 /// Consecutive sequences checked out together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(super) struct Checkout {
     pub(super) first: Sequence,
     pub(super) len: u32,
     pub(super) epoch: LeaseEpoch,
+    /// When the lease ends and the messages go back; [`Time::NEVER`] for not by itself.
+    pub(super) deadline: Time,
     pub(super) holder: Holder,
 }
 
@@ -51,6 +53,7 @@ impl Checkouts {
         if let Some((_, last)) = self.runs.range_mut(..checkout.first).next_back()
             && last.end() == checkout.first
             && last.epoch == checkout.epoch
+            && last.deadline == checkout.deadline
             && last.holder == checkout.holder
         {
             last.len += checkout.len;
@@ -91,6 +94,20 @@ impl Checkouts {
         taken
     }
 
+    /// Takes out what is past its deadline at `now`, in order.
+    pub(super) fn take_due(&mut self, now: Time) -> Vec<Checkout> {
+        let mut due = Vec::new();
+        self.runs.retain(|_, c| {
+            let keep = c.deadline > now;
+            if !keep {
+                due.push(*c);
+            }
+            keep
+        });
+        self.len -= due.iter().map(|c| u64::from(c.len)).sum::<u64>();
+        due
+    }
+
     /// Takes out everything.
     pub(super) fn take_everything(&mut self) -> impl Iterator<Item = Checkout> {
         self.len = 0;
@@ -119,7 +136,7 @@ mod tests {
     fn checkout(first: Sequence, len: u32, epoch: u64) -> Checkout {
         let holder =
             Holder { session: SessionId(1), consumer: 0, consumer_number: 1, window: None };
-        Checkout { first, len, epoch: LeaseEpoch(epoch), holder }
+        Checkout { first, len, epoch: LeaseEpoch(epoch), deadline: Time::NEVER, holder }
     }
 
     #[test]

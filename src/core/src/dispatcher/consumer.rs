@@ -69,11 +69,11 @@ impl Dispatcher {
         if let Some(Deferred::Attach(attach)) =
             self.defer(ledger, session, Deferred::Attach(attach))
         {
-            self.do_attach(ledger, session, attach);
+            self.do_attach(ledger, session, &attach);
         }
     }
 
-    pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
+    pub(super) fn do_attach(&mut self, ledger: &Ledger, session: SessionId, attach: &Attach) {
         let token = attach.token;
         let result = self.try_attach(session, attach);
         let queue = result.as_ref().ok().copied();
@@ -83,7 +83,7 @@ impl Dispatcher {
         }
     }
 
-    fn try_attach(&mut self, id: SessionId, attach: Attach) -> Result<QueueId, CommandError> {
+    fn try_attach(&mut self, id: SessionId, attach: &Attach) -> Result<QueueId, CommandError> {
         let (queue_id, _) = self.usable_queue(id, &attach.queue)?;
         let (Some(queue), Some(session)) =
             (self.queues.get_mut(&queue_id), self.sessions.get_mut(&id))
@@ -129,9 +129,8 @@ impl Dispatcher {
         let consumer = &self.consumers[key];
         if let Credit::Explicit { drain: true, deadline, .. } = consumer.credit
             && deadline > self.clock.monotonic
-            && deadline != Time::NEVER
         {
-            self.timers.drain_at(deadline, consumer.queue);
+            self.timers.look_at(deadline, consumer.queue);
         }
     }
 

@@ -3,7 +3,6 @@
 use isthmus_model::{AttachMode, DeathReason, Delivery, LeaseEpoch, QueueId, Sequence, Time};
 
 use super::checkouts::{Checkout, Holder};
-use super::ready::Range;
 use super::{Dispatcher, Fact, Output};
 use crate::{Ledger, Run};
 
@@ -15,7 +14,7 @@ impl Dispatcher {
     /// Delivers what can be delivered, expires and drops what is due. Called once at the end of
     /// every turn.
     pub fn dispatch(&mut self, ledger: &Ledger) {
-        self.fire_timers();
+        self.fire_timers(ledger);
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
         while let Some(id) = self.dirty.pop() {
@@ -82,17 +81,18 @@ impl Dispatcher {
         let run = Run { len, ..run };
         queue.ready.take(u64::from(len));
         queue.ready_bytes -= bytes;
-        self.spend(key, len, bytes + u64::from(len) * DELIVERY_OVERHEAD_BYTES);
+        let cost = bytes + u64::from(len) * DELIVERY_OVERHEAD_BYTES;
+        self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
-        self.hand_over(id, key, range, below, run);
+        self.hand_over(id, key, range.returned || run.first < below, run, cost);
     }
 
     /// Checks the run out, or settles it, and passes it to the consumer's session.
-    fn hand_over(&mut self, id: QueueId, key: usize, range: Range, below: Sequence, run: Run) {
+    fn hand_over(&mut self, id: QueueId, key: usize, redelivered: bool, run: Run, bytes: u64) {
         let epoch = LeaseEpoch::new(self.term, self.next_epoch);
         let consumer = &self.consumers[key];
         let session = consumer.session;
-        let redelivered = range.returned || run.first < below;
+        let deadline = Time::NEVER;
         if redelivered {
             self.counters.redelivered += u64::from(run.len);
         }
@@ -106,7 +106,7 @@ impl Dispatcher {
                 };
                 if let Some(queue) = self.queues.get_mut(&id) {
                     let (first, len) = (run.first, run.len);
-                    queue.checkouts.insert(Checkout { first, len, epoch, holder });
+                    queue.checkouts.insert(Checkout { first, len, epoch, deadline, holder });
                 }
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.checked_out_from.insert(id);
@@ -117,23 +117,20 @@ impl Dispatcher {
                 self.gone(id, run.first, u64::from(run.len));
             }
         }
-        let consumer = self.consumers[key].id;
-        self.say(
-            session,
-            Output::Deliver(Delivery {
-                consumer,
-                queue: id,
-                first: run.first,
-                len: run.len,
-                epoch,
-                deadline: Time::NEVER,
-                batch: run.batch,
-                record: run.record,
-                redelivered,
-                delivery_count: run.delivery_count,
-                annotations: run.annotations,
-            }),
-        );
+        let delivery = Delivery {
+            consumer: self.consumers[key].id,
+            queue: id,
+            first: run.first,
+            len: run.len,
+            epoch,
+            deadline,
+            batch: run.batch,
+            record: run.record,
+            redelivered,
+            delivery_count: run.delivery_count,
+            annotations: run.annotations,
+        };
+        self.say(session, Output::Deliver { delivery, bytes });
     }
 
     /// Messages that are neither ready nor checked out leave the queue for good.

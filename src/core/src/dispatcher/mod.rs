@@ -53,7 +53,13 @@ pub enum Output {
         result: Result<Reply, CommandError>,
     },
     /// Messages for one of its consumers.
-    Deliver(Delivery),
+    Deliver {
+        /// The messages.
+        delivery: Delivery,
+        /// What they count against the session's outbox bound, until [`Dispatcher::written`]
+        /// says that they are written.
+        bytes: u64,
+    },
     /// A consumer's explicit credit is used up or given up.
     CreditState {
         /// Whose.

@@ -173,7 +173,7 @@ impl Dispatcher {
                 Deferred::Publish { token, batch, transaction } => {
                     self.do_publish(ledger, id, token, batch, transaction);
                 }
-                Deferred::Attach(attach) => self.do_attach(ledger, id, attach),
+                Deferred::Attach(attach) => self.do_attach(ledger, id, &attach),
                 Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
                 Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
                 Deferred::Begin { token, transaction } => {

@@ -1,7 +1,8 @@
 //! What becomes of deliveries.
 
 use isthmus_model::{
-    DeathReason, Outcome, QueueId, Reply, Sequence, SessionId, Settlement, Token, TransactionId,
+    DeathReason, Outcome, QueueId, Reply, Sequence, SessionId, Settlement, Time, Token,
+    TransactionId,
 };
 
 use super::checkouts::Checkout;
@@ -45,6 +46,34 @@ impl Dispatcher {
         }
         if self.gather.facts.len() > facts {
             self.touch_log(session);
+        }
+    }
+
+    /// Moves the deadlines of deliveries that are still checked out under the epochs named.
+    pub fn extend(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        deliveries: &[Settlement],
+        deadline: Time,
+    ) {
+        for d in deliveries {
+            let Some(queue) = self.queues.get_mut(&d.queue) else { continue };
+            for checkout in queue.checkouts.take(d.first, d.len, d.epoch) {
+                queue.checkouts.insert(Checkout { deadline, ..checkout });
+            }
+            self.timers.look_at(deadline, d.queue);
+        }
+        self.answer(ledger, session, token, Ok(Reply::Ok));
+    }
+
+    /// Leases that have run out end as failed deliveries.
+    pub(super) fn end_leases(&mut self, ledger: &Ledger, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        for checkout in queue.checkouts.take_due(self.clock.monotonic) {
+            self.give_credit_back(id, &checkout);
+            self.end_checkout(ledger, id, &checkout, Outcome::Requeue);
         }
     }
 

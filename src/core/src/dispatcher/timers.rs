@@ -14,17 +14,21 @@ use crate::Ledger;
 pub(super) struct Timers {
     /// In log time: the front message of a queue may have expired.
     expiry: BinaryHeap<Reverse<(Time, QueueId)>>,
-    /// In monotonic time: a consumer of the queue gives its credit up.
-    drain: BinaryHeap<Reverse<(Time, QueueId)>>,
+    /// In monotonic time: a consumer of the queue gives its credit up, or a lease ends.
+    other: BinaryHeap<Reverse<(Time, QueueId)>>,
 }
 
 impl Timers {
+    /// At log time `at`, the front message of the queue expires.
     pub(super) fn expiry_at(&mut self, at: Time, queue: QueueId) {
         self.expiry.push(Reverse((at, queue)));
     }
 
-    pub(super) fn drain_at(&mut self, at: Time, queue: QueueId) {
-        self.drain.push(Reverse((at, queue)));
+    /// At monotonic time `at`, a consumer's credit or a lease of the queue runs out.
+    pub(super) fn look_at(&mut self, at: Time, queue: QueueId) {
+        if at != Time::NEVER {
+            self.other.push(Reverse((at, queue)));
+        }
     }
 }
 
@@ -35,12 +39,12 @@ impl Dispatcher {
         let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| {
             self.clock.monotonic + at.since(self.clock.log)
         });
-        let drain = self.timers.drain.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
-        expiry.min(drain)
+        let other = self.timers.other.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
+        expiry.min(other)
     }
 
     /// Marks the queues whose time has come.
-    pub(super) fn fire_timers(&mut self) {
+    pub(super) fn fire_timers(&mut self, ledger: &Ledger) {
         while let Some(Reverse((at, queue))) = self.timers.expiry.peek().copied()
             && at <= self.clock.log
         {
@@ -52,10 +56,11 @@ impl Dispatcher {
             }
             self.mark_dirty(queue);
         }
-        while let Some(Reverse((at, queue))) = self.timers.drain.peek().copied()
+        while let Some(Reverse((at, queue))) = self.timers.other.peek().copied()
             && at <= self.clock.monotonic
         {
-            self.timers.drain.pop();
+            self.timers.other.pop();
+            self.end_leases(ledger, queue);
             self.mark_dirty(queue);
         }
     }

@@ -88,6 +88,12 @@ impl Trie {
         self.root.remove(&steps(key), target);
     }
 
+    /// Whether no binding is in it, nor a node that one left behind.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.root.is_empty()
+    }
+
     /// Adds the targets of every binding whose key matches `key`.
     ///
     /// Each pair of a node and a position in `key` is visited once at the most, so the cost is

@@ -6,4 +6,4 @@ mod store;
 
 pub(crate) use file::{User, UserFile, UserFileError};
 pub(crate) use service::Authenticator;
-pub(crate) use store::{HashError, Hashing, PasswordStore};
+pub(crate) use store::{AuthError, HashError, Hashing, PasswordStore};

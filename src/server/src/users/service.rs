@@ -65,7 +65,6 @@ impl Authenticator {
     /// # Errors
     ///
     /// [`AuthError`]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no protocol is served yet"))]
     pub(crate) async fn authenticate(
         &self,
         name: &str,

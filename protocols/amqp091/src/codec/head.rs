@@ -1,0 +1,171 @@
+//! The head of a message: flags and property list of a content header (specification section
+//! 2.3.5.2), read where it lies and kept as the publisher wrote it.
+
+use std::ops::Range;
+
+use isthmus_model::NO_TTL;
+
+use super::reader::{Malformed, Reader};
+use super::table;
+
+/// Flag bits of the properties of class basic, by their order in section 1.8.
+mod flag {
+    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
+    pub(super) const HEADERS: u16 = 1 << 13;
+    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(super) const PRIORITY: u16 = 1 << 11;
+    pub(super) const CORRELATION_ID: u16 = 1 << 10;
+    pub(super) const REPLY_TO: u16 = 1 << 9;
+    pub(super) const EXPIRATION: u16 = 1 << 8;
+    pub(super) const MESSAGE_ID: u16 = 1 << 7;
+    pub(super) const TIMESTAMP: u16 = 1 << 6;
+    pub(super) const TYPE: u16 = 1 << 5;
+    pub(super) const USER_ID: u16 = 1 << 4;
+    pub(super) const APP_ID: u16 = 1 << 3;
+    pub(super) const CLUSTER_ID: u16 = 1 << 2;
+    /// Unassigned, and the announcement of further flags, of which class basic has none.
+    pub(super) const UNKNOWN: u16 = 0b11;
+}
+
+/// What the broker reads of a head; ranges are offsets into it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The headers table, without its length.
+    pub headers: Option<Range<usize>>,
+    /// Where a headers table lies or would be inserted, with its length.
+    pub headers_at: Range<usize>,
+    /// Whether the delivery mode is 2.
+    pub durable: bool,
+    /// The priority; 0 if there is none.
+    pub priority: u8,
+    /// The expiration's text.
+    pub expiration: Option<Range<usize>>,
+    /// The user id's text.
+    pub user_id: Option<Range<usize>>,
+}
+
+/// An expiration that is not a number of milliseconds that fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadExpiration(pub String);
+
+impl Head {
+    /// Reads `head`.
+    ///
+    /// # Errors
+    /// If flags are set that class basic does not have, or the list does not match the flags.
+    #[inline]
+    pub fn read(head: &[u8]) -> Result<Head, Malformed> {
+        match *head {
+            // What nearly every publisher sends: no properties, or the delivery mode alone.
+            [0, 0] => Ok(Head { headers_at: 2..2, ..Head::default() }),
+            [0x10, 0, mode] => Ok(Head { headers_at: 2..2, durable: mode == 2, ..Head::default() }),
+            _ => Head::read_list(head),
+        }
+    }
+
+    fn read_list(head: &[u8]) -> Result<Head, Malformed> {
+        let mut r = Reader::new(head);
+        let flags = r.u16()?;
+        if flags & flag::UNKNOWN != 0 {
+            return Err(Malformed("property flags"));
+        }
+        let has = |bit| flags & bit != 0;
+        let at = |r: &Reader<'_>| head.len() - r.rest().len();
+        let mut known = Head::default();
+        for bit in [flag::CONTENT_TYPE, flag::CONTENT_ENCODING] {
+            if has(bit) {
+                r.short_string()?;
+            }
+        }
+        let headers_start = at(&r);
+        if has(flag::HEADERS) {
+            let bytes = r.long_string()?;
+            table::validate(bytes)?;
+            known.headers = Some(at(&r) - bytes.len()..at(&r));
+        }
+        known.headers_at = headers_start..at(&r);
+        if has(flag::DELIVERY_MODE) {
+            known.durable = r.u8()? == 2;
+        }
+        if has(flag::PRIORITY) {
+            known.priority = r.u8()?;
+        }
+        for bit in [flag::CORRELATION_ID, flag::REPLY_TO] {
+            if has(bit) {
+                r.short_string()?;
+            }
+        }
+        if has(flag::EXPIRATION) {
+            let len = r.short_string()?.len();
+            known.expiration = Some(at(&r) - len..at(&r));
+        }
+        if has(flag::MESSAGE_ID) {
+            r.short_string()?;
+        }
+        if has(flag::TIMESTAMP) {
+            r.u64()?;
+        }
+        if has(flag::TYPE) {
+            r.short_string()?;
+        }
+        if has(flag::USER_ID) {
+            let len = r.short_string()?.len();
+            known.user_id = Some(at(&r) - len..at(&r));
+        }
+        for bit in [flag::APP_ID, flag::CLUSTER_ID] {
+            if has(bit) {
+                r.short_string()?;
+            }
+        }
+        if r.is_empty() { Ok(known) } else { Err(Malformed("property list")) }
+    }
+
+    /// The expiration in milliseconds; [`NO_TTL`] if there is none.
+    ///
+    /// # Errors
+    /// If it is not a number, or one that does not fit 32 bits, as RabbitMQ refuses it.
+    #[inline]
+    pub fn ttl_ms(&self, head: &[u8]) -> Result<u32, BadExpiration> {
+        match &self.expiration {
+            None => Ok(NO_TTL),
+            Some(range) => parse_expiration(&head[range.clone()]),
+        }
+    }
+
+    /// `head` again with `headers` (entries without a length) as its headers table, and without
+    /// an expiration unless `keep_expiration`.
+    pub fn rewritten(&self, head: &[u8], headers: &[u8], keep_expiration: bool) -> Vec<u8> {
+        let mut flags = Reader::new(head).u16().unwrap_or_default() | flag::HEADERS;
+        let mut out = Vec::with_capacity(head.len() + headers.len() + 4);
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&head[2..self.headers_at.start]);
+        out.extend_from_slice(&(headers.len() as u32).to_be_bytes());
+        out.extend_from_slice(headers);
+        let rest = self.headers_at.end;
+        match &self.expiration {
+            Some(expiration) if !keep_expiration => {
+                flags &= !flag::EXPIRATION;
+                // One octet of length stands before the text.
+                out.extend_from_slice(&head[rest..expiration.start - 1]);
+                out.extend_from_slice(&head[expiration.end..]);
+            }
+            _ => out.extend_from_slice(&head[rest..]),
+        }
+        out[..2].copy_from_slice(&flags.to_be_bytes());
+        out
+    }
+}
+
+fn parse_expiration(text: &[u8]) -> Result<u32, BadExpiration> {
+    let bad = || BadExpiration(String::from_utf8_lossy(text).into_owned());
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return Err(bad());
+    }
+    let ms = text
+        .iter()
+        .try_fold(0u32, |ms, digit| ms.checked_mul(10)?.checked_add(u32::from(digit - b'0')))
+        .ok_or_else(bad)?;
+    // The largest number stands for "never"; one millisecond in seven weeks is not missed.
+    Ok(ms.min(NO_TTL - 1))
+}

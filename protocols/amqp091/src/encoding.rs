@@ -1,0 +1,21 @@
+//! The heads of AMQP 0-9-1 messages, for whoever must see a property of one.
+
+use isthmus_model::{Encoding, Table};
+
+use crate::codec::head::Head;
+use crate::codec::table;
+
+/// Reads flags and property lists of content headers
+/// ([`EncodingId::AMQP_0_9_1`](isthmus_model::EncodingId::AMQP_0_9_1)).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Amqp091Encoding;
+
+impl Encoding for Amqp091Encoding {
+    fn headers(&self, head: &[u8]) -> Table {
+        Head::read(head)
+            .ok()
+            .and_then(|known| known.headers)
+            .and_then(|range| table::read(&head[range]).ok())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,137 @@
+//! Arguments of queue declarations (<https://www.rabbitmq.com/docs/queues#optional-arguments>).
+
+use std::sync::Arc;
+
+use isthmus_model::{Overflow, QueueOptions, Table, Value};
+
+use crate::fault::{Fault, ReplyCode};
+
+/// Arguments that say how RabbitMQ lays a queue out; here every queue is laid out alike.
+const WITHOUT_EFFECT: [&str; 5] = [
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-master-locator",
+    "x-queue-leader-locator",
+    "x-quorum-initial-group-size",
+];
+
+/// Arguments that change what a queue does in ways that no queue here does.
+const NOT_IMPLEMENTED: [&str; 7] = [
+    "x-expires",
+    "x-max-priority",
+    "x-single-active-consumer",
+    "x-delivery-limit",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-target-group-size",
+];
+
+/// The largest number of milliseconds that RabbitMQ takes.
+const MS_MAX: i64 = u32::MAX as i64;
+
+/// What `arguments` ask of the queue `name` in `vhost`.
+///
+/// # Errors
+/// If one has a wrong type or value (406), or is not implemented (540). Unknown ones are kept
+/// and mean nothing.
+pub(super) fn queue_options(
+    arguments: &Table,
+    name: &str,
+    vhost: &str,
+) -> Result<QueueOptions, Fault> {
+    let mut options = QueueOptions::default();
+    for (argument, value) in &arguments.0 {
+        let invalid = |why: String| {
+            Fault::new(
+                ReplyCode::PreconditionFailed,
+                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}"),
+            )
+        };
+        match argument.as_str() {
+            "x-message-ttl" => {
+                options.message_ttl_ms = Some(number(value, MS_MAX).map_err(invalid)?);
+            }
+            "x-max-length" => options.length_max = Some(number(value, i64::MAX).map_err(invalid)?),
+            "x-max-length-bytes" => {
+                options.bytes_max = Some(number(value, i64::MAX).map_err(invalid)?);
+            }
+            "x-overflow" => options.overflow = overflow(value).map_err(invalid)?,
+            "x-dead-letter-exchange" => {
+                options.dead_letter_exchange = Some(text(value).map_err(invalid)?);
+            }
+            "x-dead-letter-routing-key" => {
+                options.dead_letter_routing_key = Some(text(value).map_err(invalid)?);
+            }
+            "x-queue-type" => queue_type(&text(value).map_err(invalid)?)?,
+            other if NOT_IMPLEMENTED.contains(&other) => {
+                return Err(not_implemented(&format!("queue argument '{other}'")));
+            }
+            other if WITHOUT_EFFECT.contains(&other) => {}
+            _ => {}
+        }
+    }
+    if options.dead_letter_routing_key.is_some() && options.dead_letter_exchange.is_none() {
+        return Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format!(
+                "invalid arg 'x-dead-letter-routing-key' for queue '{name}' in vhost '{vhost}': \
+                 routing_key_but_no_dlx_defined"
+            ),
+        ));
+    }
+    Ok(options)
+}
+
+/// A 540 for `what`.
+pub(super) fn not_implemented(what: &str) -> Fault {
+    Fault::new(ReplyCode::NotImplemented, format!("{what} is not implemented"))
+}
+
+fn queue_type(kind: &str) -> Result<(), Fault> {
+    match kind {
+        "classic" | "quorum" => Ok(()),
+        "stream" => Err(not_implemented("queue type 'stream'")),
+        other => {
+            Err(Fault::new(ReplyCode::PreconditionFailed, format!("invalid queue type '{other}'")))
+        }
+    }
+}
+
+fn number(value: &Value, max: i64) -> Result<u64, String> {
+    let n = value.as_i64().ok_or_else(|| unacceptable(value))?;
+    if n > max {
+        return Err(format!("{{value_too_large,{n}}}"));
+    }
+    u64::try_from(n).map_err(|_| format!("{{value_negative,{n}}}"))
+}
+
+fn text(value: &Value) -> Result<Arc<str>, String> {
+    value.as_str().map(Arc::from).ok_or_else(|| unacceptable(value))
+}
+
+fn overflow(value: &Value) -> Result<Overflow, String> {
+    match &*text(value)? {
+        "drop-head" => Ok(Overflow::DropHead),
+        "reject-publish" => Ok(Overflow::RejectPublish),
+        "reject-publish-dlx" => Ok(Overflow::RejectPublishDlx),
+        other => Err(format!("{{invalid_overflow,<<\"{other}\">>}}")),
+    }
+}
+
+fn unacceptable(value: &Value) -> String {
+    let kind = match value {
+        Value::Null => "void",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "signedint",
+        Value::Uint(_) => "unsignedint",
+        Value::Float(_) => "float",
+        Value::Double(_) => "double",
+        Value::Decimal { .. } => "decimal",
+        Value::Timestamp(_) => "timestamp",
+        Value::String(_) => "longstr",
+        Value::Binary(_) => "binary",
+        Value::List(_) => "array",
+        Value::Map(_) => "table",
+    };
+    format!("{{unacceptable_type,{kind}}}")
+}

@@ -1,0 +1,327 @@
+//! The session: one client's connection, as commands and events.
+//!
+//! [`connection`] is the handshake, heartbeats and the end; [`channel`] what a channel is and how
+//! it opens and closes; [`publish`], [`consume`], [`settle`], [`topology`] and [`transaction`] are
+//! what clients do on it; [`done`] tells them how it went.
+
+mod arguments;
+mod channel;
+mod config;
+mod connection;
+mod consume;
+mod done;
+mod outgoing;
+mod publish;
+mod settle;
+mod topology;
+mod transaction;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use amq_protocol::protocol::{AMQPClass, basic, channel as channel_class, confirm, tx};
+use bytes::Bytes;
+use isthmus_contract::{Command, Event, Input, Outbox, Session};
+use isthmus_model::{ConsumerId, Time, Token};
+
+use crate::codec::frame::{self, Frame};
+use crate::codec::method::{self, Method, MethodError};
+use crate::codec::publish as publish_codec;
+use crate::fault::{Fault, ReplyCode};
+
+use channel::{Channel, Slot};
+pub use config::SessionConfig;
+use connection::{Liveness, Peer, Phase};
+use consume::Consumer;
+use outgoing::Outgoing;
+
+/// Input is not taken while more than this waits to be written: a client that does not read its
+/// replies does not get to ask for more of them.
+const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
+
+/// Input that becomes one chunk at the most: offsets into a chunk have 32 bits.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+
+/// Everything done for one frame, or the error that its channel or connection is closed with.
+type Handled = Result<(), Fault>;
+
+/// A client's connection that speaks AMQP 0-9-1.
+#[derive(Debug)]
+pub struct Amqp091Session {
+    config: SessionConfig,
+    /// The time of the call that is being handled.
+    now: Time,
+    phase: Phase,
+    peer: Peer,
+    live: Liveness,
+    out: Outgoing,
+    /// By number; grown as channels are opened, so that a quiet connection holds none.
+    channels: Vec<Slot>,
+    consumers: HashMap<ConsumerId, Consumer>,
+    last_consumer: u64,
+    /// Detached consumers by the token of their `Detach`: until it is answered, deliveries may
+    /// still arrive for them.
+    detaching: HashMap<Token, ConsumerId>,
+    /// Whether the broker is short of memory or disk.
+    pressure: bool,
+}
+
+impl Amqp091Session {
+    /// A session for a client that just connected.
+    pub fn new(config: SessionConfig, now: Time) -> Amqp091Session {
+        let deadline = now + config.handshake_timeout;
+        Amqp091Session {
+            phase: Phase::Header { deadline },
+            now,
+            peer: Peer::default(),
+            live: Liveness::new(now),
+            out: Outgoing::default(),
+            channels: Vec::new(),
+            consumers: HashMap::new(),
+            last_consumer: 0,
+            detaching: HashMap::new(),
+            pressure: false,
+            config,
+        }
+    }
+
+    /// The largest payload of a frame that is read.
+    fn payload_max(&self) -> u32 {
+        // RabbitMQ allows for clients that do not count the octets around the payload; so does
+        // this.
+        self.peer.frame_max
+    }
+
+    /// The largest payload of a frame that is written.
+    fn send_payload_max(&self) -> u32 {
+        self.peer.frame_max - frame::OVERHEAD_BYTES as u32
+    }
+
+    fn open_channel(&mut self, number: u16) -> Option<&mut Channel> {
+        match self.channels.get_mut(usize::from(number)) {
+            Some(Slot::Open(channel)) => Some(channel),
+            _ => None,
+        }
+    }
+
+    /// Queues a command behind everything that was published before it.
+    fn command(&mut self, command: Command) {
+        self.close_batch();
+        self.out.stage(command);
+    }
+
+    /// Writes a method.
+    fn say(&mut self, channel: u16, class: &AMQPClass) {
+        method::write(self.out.outbox.buf(), channel, class);
+    }
+
+    /// Takes the frame (or, where it stands for more, the whole messages) at `at`; returns where
+    /// the next one begins, `None` if it is not all there.
+    fn step(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        if let Phase::Header { deadline } = self.phase {
+            return self.protocol_header(&bytes[at..], deadline).map(|len| at + len);
+        }
+        let frame = match frame::next(&bytes[at..], self.payload_max()) {
+            Ok(frame) => frame?,
+            Err(error) => {
+                self.fail(0, &Fault::new(ReplyCode::FrameError, error.to_string()));
+                return Some(bytes.len());
+            }
+        };
+        if frame.kind == frame::METHOD
+            && frame.payload.starts_with(&publish_codec::METHOD_PREFIX)
+            && let Some(end) = self.publish_run(bytes, at, &frame)
+        {
+            // A message that is not all there leaves `end` where it was.
+            return (end > at).then_some(end);
+        }
+        if let Err(fault) = self.frame(&frame) {
+            self.fail(frame.channel, &fault);
+        }
+        Some(at + frame.wire_len())
+    }
+
+    /// Takes a frame by itself.
+    fn frame(&mut self, frame: &Frame<'_>) -> Handled {
+        if let Phase::Closing { .. } = self.phase {
+            self.frame_while_closing(frame);
+            return Ok(());
+        }
+        match frame.kind {
+            frame::METHOD => {
+                let ids = method::ids(frame.payload)
+                    .map_err(|e| Fault::new(ReplyCode::SyntaxError, e.to_string()))?;
+                self.method(frame, ids).map_err(|fault| fault.of(ids))
+            }
+            frame::HEARTBEAT if frame.channel == 0 => Ok(()),
+            frame::HEARTBEAT => {
+                Err(Fault::new(ReplyCode::FrameError, "heartbeat on a channel other than 0"))
+            }
+            _ => self.content_frame(frame),
+        }
+    }
+
+    fn method(&mut self, frame: &Frame<'_>, ids: (u16, u16)) -> Handled {
+        if frame.channel != 0 {
+            if !matches!(self.phase, Phase::Running) {
+                return Err(Fault::new(
+                    ReplyCode::CommandInvalid,
+                    "no channel can be used before the connection is open",
+                ));
+            }
+            if self.is_ignored(frame.channel, ids) {
+                return Ok(());
+            }
+            if ids == publish_codec::BASIC_PUBLISH {
+                return self.begin_publish(frame);
+            }
+        }
+        let method = method::read(frame.payload).map_err(|e| match e {
+            MethodError::Unknown => {
+                Fault::new(ReplyCode::NotImplemented, format!("method {}.{}", ids.0, ids.1))
+            }
+            MethodError::Malformed(e) => Fault::new(ReplyCode::SyntaxError, e.to_string()),
+        })?;
+        if frame.channel == 0 {
+            return self.connection_method(&method);
+        }
+        self.channel_method(frame, method)
+    }
+
+    fn channel_method(&mut self, frame: &Frame<'_>, method: Method<'_>) -> Handled {
+        let number = frame.channel;
+        if let AMQPClass::Channel(channel_class::AMQPMethod::Open(_)) = method.class {
+            return self.channel_open(number);
+        }
+        let Some(channel) = self.open_channel(number) else {
+            return Err(Fault::new(ReplyCode::ChannelError, "expected 'channel.open'"));
+        };
+        if channel.assembly.is_some() {
+            return Err(Fault::new(
+                ReplyCode::UnexpectedFrame,
+                "expected content for class 60, got a method frame instead",
+            ));
+        }
+        match &method.class {
+            AMQPClass::Channel(class) => self.channel_class(number, class),
+            AMQPClass::Exchange(class) => self.exchange_class(number, class, &method),
+            AMQPClass::Queue(class) => self.queue_class(number, class, &method),
+            AMQPClass::Basic(class) => self.basic_class(frame, class, &method),
+            AMQPClass::Tx(tx::AMQPMethod::Select(_)) => self.tx_select(number),
+            AMQPClass::Tx(tx::AMQPMethod::Commit(_)) => self.tx_commit(number),
+            AMQPClass::Tx(tx::AMQPMethod::Rollback(_)) => self.tx_rollback(number),
+            AMQPClass::Confirm(confirm::AMQPMethod::Select(select)) => {
+                self.confirm_select(number, select.nowait)
+            }
+            _ => Err(Fault::new(ReplyCode::CommandInvalid, "not a method for this channel")),
+        }
+    }
+
+    fn basic_class(
+        &mut self,
+        frame: &Frame<'_>,
+        class: &basic::AMQPMethod,
+        method: &Method<'_>,
+    ) -> Handled {
+        let number = frame.channel;
+        match class {
+            basic::AMQPMethod::Qos(qos) => self.qos(number, qos, frame.payload),
+            basic::AMQPMethod::Consume(consume) => self.consume(number, consume, method),
+            basic::AMQPMethod::Cancel(cancel) => self.cancel(number, cancel),
+            // The answer to a cancel notification, of which nothing is asked.
+            basic::AMQPMethod::CancelOk(_) => Ok(()),
+            basic::AMQPMethod::Get(get) => self.get(number, get),
+            basic::AMQPMethod::Ack(ack) => self.ack(number, ack),
+            basic::AMQPMethod::Nack(nack) => self.nack(number, nack),
+            basic::AMQPMethod::Reject(reject) => self.reject(number, reject),
+            basic::AMQPMethod::Recover(recover) => self.recover(number, recover.requeue, true),
+            basic::AMQPMethod::RecoverAsync(recover) => {
+                self.recover(number, recover.requeue, false)
+            }
+            _ => Err(Fault::new(ReplyCode::CommandInvalid, "not a method for clients")),
+        }
+    }
+
+    /// Whether the session takes no input now.
+    fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Authenticating { .. } | Phase::Entering { .. })
+            || self.out.outbox.len() > OUTBOX_BYTES_MAX
+    }
+}
+
+impl Session for Amqp091Session {
+    fn handle_bytes(&mut self, now: Time, input: &mut Input) {
+        self.now = now;
+        self.live.received(now, input.len());
+        loop {
+            let mut at = 0;
+            while at < CHUNK_BYTES_MAX.min(input.len()) && !self.is_stopped() && !self.is_closed() {
+                match self.step(input.bytes(), at) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+            }
+            if self.is_closed() {
+                at = input.len();
+            }
+            self.close_batch();
+            let chunk = if self.out.needs_chunk() {
+                input.take(at)
+            } else {
+                input.skip(at);
+                Bytes::new()
+            };
+            self.out.release(&chunk);
+            if at < CHUNK_BYTES_MAX {
+                break;
+            }
+        }
+        self.live.left(input.len());
+        self.live.sent(now, self.out.outbox.len());
+    }
+
+    fn handle_eof(&mut self, _now: Time) {
+        self.phase = Phase::Closed;
+    }
+
+    fn handle_event(&mut self, now: Time, event: Event) {
+        self.now = now;
+        if !self.is_closed() {
+            self.event(event);
+            self.out.release(&Bytes::new());
+            self.live.sent(now, self.out.outbox.len());
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        self.now = now;
+        self.timeout();
+        self.out.release(&Bytes::new());
+        self.live.sent(now, self.out.outbox.len());
+    }
+
+    fn poll_command(&mut self) -> Option<Command> {
+        self.out.commands.pop_front()
+    }
+
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.out.outbox
+    }
+
+    fn poll_timeout(&self) -> Time {
+        self.next_timeout()
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    fn protocol(&self) -> &'static str {
+        "AMQP 0-9-1"
+    }
+}
+
+/// A name from the wire for the broker to keep.
+fn name(short: &amq_protocol::types::ShortString) -> Arc<str> {
+    Arc::from(short.as_str())
+}

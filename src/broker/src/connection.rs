@@ -1,0 +1,371 @@
+//! A socket and a session: one task a connection.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session};
+use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::broker::{Authenticate, Login};
+use crate::clock::monotonic;
+use crate::driver::Driver;
+use crate::mailbox::Mailbox;
+use crate::shard::{Input, MailboxHandle};
+
+/// Bytes read at a time from a client that has not logged in; it may hold no more undecoded.
+const STRANGER_READ_BYTES: usize = 4 * 1024;
+
+/// Bytes read at a time, once a connection has shown that it fills smaller reads.
+const READ_BYTES_MAX: usize = 128 * 1024;
+
+/// Undecoded bytes at which a connection is read no further. Above every frame size on offer.
+const INPUT_BYTES_MAX: usize = 512 * 1024;
+
+/// Bytes that wait to be written at which nothing more is decoded: what a client asks for it must
+/// also read.
+const OUTBOX_BYTES_STOP: usize = 1024 * 1024;
+
+/// Rounds of reading and writing before other tasks get their turn.
+const ROUNDS_MAX: usize = 8;
+
+/// Parts of one vectored write.
+const SLICES_MAX: usize = 64;
+
+/// How long a client gets to read the last words and to hang up.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What a connection is made with.
+pub(crate) struct ConnectionOptions {
+    pub(crate) id: SessionId,
+    pub(crate) peer: SocketAddr,
+    /// Bytes published and not confirmed at which a connection is read no further.
+    pub(crate) publish_bytes_max: u64,
+    /// Bytes written are reported in steps of this.
+    pub(crate) report_bytes: u64,
+    /// The zero of monotonic time.
+    pub(crate) start: Instant,
+}
+
+/// One client.
+///
+/// The task is woken by its socket, its mailbox and its timer; each time it goes round until
+/// nothing moves any more.
+pub(crate) struct Connection<S> {
+    options: ConnectionOptions,
+    stream: S,
+    session: Box<dyn Session>,
+    driver: Arc<dyn Driver>,
+    mailbox: Arc<Mailbox>,
+    authenticate: Arc<dyn Authenticate>,
+    login: Option<(Token, Login)>,
+    user: Option<Arc<str>>,
+    /// The session is known to the shard.
+    entered: bool,
+    input: Bytes,
+    read_bytes: usize,
+    eof: bool,
+    events: Vec<Event>,
+    commands: Vec<Command>,
+    /// Publishes that are not answered, with their bytes, oldest first.
+    publishing: VecDeque<(Token, u64)>,
+    publishing_bytes: u64,
+    /// Delivered, and not reported as written yet, in the dispatcher's bytes.
+    unreported: u64,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Time,
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    closing_heard: bool,
+    /// When the last words were written and the wait for the client's end of the line began.
+    goodbye: Option<Time>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(crate) fn new(
+        options: ConnectionOptions,
+        stream: S,
+        session: Box<dyn Session>,
+        driver: Arc<dyn Driver>,
+        authenticate: Arc<dyn Authenticate>,
+        closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ) -> Connection<S> {
+        Connection {
+            options,
+            stream,
+            session,
+            driver,
+            mailbox: Arc::new(Mailbox::default()),
+            authenticate,
+            login: None,
+            user: None,
+            entered: false,
+            input: Bytes::new(),
+            read_bytes: STRANGER_READ_BYTES,
+            eof: false,
+            events: Vec::new(),
+            commands: Vec::new(),
+            publishing: VecDeque::new(),
+            publishing_bytes: 0,
+            unreported: 0,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            timer_at: Time::NEVER,
+            closing,
+            closing_heard: false,
+            goodbye: None,
+        }
+    }
+
+    fn now(&self) -> Time {
+        monotonic(self.options.start)
+    }
+
+    /// Takes in what is in the mailbox and what the login came to.
+    fn take_events(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.now();
+        if !self.closing_heard && self.closing.as_mut().poll(cx).is_ready() {
+            self.closing_heard = true;
+            self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
+        }
+        let mut moved = false;
+        if let Some((token, login)) = &mut self.login
+            && let Poll::Ready(result) = login.as_mut().poll(cx)
+        {
+            let token = *token;
+            self.login = None;
+            moved = true;
+            let result = result.map(|user| {
+                self.user = Some(Arc::clone(&user));
+                Reply::Authenticated { user }
+            });
+            self.session.handle_event(now, Event::Done { token, result });
+        }
+        self.unreported += self.mailbox.take(&mut self.events);
+        moved |= !self.events.is_empty();
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            if let Event::Done { token, .. } = &event {
+                self.answered(*token);
+            }
+            self.session.handle_event(now, event);
+        }
+        self.events = events;
+        moved
+    }
+
+    /// A publish is answered: its bytes no longer hold the connection back.
+    fn answered(&mut self, token: Token) {
+        // Answers to publishes come in order; another token is another command's.
+        if let Some((_, bytes)) = self.publishing.pop_front_if(|(t, _)| *t == token) {
+            self.publishing_bytes -= bytes;
+        }
+    }
+
+    fn check_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let wanted = self.session.poll_timeout();
+        if wanted != self.timer_at {
+            self.timer_at = wanted;
+            if wanted != Time::NEVER {
+                let at = self.options.start + Duration::from_nanos(wanted.0);
+                self.timer.as_mut().reset(at.into());
+            }
+        }
+        if self.timer_at == Time::NEVER || self.timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        // The sleep is over and must not be polled again before it is set anew.
+        self.timer_at = Time::NEVER;
+        let now = self.now();
+        self.session.handle_timeout(now);
+        true
+    }
+
+    /// Whether more may be taken from the client now.
+    fn is_taking(&mut self) -> bool {
+        self.publishing_bytes < self.options.publish_bytes_max
+            && self.session.outbox().len() < OUTBOX_BYTES_STOP
+    }
+
+    /// Reads once, and lets the session decode what is there.
+    fn read(&mut self, cx: &mut Context<'_>, events: bool) -> io::Result<bool> {
+        if !self.is_taking() {
+            return Ok(false);
+        }
+        let limit = if self.entered { INPUT_BYTES_MAX } else { STRANGER_READ_BYTES };
+        let mut arrived = false;
+        if !self.eof && self.input.len() < limit {
+            let room = self.read_bytes;
+            let buffer = self.input.buffer(room);
+            let before = buffer.len();
+            let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, buffer);
+            if let Poll::Ready(read) = read {
+                let read = read?;
+                debug_assert_eq!(buffer.len(), before + read);
+                arrived = true;
+                if read == 0 {
+                    self.eof = true;
+                    let now = self.now();
+                    self.session.handle_eof(now);
+                } else if read >= room && self.entered {
+                    self.read_bytes = (room * 2).min(READ_BYTES_MAX);
+                }
+            }
+        }
+        // After an event the session may go on with bytes that it has left lying.
+        if (arrived || events) && !self.input.is_empty() {
+            let now = self.now();
+            self.session.handle_bytes(now, &mut self.input);
+        }
+        Ok(arrived)
+    }
+
+    /// Hands the session's commands on.
+    fn submit(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(command) = self.session.poll_command() {
+            moved = true;
+            match command {
+                Command::Authenticate { token, credentials } => {
+                    let login = self.authenticate.login(credentials, self.options.peer);
+                    self.login = Some((token, login));
+                }
+                Command::Enter { token, vhost } => self.enter(token, vhost),
+                Command::Publish(publish) => {
+                    if publish.token != Token::SILENT {
+                        let bytes = publish.batch.chunk.len() as u64;
+                        self.publishing.push_back((publish.token, bytes));
+                        self.publishing_bytes += bytes;
+                    }
+                    self.commands.push(Command::Publish(publish));
+                }
+                command => self.commands.push(command),
+            }
+        }
+        if !self.commands.is_empty() {
+            let commands = std::mem::take(&mut self.commands);
+            self.driver.submit(Input::Commands { session: self.options.id, commands });
+        }
+        moved
+    }
+
+    fn enter(&mut self, token: Token, vhost: Arc<str>) {
+        if self.user.is_none() || self.entered {
+            let error = CommandError::Refused("log in first, and enter once".to_owned());
+            let now = self.now();
+            return self.session.handle_event(now, Event::Done { token, result: Err(error) });
+        }
+        self.entered = true;
+        let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
+        self.driver.submit(Input::Open { session: self.options.id, token, vhost, mailbox });
+    }
+
+    /// Writes what waits, once.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let outbox = self.session.outbox();
+        let mut moved = false;
+        if !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let filled = outbox.slices(&mut slices);
+            let stream = Pin::new(&mut self.stream);
+            if let Poll::Ready(written) = stream.poll_write_vectored(cx, &slices[..filled]) {
+                let written = written?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                outbox.advance(written);
+                moved = true;
+            }
+        }
+        // Once a good part is written, the dispatcher may hand over more.
+        if self.unreported >= self.options.report_bytes
+            && (outbox.len() as u64) < self.options.report_bytes
+        {
+            let bytes = std::mem::take(&mut self.unreported);
+            self.driver.submit(Input::Written { session: self.options.id, bytes });
+        }
+        Ok(moved)
+    }
+
+    /// Says goodbye: everything is written, so the client is told that nothing more comes, and is
+    /// given time to hear it. Closing at once would throw away what is on its way to the client
+    /// if the client has sent anything that nobody reads.
+    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.now();
+        if self.goodbye.is_none() {
+            if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.goodbye = Some(now);
+            let at = self.options.start + Duration::from_nanos(now.0) + GOODBYE;
+            self.timer.as_mut().reset(at.into());
+        }
+        if self.eof || self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut waste = [0; 4096];
+        for _ in 0..ROUNDS_MAX {
+            let mut buffer = ReadBuf::new(&mut waste);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn go_round(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        for _ in 0..ROUNDS_MAX {
+            if self.session.is_closed() {
+                while !self.session.outbox().is_empty() {
+                    if !self.write(cx)? {
+                        return Ok(Poll::Pending);
+                    }
+                }
+                return Ok(self.finish(cx));
+            }
+            let mut moved = self.take_events(cx);
+            moved |= self.check_timer(cx);
+            moved |= self.read(cx, moved)?;
+            moved |= self.submit();
+            moved |= self.write(cx)?;
+            if !moved {
+                // Idle: give the buffers back, so that a quiet connection costs next to nothing.
+                self.input.release();
+                self.session.outbox().release();
+                return Ok(Poll::Pending);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
+    type Output = io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.mailbox.register(cx.waker());
+        match this.go_round(cx) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        if self.entered {
+            self.driver.submit(Input::Close { session: self.options.id });
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Ledger and dispatcher, driven in turns.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use isthmus_cluster::SingleNode;
+use isthmus_contract::{Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Output, codec};
+use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
+use isthmus_storage::EncodeEntry;
+use tokio::sync::watch;
+
+use crate::clock::ClockSource;
+use crate::mailbox::Mailbox;
+
+/// Entries on their way to stable storage at the most: one being synced, one behind it. What
+/// comes in meanwhile is gathered for the next.
+const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+
+/// An entry is proposed within a turn when it has gathered this much.
+const ENTRY_BYTES_ENOUGH: u64 = 4 << 20;
+
+/// Something for a shard's turn.
+pub enum Input {
+    /// A session enters a virtual host.
+    Open {
+        /// The session.
+        session: SessionId,
+        /// Names the answer.
+        token: Token,
+        /// The virtual host.
+        vhost: Arc<str>,
+        /// Where its events go.
+        mailbox: MailboxHandle,
+    },
+    /// A session is over.
+    Close {
+        /// The session.
+        session: SessionId,
+    },
+    /// What a session asks for, in order.
+    Commands {
+        /// The session.
+        session: SessionId,
+        /// The commands.
+        commands: Vec<Command>,
+    },
+    /// Bytes delivered to a session have been written to its client.
+    Written {
+        /// The session.
+        session: SessionId,
+        /// How many.
+        bytes: u64,
+    },
+    /// The log is durable, and so committed, up to this index.
+    Committed {
+        /// The index.
+        index: u64,
+    },
+    /// A timer has run out.
+    Tick,
+    /// Something to be done with the shard between commands.
+    Inspect(Box<dyn FnOnce(&mut Shard) + Send>),
+}
+
+/// A mailbox, opaque to drivers.
+#[derive(Clone)]
+pub struct MailboxHandle(pub(crate) Arc<Mailbox>);
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Input::Open { .. } => "Open",
+            Input::Close { .. } => "Close",
+            Input::Commands { .. } => "Commands",
+            Input::Written { .. } => "Written",
+            Input::Committed { .. } => "Committed",
+            Input::Tick => "Tick",
+            Input::Inspect(_) => "Inspect",
+        })
+    }
+}
+
+/// Tasks to be woken once the shard is no longer locked.
+#[derive(Debug, Default)]
+pub struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    /// Wakes them all.
+    pub fn wake(&mut self) {
+        for waker in self.0.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// An entry on its way into the log; encoded by the log's own thread.
+pub(crate) struct Proposal(Arc<Entry>);
+
+impl EncodeEntry for Proposal {
+    fn encode(&self, out: &mut Vec<u8>) {
+        codec::encode(&self.0, out);
+    }
+}
+
+/// Ledger, dispatcher, and the way into the log.
+pub struct Shard {
+    ledger: Ledger,
+    dispatcher: Dispatcher,
+    node: Option<SingleNode<Proposal>>,
+    /// The last entry that the ledger has applied.
+    applied: u64,
+    in_flight: VecDeque<(u64, Arc<Entry>)>,
+    mailboxes: HashMap<SessionId, Arc<Mailbox>>,
+    clock: ClockSource,
+    timer: watch::Sender<Time>,
+    /// Bytes proposed since the last checkpoint, about.
+    bytes_since_checkpoint: u64,
+}
+
+impl Shard {
+    /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
+    /// takes effect before it is committed.
+    pub(crate) fn lead(
+        mut ledger: Ledger,
+        applied: u64,
+        node: SingleNode<Proposal>,
+        options: DispatcherOptions,
+        start: Instant,
+        timer: watch::Sender<Time>,
+    ) -> Shard {
+        let mut clock = ClockSource::new(start, ledger.time());
+        let now = clock.now();
+        let mut node = node;
+        // The dispatcher is built over a ledger that has this entry applied. Nothing is said to
+        // anybody before later entries are committed, and those come behind it in the log.
+        let entry = Arc::new(Entry { time: now.log, facts: vec![Fact::Term(node.term())] });
+        let index = node.propose(Proposal(Arc::clone(&entry)));
+        assert_eq!(index, applied + 1, "the term's entry follows on what was applied");
+        ledger.apply(&entry);
+        let dispatcher = Dispatcher::new(options, &ledger, now);
+        Shard {
+            ledger,
+            dispatcher,
+            node: Some(node),
+            applied: index,
+            in_flight: VecDeque::new(),
+            mailboxes: HashMap::new(),
+            clock,
+            timer,
+            bytes_since_checkpoint: 0,
+        }
+    }
+
+    /// Takes what came in, lets it take effect, proposes what must be logged, and posts what
+    /// there is to say.
+    pub fn turn(&mut self, inputs: &mut Vec<Input>, wakes: &mut Wakes) {
+        self.dispatcher.set_clock(self.clock.now());
+        for input in inputs.drain(..) {
+            self.handle(input);
+            if self.dispatcher.gathered_bytes() >= ENTRY_BYTES_ENOUGH {
+                self.propose(ENTRIES_IN_FLIGHT_MAX);
+            }
+        }
+        self.dispatcher.dispatch(&self.ledger);
+        self.propose(ENTRIES_IN_FLIGHT_MAX);
+        self.post(wakes);
+        let timeout = self.dispatcher.next_timeout();
+        self.timer.send_if_modified(|armed| std::mem::replace(armed, timeout) != timeout);
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Open { session, token, vhost, mailbox } => {
+                self.open(session, token, &vhost, &mailbox.0);
+            }
+            Input::Close { session } => {
+                self.mailboxes.remove(&session);
+                self.dispatcher.close_session(&self.ledger, session);
+            }
+            Input::Commands { session, commands } => {
+                for command in commands {
+                    self.command(session, command);
+                }
+            }
+            Input::Written { session, bytes } => self.dispatcher.written(session, bytes),
+            Input::Committed { index } => self.committed(index),
+            Input::Tick => {}
+            Input::Inspect(inspect) => inspect(self),
+        }
+    }
+
+    fn open(&mut self, session: SessionId, token: Token, vhost: &Arc<str>, mailbox: &Arc<Mailbox>) {
+        let result = if self.dispatcher.has_vhost(vhost) {
+            self.dispatcher.open_session(session, vhost);
+            self.mailboxes.insert(session, Arc::clone(mailbox));
+            Ok(Reply::Ok)
+        } else {
+            Err(CommandError::NotFound(format!("vhost {vhost} not found")))
+        };
+        mailbox.send(Event::Done { token, result });
+    }
+
+    fn command(&mut self, session: SessionId, command: Command) {
+        let (dispatcher, ledger) = (&mut self.dispatcher, &self.ledger);
+        match command {
+            // The connection answers these itself.
+            Command::Authenticate { .. } | Command::Enter { .. } => {}
+            Command::Topology { token, change } => {
+                dispatcher.change_topology(ledger, session, token, change);
+            }
+            Command::Publish(Publish { token, batch, transaction }) => {
+                dispatcher.publish(ledger, session, token, batch, transaction);
+            }
+            Command::Attach(attach) => dispatcher.attach(ledger, session, attach),
+            Command::Detach { token, consumer } => {
+                dispatcher.detach(ledger, session, token, consumer);
+            }
+            Command::Credit { consumer, credit } => {
+                dispatcher.set_credit(ledger, session, consumer, credit);
+            }
+            Command::Window { window, limit } => dispatcher.set_window(session, window, limit),
+            Command::Settle { token, settlements, transaction } => {
+                dispatcher.settle(ledger, session, token, settlements, transaction);
+            }
+            Command::Extend { token, deliveries, deadline } => {
+                dispatcher.extend(ledger, session, token, &deliveries, deadline);
+            }
+            Command::Transact { token, transaction, op } => match op {
+                TransactOp::Begin => dispatcher.begin(ledger, session, token, transaction),
+                TransactOp::Commit => dispatcher.commit(ledger, session, token, transaction),
+                TransactOp::Rollback => dispatcher.rollback(ledger, session, token, transaction),
+            },
+            Command::Manage { token, op: ManageOp::Purge { queue } } => {
+                dispatcher.purge(ledger, session, token, &queue);
+            }
+        }
+    }
+
+    /// Applies what is committed, in order.
+    fn committed(&mut self, index: u64) {
+        while let Some((next, _)) = self.in_flight.front()
+            && *next <= index
+        {
+            let Some((next, entry)) = self.in_flight.pop_front() else { return };
+            assert_eq!(next, self.applied + 1, "entries are applied one after the other");
+            self.ledger.apply(&entry);
+            self.applied = next;
+            self.dispatcher.committed(&self.ledger);
+        }
+    }
+
+    fn propose(&mut self, in_flight_max: usize) {
+        let Some(node) = &mut self.node else { return };
+        if self.in_flight.len() >= in_flight_max {
+            return;
+        }
+        let bytes = self.dispatcher.gathered_bytes();
+        if let Some(entry) = self.dispatcher.take_entry() {
+            self.bytes_since_checkpoint += bytes;
+            let entry = Arc::new(entry);
+            let index = node.propose(Proposal(Arc::clone(&entry)));
+            self.in_flight.push_back((index, entry));
+        }
+    }
+
+    /// Leaves what there is to say in the sessions' mailboxes.
+    fn post(&mut self, wakes: &mut Wakes) {
+        let mut outputs = self.dispatcher.take_outputs();
+        let mut rest = outputs.drain(..).peekable();
+        while let Some((session, first)) = rest.next() {
+            let Some(mailbox) = self.mailboxes.get(&session) else { continue };
+            let waker = mailbox.post(|post| {
+                let mut output = Some(first);
+                while let Some(next) = output {
+                    match next {
+                        Output::Deliver { delivery, bytes } => post.delivery(delivery, bytes),
+                        Output::Done { token, result } => post.event(Event::Done { token, result }),
+                        Output::CreditState { consumer, credit, drained, ready } => {
+                            post.event(Event::CreditState { consumer, credit, drained, ready });
+                        }
+                        Output::Detached { consumer, reason } => {
+                            post.event(Event::Detached { consumer, reason });
+                        }
+                    }
+                    output = rest.next_if(|(s, _)| *s == session).map(|(_, output)| output);
+                }
+            });
+            wakes.0.extend(waker);
+        }
+        drop(rest);
+        self.dispatcher.give_back(outputs);
+    }
+
+    /// The dispatcher, to look at.
+    pub fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
+    }
+
+    /// Declares virtual hosts that are not there yet.
+    pub(crate) fn declare_vhosts(&mut self, names: &[String]) {
+        for name in names {
+            self.dispatcher.declare_vhost(name);
+        }
+    }
+
+    /// A copy of the ledger with the index of its last entry, if `bytes_min` have been proposed
+    /// since the last call that gave one. Bodies are shared, not copied.
+    pub(crate) fn snapshot_if_due(&mut self, bytes_min: u64) -> Option<(Ledger, u64)> {
+        if self.bytes_since_checkpoint < bytes_min {
+            return None;
+        }
+        self.bytes_since_checkpoint = 0;
+        Some((self.ledger.clone(), self.applied))
+    }
+
+    /// The log may forget entries up to `index`: a durable checkpoint holds them.
+    pub(crate) fn purge_log(&mut self, index: u64, term: u64) {
+        if let Some(node) = &self.node {
+            node.purge_to(index, term);
+        }
+    }
+
+    /// Proposes all that is gathered and gives the node out, to be shut down by the caller.
+    pub(crate) fn stop(&mut self) -> Option<SingleNode<Proposal>> {
+        self.propose(usize::MAX);
+        self.node.take()
+    }
+}
