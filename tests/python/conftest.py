@@ -53,19 +53,23 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def shared_isthmus(tmp_path_factory):
+def isthmus_of_session(tmp_path_factory):
     """One broker for all tests of this process that do not stop it."""
     with Broker(tmp_path_factory.mktemp("shared") / "data") as broker:
         yield broker
-        assert broker.process.poll() is None, f"the broker died:\n{broker.log()}"
         assert broker.stop() == 0, broker.log()
 
 
 @pytest.fixture
-def isthmus(shared_isthmus):
-    """The shared Isthmus, for tests that look at its process or at what only Isthmus does."""
-    assert shared_isthmus.process.poll() is None, f"the broker died:\n{shared_isthmus.log()}"
-    return shared_isthmus
+def isthmus(isthmus_of_session, tmp_path):
+    """The shared Isthmus; a test in which it dies fails, and the next gets one with no past."""
+    broker = isthmus_of_session
+    yield broker
+    if (exit_code := broker.process.poll()) is not None:
+        last_words = "".join(broker.output[-20:])
+        broker.data_dir = tmp_path / "data"
+        broker.start()
+        pytest.fail(f"the broker died with {exit_code}:\n{last_words}")
 
 
 @pytest.fixture
@@ -81,9 +85,7 @@ def amqp(request):
     if EXTERNAL:
         host, port = EXTERNAL.rsplit(":", 1)
         return Endpoint(host, int(port), is_isthmus=False)
-    broker = request.getfixturevalue("shared_isthmus")
-    assert broker.process.poll() is None, f"the broker died:\n{broker.log()}"
-    return Endpoint(*broker.amqp, is_isthmus=True)
+    return Endpoint(*request.getfixturevalue("isthmus").amqp, is_isthmus=True)
 
 
 @pytest.fixture
