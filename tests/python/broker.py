@@ -12,7 +12,8 @@ from pathlib import Path
 
 LISTENERS = ("amqp", "http")
 READY_WITHIN_S = 10
-STOPPED_WITHIN_S = 10
+# The broker gives clients ten seconds to answer its connection.close.
+STOPPED_WITHIN_S = 15
 
 
 class DidNotStart(Exception):
@@ -101,15 +102,20 @@ class Broker:
     def kill(self):
         """SIGKILL: the process gets no chance to write anything more."""
         self.process.kill()
-        self._ended()
+        self.end_stop()
 
     def stop(self):
         """SIGTERM: a clean stop; returns the exit code."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self._ended()
+        if self.process.poll() is None:
+            self.begin_stop()
+        return self.end_stop()
 
-    def _ended(self):
+    def begin_stop(self):
+        """SIGTERM, without waiting; `end_stop` waits. A second SIGTERM would end it at once."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def end_stop(self):
+        """The exit code of a process that is about to end."""
         try:
             self.process.wait(STOPPED_WITHIN_S)
         except subprocess.TimeoutExpired:

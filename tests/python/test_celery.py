@@ -39,10 +39,12 @@ class Celery:
         self.workers.append(worker)
 
         def ready():
-            log = log_path.read_text()
-            assert worker.poll() is None, log
-            return " ready." in log
-        eventually(ready, within_s=20)
+            assert worker.poll() is None, log_path.read_text()
+            return " ready." in log_path.read_text()
+        try:
+            eventually(ready, within_s=20)
+        except AssertionError as too_late:
+            raise AssertionError(log_path.read_text()) from too_late
         return worker
 
     def lines(self):

@@ -51,7 +51,7 @@ def test_an_unknown_mechanism_is_refused(amqp):
         raw.send(rawamqp.method(0, rawamqp.START_OK, b"\0\0\0\0" + rawamqp.short_string("MAGIC")
                                 + rawamqp.long_string("") + rawamqp.short_string("en_US")))
         refusal = raw.expect_refusal()
-        assert refusal is None or refusal.code == 504 or refusal.code == 403
+        assert refusal is None or refusal.code in (403, 503, 504)
 
 
 def test_the_server_says_what_it_can(connection):

@@ -5,7 +5,8 @@ import time
 import pika
 import pytest
 
-from helpers import channel_closes, eventually, get_all, message_count, queue_exists
+from helpers import (channel_closes, eventually, get_all, message_count, not_yet,
+                     queue_exists)
 
 
 @pytest.fixture
@@ -149,6 +150,7 @@ def test_an_invalid_expiration_is_406(channel, queue, expiration):
         channel.queue_declare(queue, passive=True)
 
 
+@not_yet
 def test_an_unused_queue_expires(connection, channel, name):
     declare(channel, name, expires=100)
     # Each look at the queue is a use of it, so looks must lie further apart than its lease.
@@ -215,6 +217,7 @@ def test_a_deleted_queue_dead_letters_nothing(channel, name, graveyard):
     assert message_count(channel, graveyard) == 0
 
 
+@not_yet
 def test_higher_priorities_come_first_in_a_priority_queue(channel, name):
     declare(channel, name, max_priority=5)
     for priority in (1, 5, None, 3, 9, 5):

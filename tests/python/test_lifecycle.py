@@ -126,12 +126,12 @@ def test_dead_lettered_messages_survive_a_kill_with_their_history(own_isthmus):
 def test_a_clean_stop_closes_connections_politely(own_isthmus):
     with rawamqp.Connection(own_isthmus.amqp) as raw:
         raw.login()
-        own_isthmus.process.terminate()
+        own_isthmus.begin_stop()
         assert raw.expect_close().code == 320
-        assert own_isthmus.stop() == 0, own_isthmus.log()
+        assert own_isthmus.end_stop() == 0, own_isthmus.log()
 
 
-def test_a_clean_stop_does_not_wait_for_a_silent_client(own_isthmus):
+def test_a_clean_stop_does_not_wait_for_ever_for_silent_clients(own_isthmus):
     with rawamqp.Connection(own_isthmus.amqp) as raw, rawamqp.Connection(own_isthmus.amqp):
         raw.login()
         assert own_isthmus.stop() == 0, own_isthmus.log()
