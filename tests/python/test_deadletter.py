@@ -150,7 +150,6 @@ def test_an_invalid_expiration_is_406(channel, queue, expiration):
         channel.queue_declare(queue, passive=True)
 
 
-@not_yet
 def test_an_unused_queue_expires(connection, channel, name):
     declare(channel, name, expires=100)
     # Each look at the queue is a use of it, so looks must lie further apart than its lease.
