@@ -39,6 +39,10 @@ class RabbitMq:
         self.directory = Path(directory)
         self.amqp_port, self.node_port, self.epmd_port = free_ports(3)
         self.process = None
+        # Started here, or the server would leave one of its own behind.
+        self.port_mapper = subprocess.Popen(
+            ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n")
         (self.directory / "plugins").write_text("[].\n")
@@ -93,15 +97,15 @@ class RabbitMq:
         self.process.wait()
 
     def stop(self):
-        """A clean stop of the server and of the port mapper that it started."""
+        """A clean stop of the server, and the end of its port mapper."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
                 self.process.wait(STOPPED_WITHIN_S)
             except subprocess.TimeoutExpired:
                 self.kill()
-        subprocess.run(["epmd", "-port", str(self.epmd_port), "-kill"], check=False,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.port_mapper.kill()
+        self.port_mapper.wait()
 
 
 def main():
