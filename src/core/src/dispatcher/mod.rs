@@ -209,6 +209,7 @@ impl Dispatcher {
                     queue.recover(held);
                 }
                 dispatcher.queues.insert(entry.id, queue);
+                dispatcher.in_use(entry.id);
                 dispatcher.mark_dirty(entry.id);
             }
         }

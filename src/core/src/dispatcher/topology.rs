@@ -148,6 +148,7 @@ impl Dispatcher {
         };
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
+            self.in_use(id);
             return Ok(self.queue_reply(id, name));
         }
         self.next_queue = QueueId(id.0 + 1);
@@ -164,6 +165,7 @@ impl Dispatcher {
             }
         }
         self.queues.insert(id, Queue::new(vhost, Arc::new(def), id));
+        self.in_use(id);
         Ok(self.queue_reply(id, name))
     }
 
