@@ -1,1 +1,3 @@
 //! Consensus: proposals, commits, leadership.
+
+pub mod raft;
