@@ -7,9 +7,9 @@ use isthmus_model::{
     SessionId, Token, TopologyChange,
 };
 
+use super::Dispatcher;
 use super::queue::Queue;
 use super::session::Deferred;
-use super::{After, Dispatcher, Output};
 use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError};
 use crate::{Fact, Ledger};
 
@@ -38,35 +38,14 @@ impl Dispatcher {
         token: Token,
         change: TopologyChange,
     ) {
-        let facts = self.gather.facts.len();
+        let written = self.gather.written;
         let result = match self.sessions.get(&id).map(|s| Arc::clone(&s.vhost)) {
             Some(vhost) => self.try_topology(id, &vhost, change),
             None => return,
         };
-        if self.gather.facts.len() > facts {
-            self.touch_log(id);
-        }
-        self.answer_topology(ledger, id, token, result);
-    }
-
-    /// What is found to exist may exist by an entry that is not committed yet, of whomever: the
-    /// answer waits for it.
-    fn answer_topology(
-        &mut self,
-        ledger: &Ledger,
-        session: SessionId,
-        token: Token,
-        result: Result<Reply, CommandError>,
-    ) {
-        if token == Token::SILENT && result.is_ok() {
-            return;
-        }
-        if let Some(s) = self.sessions.get_mut(&session) {
-            // Later answers to this session wait for the same entry, so that none overtakes.
-            let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
-            s.last_entry = s.last_entry.max(newest);
-        }
-        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
+        self.touch_log_since(written, id);
+        // What is found to exist may exist by an entry that is not committed yet, of whomever.
+        self.answer_committed(ledger, id, token, result);
     }
 
     fn try_topology(
@@ -169,6 +148,7 @@ impl Dispatcher {
         };
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
+            self.in_use(id);
             return Ok(self.queue_reply(id, name));
         }
         self.next_queue = QueueId(id.0 + 1);
@@ -185,6 +165,7 @@ impl Dispatcher {
             }
         }
         self.queues.insert(id, Queue::new(vhost, Arc::new(def), id));
+        self.in_use(id);
         Ok(self.queue_reply(id, name))
     }
 
@@ -287,6 +268,7 @@ impl Dispatcher {
         token: Token,
         queue: &str,
     ) {
+        let written = self.gather.written;
         let result = self.usable_queue(session, queue).map(|(id, _)| {
             let mut messages = 0;
             while let Some(queue) = self.queues.get_mut(&id) {
@@ -298,12 +280,10 @@ impl Dispatcher {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.ready_bytes = 0;
             }
-            if messages > 0 {
-                self.touch_log(session);
-            }
             Reply::Messages(messages)
         });
-        self.answer_topology(ledger, session, token, result);
+        self.touch_log_since(written, session);
+        self.answer_committed(ledger, session, token, result);
     }
 }
 

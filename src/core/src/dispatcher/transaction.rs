@@ -71,7 +71,7 @@ impl Dispatcher {
             exceptions.extend(self.take_in(ledger, id, batch));
         }
         self.settle_now(ledger, id, &gathered.settlements);
-        self.answer(ledger, id, token, Ok(Reply::Published { exceptions }));
+        self.answer_committed(ledger, id, token, Ok(Reply::Published { exceptions }));
     }
 
     pub(super) fn do_rollback(

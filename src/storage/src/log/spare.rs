@@ -4,7 +4,7 @@
 //! that grows costs more than twice that. So spares are made ahead, by whoever has time, and the
 //! append path only renames one.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, thread, time::Instant};
 
 use parking_lot::Mutex;
 
@@ -12,6 +12,9 @@ use crate::{
     error::{Error, Result},
     fs::{File, SharedStorage, create_temporary},
 };
+
+/// Zeros written between two rests, in bytes.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// A file of a segment's size without live content.
 #[derive(Debug)]
@@ -97,21 +100,34 @@ impl Spares {
     fn make(&self, name: &str) -> Result<Arc<dyn File>> {
         let temporary = format!("{name}.tmp");
         let file = create_temporary(&*self.storage, &temporary)?;
-        let filled = file
-            .preallocate(self.segment_bytes)
-            .map_err(|e| Error::io("preallocate", &temporary, e))
-            // Now, so that the first sync of the segment does not have to write all the zeros.
-            .and_then(|()| file.sync_data().map_err(|e| Error::io("sync", &temporary, e)))
-            .and_then(|()| {
-                let renamed = self.storage.rename(&temporary, name);
-                renamed.map_err(|e| Error::io("rename", &temporary, e))
-            });
+        let filled = self.fill(&*file, &temporary).and_then(|()| {
+            let renamed = self.storage.rename(&temporary, name);
+            renamed.map_err(|e| Error::io("rename", &temporary, e))
+        });
         if let Err(e) = filled {
             // Gives the space back to a full disk. If even that fails, the next start does it.
             drop(self.storage.remove(&temporary));
             return Err(e);
         }
         Ok(file)
+    }
+
+    /// Fills a file with zeros piece by piece, and leaves the disk to others for as long as each
+    /// piece took: one large write would hold up the log's syncs for half a second.
+    ///
+    /// Each piece is synced, so that the first sync of the segment has none of the zeros to write.
+    fn fill(&self, file: &dyn File, name: &str) -> Result<()> {
+        let mut filled = 0;
+        while filled < self.segment_bytes {
+            let begun = Instant::now();
+            filled = (filled + PIECE_BYTES).min(self.segment_bytes);
+            file.preallocate(filled).map_err(|e| Error::io("preallocate", name, e))?;
+            file.sync_data().map_err(|e| Error::io("sync", name, e))?;
+            if filled < self.segment_bytes {
+                thread::sleep(begun.elapsed());
+            }
+        }
+        Ok(())
     }
 
     /// Takes a spare for use, or creates an empty file if there is none.
