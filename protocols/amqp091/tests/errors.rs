@@ -374,9 +374,9 @@ fn channel_cases() -> Vec<(&'static str, Vec<u8>, Closed, &'static str)> {
         ),
         (
             "expires",
-            with_argument("x-expires", AMQPValue::LongInt(5)),
-            on_connection(540, 50, 10),
-            "x-expires",
+            with_argument("x-expires", AMQPValue::LongInt(0)),
+            on_channel(406, 50, 10),
+            "invalid arg 'x-expires' for queue 'args' in vhost '/'",
         ),
         (
             "single active consumer",
