@@ -51,6 +51,11 @@ impl Run {
         self.batch.payload_bytes(self.record, self.len)
     }
 
+    /// Bytes of bodies alone, which is what the limits of queues count.
+    pub fn body_bytes(&self) -> u64 {
+        body_bytes(&self.batch, self.record, self.len)
+    }
+
     /// When the message `offset` places into the run expires, given its queue's own limit.
     pub fn expires_at(&self, offset: u32, queue_ttl_ms: Option<u64>) -> Time {
         let record = &self.batch.records[(self.record + offset) as usize];
@@ -65,6 +70,12 @@ impl Run {
         };
         Time(self.enqueued_at.0.saturating_add(ttl_ms.saturating_mul(1_000_000)))
     }
+}
+
+/// Bytes of the bodies of `len` records from `first`.
+pub(crate) fn body_bytes(batch: &Batch, first: u32, len: u32) -> u64 {
+    let records = &batch.records[first as usize..(first + len) as usize];
+    records.iter().map(|r| u64::from(r.body.len)).sum()
 }
 
 /// The messages of a queue. Work is counted in runs; taking from the front costs the same

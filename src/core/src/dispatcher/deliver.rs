@@ -81,7 +81,7 @@ impl Dispatcher {
         let (len, bytes) = fits(&run, live, room);
         let run = Run { len, ..run };
         queue.ready.take(u64::from(len));
-        queue.ready_bytes -= bytes;
+        queue.ready_bytes -= run.body_bytes();
         self.spend(key, len, bytes + u64::from(len) * DELIVERY_OVERHEAD_BYTES);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range, below, run);

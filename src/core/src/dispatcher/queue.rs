@@ -20,11 +20,11 @@ pub(super) struct Queue {
     /// Messages that are not in the log.
     pub(super) volatile: RunMap,
     pub(super) ready: Ready,
-    /// Bytes of heads and bodies that are ready.
+    /// Bytes of bodies that are ready.
     pub(super) ready_bytes: u64,
     /// Messages on their way in: through the log, or behind others that are.
     pub(super) pending: u64,
-    /// Bytes of their heads and bodies.
+    /// Bytes of their bodies.
     pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their turns.
@@ -56,7 +56,7 @@ pub struct QueueStatus {
     pub durable: bool,
     /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Bytes of heads and bodies that are ready.
+    /// Bytes of bodies that are ready.
     pub ready_bytes: u64,
     /// Messages that are delivered and not settled.
     pub unacked: u64,
@@ -93,8 +93,8 @@ impl Queue {
         for run in held.runs.iter() {
             self.note_ttl(run);
             self.ready.push(run.first, u64::from(run.len));
+            self.ready_bytes += run.body_bytes();
         }
-        self.ready_bytes = held.runs.bytes();
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -133,10 +133,10 @@ impl Queue {
     pub(super) fn enter_volatile(&mut self, mut run: Run) {
         run.first = self.number(run.len);
         self.pending -= u64::from(run.len);
-        self.pending_bytes -= run.bytes();
+        self.pending_bytes -= run.body_bytes();
         self.note_ttl(&run);
         self.ready.push(run.first, u64::from(run.len));
-        self.ready_bytes += run.bytes();
+        self.ready_bytes += run.body_bytes();
         self.volatile.insert(run);
     }
 
@@ -146,7 +146,7 @@ impl Queue {
         self.ready.push(first, len);
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            let bytes = run.bytes();
+            let bytes = run.body_bytes();
             queue.pending_bytes -= bytes;
             queue.ready_bytes += bytes;
         });
@@ -155,7 +155,7 @@ impl Queue {
     /// Delivered messages are ready again.
     pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.ready.put_back(first, len);
-        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.bytes());
+        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.body_bytes());
     }
 
     fn each_part(

@@ -4,6 +4,7 @@
 
 mod limits;
 mod order;
+mod publish;
 mod restart;
 mod rig;
 mod settle;

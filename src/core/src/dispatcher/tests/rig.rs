@@ -530,7 +530,7 @@ impl Message {
     }
 }
 
-/// One batch of messages; heads are empty.
+/// One batch of messages, each with a head of two bytes.
 pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
     let mut chunk = Vec::new();
     let mut put = |bytes: &str| {
@@ -543,7 +543,7 @@ pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
         .map(|m| Record {
             exchange: put(&m.exchange),
             routing_key: put(&m.key),
-            head: Span::default(),
+            head: put("\0\0"),
             body: put(&m.body),
             ttl_ms: m.ttl_ms,
             priority: 0,
