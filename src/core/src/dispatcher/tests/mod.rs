@@ -6,6 +6,7 @@ mod credit;
 mod deadletter;
 mod lifetime;
 mod limits;
+mod model;
 mod order;
 mod publish;
 mod restart;

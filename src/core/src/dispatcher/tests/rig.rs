@@ -251,10 +251,15 @@ impl Rig {
 
     /// Ends a turn: delivers, expires and drops what is due.
     pub(super) fn dispatch(&mut self) {
-        self.dispatcher.dispatch(&self.ledger);
-        for (session, output) in self.dispatcher.take_outputs() {
+        for (session, output) in self.turn() {
             self.heard.entry(session).or_default().push(output);
         }
+    }
+
+    /// Ends a turn; what there is to say is the caller's.
+    pub(super) fn turn(&mut self) -> Vec<(SessionId, Output)> {
+        self.dispatcher.dispatch(&self.ledger);
+        self.dispatcher.take_outputs()
     }
 
     /// Goes on until nothing is left to do at this time.
