@@ -51,11 +51,13 @@ enum Op {
         session: usize,
         limit: Option<u32>,
     },
-    /// Deliveries counted back from the latest, of whichever session; settled or not.
+    /// `len` deliveries from the one `back` places before the latest, of whichever session;
+    /// settled before or not.
     Settle {
         session: usize,
         tx: bool,
-        back: Vec<usize>,
+        back: usize,
+        len: usize,
         outcome: Outcome,
     },
     CommitTx {
@@ -134,8 +136,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(session, consumer, credit)| Op::Credit { session, consumer, credit }),
         1 => (session(), prop::option::of(0u32..4))
             .prop_map(|(session, limit)| Op::Window { session, limit }),
-        6 => (session(), tx(), vec(0usize..12, 1..5), outcome)
-            .prop_map(|(session, tx, back, outcome)| Op::Settle { session, tx, back, outcome }),
+        6 => (session(), tx(), 0usize..12, 1usize..6, outcome)
+            .prop_map(|(session, tx, back, len, outcome)| Op::Settle { session, tx, back, len, outcome }),
         1 => session().prop_map(|session| Op::CommitTx { session }),
         1 => session().prop_map(|session| Op::Rollback { session }),
         1 => (session(), queue()).prop_map(|(session, queue)| Op::Purge { session, queue }),
@@ -331,8 +333,10 @@ impl Model {
                 self.rig.window(SESSIONS[*session], WINDOW, *limit);
                 self.sessions[*session].window = *limit;
             }
-            Op::Settle { session, tx, back, outcome } => {
-                self.settle(*session, *tx, back, *outcome);
+            Op::Settle { session, tx, back, len, outcome } => {
+                let from = self.deliveries.len().saturating_sub(back + 1);
+                let chosen: Vec<Got> = self.deliveries[from..].iter().take(*len).cloned().collect();
+                self.settle(*session, *tx, &chosen, *outcome);
             }
             Op::CommitTx { session } => {
                 let token = self.rig.commit_tx(SESSIONS[*session], TX);
@@ -457,21 +461,15 @@ impl Model {
         self.owe(session, token, None);
     }
 
-    fn settle(&mut self, session: usize, tx: bool, back: &[usize], outcome: Outcome) {
-        let count = self.deliveries.len();
-        let chosen: Vec<Got> = back
-            .iter()
-            .filter_map(|back| count.checked_sub(back + 1))
-            .map(|at| self.deliveries[at].clone())
-            .collect();
+    fn settle(&mut self, session: usize, tx: bool, chosen: &[Got], outcome: Outcome) {
         let settled: Vec<_> = chosen.iter().map(|got| (got.clone(), outcome)).collect();
         let name = SESSIONS[session];
         let token = if tx {
             self.sessions[session].tx_settled.extend(settled);
-            self.rig.settle_in(name, Some(TX), outcome, &chosen)
+            self.rig.settle_in(name, Some(TX), outcome, chosen)
         } else {
             self.settle_now(session, &settled);
-            self.rig.settle(name, outcome, &chosen)
+            self.rig.settle(name, outcome, chosen)
         };
         self.owe(session, token, None);
     }
@@ -770,7 +768,7 @@ fn open(rig: &mut Rig, name: &str) -> Session {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+    #![proptest_config(ProptestConfig::with_cases(cases(160)))]
 
     #[test]
     fn every_message_is_where_it_should_be(ops in vec(op(), 1..100)) {

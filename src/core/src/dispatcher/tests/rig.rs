@@ -189,7 +189,7 @@ impl Rig {
         self.dispatcher.set_window(id, WindowId(window), limit);
     }
 
-    /// Settles deliveries, each by itself.
+    /// Settles deliveries, neighbours as one.
     pub(super) fn settle<'a>(
         &mut self,
         name: &str,
@@ -207,7 +207,18 @@ impl Rig {
         deliveries: impl IntoIterator<Item = &'a Got>,
     ) -> Token {
         let (id, token) = (self.session(name), self.token());
-        let settlements = deliveries.into_iter().map(|d| d.settlement(outcome)).collect();
+        let mut settlements: Vec<Settlement> = Vec::new();
+        for next in deliveries.into_iter().map(|d| d.settlement(outcome)) {
+            match settlements.last_mut() {
+                Some(s)
+                    if (s.queue, s.epoch) == (next.queue, next.epoch)
+                        && s.first + u64::from(s.len) == next.first =>
+                {
+                    s.len += 1;
+                }
+                _ => settlements.push(next),
+            }
+        }
         let tx = tx.map(TransactionId);
         self.dispatcher.settle(&self.ledger, id, token, settlements, tx);
         token
