@@ -122,6 +122,11 @@ impl RunMap {
         before.or_else(|| self.runs.range(at..).next()).map(|(key, _)| *key)
     }
 
+    /// The first sequence from `at` on that is here.
+    pub fn first_from(&self, at: Sequence) -> Option<Sequence> {
+        self.next_from(at).map(|key| key.max(at))
+    }
+
     /// The messages from `first` on, `len` at the most, as far as they lie in one run. `None` if
     /// `first` is not here.
     pub fn slice(&self, first: Sequence, len: u64) -> Option<Run> {

@@ -33,6 +33,8 @@ pub(super) struct Queue {
     pub(super) turn: usize,
     /// The consumer that has the queue for itself.
     pub(super) exclusive_consumer: Option<usize>,
+    /// Whether a consumer may have credit that it is to be told of when it ends.
+    pub(super) drains: bool,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
     /// Whether a message that can expire ever came in.
@@ -81,6 +83,7 @@ impl Queue {
             consumers: Vec::new(),
             turn: 0,
             exclusive_consumer: None,
+            drains: false,
             had_consumer: false,
             timer_at: Time::NEVER,
             dirty: false,
@@ -200,15 +203,14 @@ impl Queue {
             return vec![(first, len, false)];
         }
         let end = first + len;
-        let mut parts: Vec<(Sequence, u64, bool)> = Vec::new();
+        let mut parts = Vec::new();
         let mut at = first;
         while at < end {
-            let volatile = self.volatile.slice(at, end - at);
-            let part = volatile.as_ref().map_or(1, |r| u64::from(r.len));
-            match parts.last_mut() {
-                Some((_, l, durable)) if *durable == volatile.is_none() => *l += part,
-                _ => parts.push((at, part, volatile.is_none())),
-            }
+            let (part, durable) = match self.volatile.slice(at, end - at) {
+                Some(run) => (u64::from(run.len), false),
+                None => (self.volatile.first_from(at).map_or(end, |next| next.min(end)) - at, true),
+            };
+            parts.push((at, part, durable));
             at += part;
         }
         parts

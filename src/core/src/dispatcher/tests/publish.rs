@@ -138,3 +138,19 @@ fn virtual_hosts_know_nothing_of_each_other() {
     rig.run();
     assert_eq!(bodies(&rig.got("bert")), ["his"]);
 }
+
+#[test]
+fn purging_a_queue_of_many_durable_messages_does_not_look_at_each_for_a_few_transient_ones() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish("anna", [transient("q", "first")]);
+    rig.publish("anna", numbered("q", 1000));
+    rig.publish("anna", [transient("q", "last")]);
+    rig.run();
+    let before = rig.facts().len();
+    rig.purge("anna", "q");
+    rig.run();
+    assert_eq!(rig.facts().len(), before + 1, "one fact for all of them");
+    assert_eq!(rig.counts("q"), (0, 0));
+}
