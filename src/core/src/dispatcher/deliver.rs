@@ -108,9 +108,7 @@ impl Dispatcher {
                     let (first, len) = (run.first, run.len);
                     queue.checkouts.insert(Checkout { first, len, epoch, holder });
                 }
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.checked_out_from.insert(id);
-                }
+                self.note_checkout(session, id);
             }
             AttachMode::ConsumeSettled => {
                 self.counters.acknowledged += u64::from(run.len);

@@ -212,3 +212,17 @@ fn names_that_the_broker_makes_are_all_different() {
     assert_eq!(names.len(), 40);
     assert!(names.iter().all(|n| n.starts_with("amq.gen-")));
 }
+
+#[test]
+fn a_session_forgets_the_queues_that_it_outlives() {
+    let mut rig = Rig::new();
+    let anna = rig.open("anna");
+    for _ in 0..500 {
+        rig.declare("anna", volatile_queue("v"));
+        rig.attach("anna", consuming(1, "v"));
+        rig.publish("anna", [transient("v", "a")]);
+        rig.dispatch();
+        rig.delete("anna", "v");
+    }
+    assert!(rig.dispatcher.sessions[&anna].checked_out_from.len() < 200);
+}
