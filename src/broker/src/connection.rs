@@ -323,7 +323,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn go_round(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        let mut wrote = false;
+        // The last poll may have ended with a write.
+        let mut wrote = true;
         for _ in 0..ROUNDS_MAX {
             if self.session.is_closed() {
                 while !self.session.outbox().is_empty() {

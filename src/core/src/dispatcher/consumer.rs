@@ -33,7 +33,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn left(self) -> u32 {
+    /// Deliveries that it allows now.
+    pub(super) fn left(self) -> u32 {
         self.limit.map_or(u32::MAX, |limit| limit.saturating_sub(self.used))
     }
 }
@@ -137,16 +138,18 @@ impl Dispatcher {
         if attach.exclusive {
             queue.exclusive_consumer = Some(key);
         }
-        self.watch_deadline(key);
+        self.watch_drain(key);
         Ok(queue_id)
     }
 
-    /// Sets a timer for credit that is given up later.
-    fn watch_deadline(&mut self, key: usize) {
+    /// Sees to it that credit which is given up is told of, and when.
+    fn watch_drain(&mut self, key: usize) {
         let consumer = &self.consumers[key];
-        if let Credit::Explicit { drain: true, deadline, .. } = consumer.credit
-            && deadline > self.clock.monotonic
-        {
+        let Credit::Explicit { drain: true, deadline, .. } = consumer.credit else { return };
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.drains = true;
+        }
+        if deadline > self.clock.monotonic {
             self.timers.look_at(deadline, consumer.queue);
         }
     }
@@ -230,7 +233,7 @@ impl Dispatcher {
         let key = self.sessions.get(&session).and_then(|s| s.consumers.get(&consumer)).copied();
         let Some(key) = key else { return };
         self.consumers[key].credit = credit;
-        self.watch_deadline(key);
+        self.watch_drain(key);
         let queue = self.consumers[key].queue;
         self.mark_dirty(queue);
     }
@@ -278,25 +281,28 @@ impl Dispatcher {
 
     /// Tells consumers of `queue` that spent or gave up their explicit credit.
     pub(super) fn tell_credit(&mut self, queue: QueueId) {
-        let Some(q) = self.queues.get(&queue) else { return };
+        let Some(q) = self.queues.get(&queue).filter(|q| q.drains) else { return };
         let ready = q.ready.len();
         let now = self.clock.monotonic;
+        let mut drains = false;
         for key in q.consumers.clone() {
             let consumer = &mut self.consumers[key];
             let drained = ready == 0 && consumer.drains_at(now);
-            let Credit::Explicit { credit, drain, deadline } = &mut consumer.credit else {
+            let Credit::Explicit { credit, drain: drain @ true, .. } = &mut consumer.credit else {
                 continue;
             };
-            // A deadline is taken away once it is told, so that it is told once.
-            let spent = *credit == 0 && *drain;
-            if !drained && !spent {
+            if !drained && *credit > 0 {
+                drains = true;
                 continue;
             }
+            // Told once.
             *credit = 0;
             *drain = false;
-            *deadline = Time::NEVER;
             let (session, consumer) = (consumer.session, consumer.id);
             self.say(session, Output::CreditState { consumer, credit: 0, drained, ready });
+        }
+        if let Some(q) = self.queues.get_mut(&queue) {
+            q.drains = drains;
         }
     }
 }

@@ -37,7 +37,7 @@ impl Dispatcher {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
         queue.ready.take(u64::from(run.len));
-        queue.ready_bytes -= run.bytes();
+        queue.ready_bytes -= run.body_bytes();
         self.discard(id, &run, reason);
     }
 
@@ -91,7 +91,7 @@ impl Dispatcher {
             .filter_map(|t| {
                 let queue = self.queues.get_mut(&t)?;
                 queue.pending += 1;
-                queue.pending_bytes += run.bytes();
+                queue.pending_bytes += run.body_bytes();
                 Some((t, queue.number(1)))
             })
             .collect();
@@ -117,7 +117,7 @@ impl Dispatcher {
                     annotations: Some(Arc::clone(&annotations)),
                 },
             };
-            self.propose(fact, 128 + run.bytes());
+            self.propose(fact, 128 + run.payload_bytes());
             for (queue, first) in &to {
                 self.gather.after.push(After::Ready { queue: *queue, first: *first, len: 1 });
             }
@@ -139,7 +139,7 @@ impl Dispatcher {
             };
             if let Some(queue) = self.queues.get_mut(&queue) {
                 queue.pending += 1;
-                queue.pending_bytes += run.bytes();
+                queue.pending_bytes += run.body_bytes();
             }
             // What leaves the log leaves it with the entry that says so.
             if from == Origin::Log {

@@ -91,7 +91,7 @@ impl Dispatcher {
         let (len, cost) = fits(&run, live, room);
         let run = Run { len, ..run };
         queue.ready.take(u64::from(len));
-        queue.ready_bytes -= run.bytes();
+        queue.ready_bytes -= run.body_bytes();
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range.returned || run.first < below, run, cost);
@@ -118,9 +118,7 @@ impl Dispatcher {
                     let (first, len) = (run.first, run.len);
                     queue.checkouts.insert(Checkout { first, len, epoch, deadline, holder });
                 }
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.checked_out_from.insert(id);
-                }
+                self.note_checkout(session, id);
             }
             AttachMode::ConsumeSettled => {
                 self.counters.acknowledged += u64::from(run.len);

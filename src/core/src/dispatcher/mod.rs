@@ -358,6 +358,23 @@ impl Dispatcher {
         self.behind(ledger, session, After::Say { session, output });
     }
 
+    /// Answers a request once the facts that it caused, if any were gathered since
+    /// [`Gather::written`] was as given, are committed.
+    fn answer_since(
+        &mut self,
+        ledger: &Ledger,
+        written: u64,
+        session: SessionId,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) {
+        if self.gather.written == written {
+            self.answer(ledger, session, token, result);
+        } else {
+            self.answer_committed(ledger, session, token, result);
+        }
+    }
+
     /// Answers a request once everything gathered or in flight is committed, whoever caused it.
     fn answer_committed(
         &mut self,

@@ -24,7 +24,7 @@ pub(super) struct Queue {
     pub(super) ready_bytes: u64,
     /// Messages on their way in: through the log, or behind others that are.
     pub(super) pending: u64,
-    /// Bytes of their heads and bodies.
+    /// Bytes of their bodies.
     pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their turns.
@@ -33,6 +33,8 @@ pub(super) struct Queue {
     pub(super) turn: usize,
     /// The consumer that has the queue for itself.
     pub(super) exclusive_consumer: Option<usize>,
+    /// Whether a consumer may have credit that it is to be told of when it ends.
+    pub(super) drains: bool,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
     /// Whether a message that can expire ever came in.
@@ -89,6 +91,7 @@ impl Queue {
             consumers: Vec::new(),
             turn: 0,
             exclusive_consumer: None,
+            drains: false,
             had_consumer: false,
             new_from: Sequence::MAX,
             used_at: Time(0),
@@ -104,8 +107,8 @@ impl Queue {
         for run in held.runs.iter() {
             self.note_ttl(run);
             self.ready.push(run.first, u64::from(run.len));
+            self.ready_bytes += run.body_bytes();
         }
-        self.ready_bytes = held.runs.bytes();
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -145,10 +148,10 @@ impl Queue {
         run.first = self.number(run.len);
         self.new_from = self.new_from.min(run.first);
         self.pending -= u64::from(run.len);
-        self.pending_bytes -= run.bytes();
+        self.pending_bytes -= run.body_bytes();
         self.note_ttl(&run);
         self.ready.push(run.first, u64::from(run.len));
-        self.ready_bytes += run.bytes();
+        self.ready_bytes += run.body_bytes();
         self.volatile.insert(run);
     }
 
@@ -159,7 +162,7 @@ impl Queue {
         self.ready.push(first, len);
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            let bytes = run.bytes();
+            let bytes = run.body_bytes();
             queue.pending_bytes -= bytes;
             queue.ready_bytes += bytes;
         });
@@ -168,7 +171,7 @@ impl Queue {
     /// Delivered messages are ready again.
     pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.ready.put_back(first, len);
-        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.bytes());
+        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.body_bytes());
     }
 
     fn each_part(
@@ -213,15 +216,14 @@ impl Queue {
             return vec![(first, len, false)];
         }
         let end = first + len;
-        let mut parts: Vec<(Sequence, u64, bool)> = Vec::new();
+        let mut parts = Vec::new();
         let mut at = first;
         while at < end {
-            let volatile = self.volatile.slice(at, end - at);
-            let part = volatile.as_ref().map_or(1, |r| u64::from(r.len));
-            match parts.last_mut() {
-                Some((_, l, durable)) if *durable == volatile.is_none() => *l += part,
-                _ => parts.push((at, part, volatile.is_none())),
-            }
+            let (part, durable) = match self.volatile.slice(at, end - at) {
+                Some(run) => (u64::from(run.len), false),
+                None => (self.volatile.first_from(at).map_or(end, |next| next.min(end)) - at, true),
+            };
+            parts.push((at, part, durable));
             at += part;
         }
         parts

@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) exclusive_queues: BTreeSet<QueueId>,
     /// Queues from which the session has taken messages to settle.
     pub(super) checked_out_from: BTreeSet<QueueId>,
+    /// How many these may be before those that are gone are forgotten.
+    pub(super) checked_out_max: usize,
 }
 
 /// A request that waits until what its session did before it is committed.
@@ -66,6 +68,7 @@ impl Dispatcher {
                 transactions: BTreeMap::new(),
                 exclusive_queues: BTreeSet::new(),
                 checked_out_from: BTreeSet::new(),
+                checked_out_max: 0,
             },
         );
     }
