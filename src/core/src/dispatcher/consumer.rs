@@ -21,6 +21,8 @@ pub(super) struct Consumer {
     pub(super) credit: Credit,
     /// Deliveries that it has not settled.
     pub(super) unsettled: u32,
+    /// Whether it is among the queue's turns.
+    pub(super) has_turn: bool,
 }
 
 /// Credit that consumers of a session share.
@@ -113,6 +115,7 @@ impl Dispatcher {
             mode: attach.mode,
             credit: attach.credit,
             unsettled: 0,
+            has_turn: false,
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
@@ -122,7 +125,20 @@ impl Dispatcher {
             queue.exclusive_consumer = Some(key);
         }
         self.watch_drain(key);
+        self.give_turn(key);
         Ok(queue_id)
+    }
+
+    /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
+    pub(super) fn give_turn(&mut self, key: usize) {
+        let consumer = &mut self.consumers[key];
+        let queue = consumer.queue;
+        if !std::mem::replace(&mut consumer.has_turn, true)
+            && let Some(queue) = self.queues.get_mut(&queue)
+        {
+            queue.turns.push_back(key);
+        }
+        self.mark_dirty(queue);
     }
 
     /// Sees to it that credit which is given up is told of, and when.
@@ -172,10 +188,8 @@ impl Dispatcher {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
                 queue.consumers.remove(place);
-                if place < queue.turn {
-                    queue.turn -= 1;
-                }
             }
+            queue.turns.retain(|k| *k != key);
             if queue.exclusive_consumer == Some(key) {
                 queue.exclusive_consumer = None;
             }
@@ -216,15 +230,14 @@ impl Dispatcher {
         let Some(key) = key else { return };
         self.consumers[key].credit = credit;
         self.watch_drain(key);
-        let queue = self.consumers[key].queue;
-        self.mark_dirty(queue);
+        self.give_turn(key);
     }
 
     /// Sets the size of a shared window.
     pub fn set_window(&mut self, session: SessionId, window: WindowId, limit: Option<u32>) {
         let Some(s) = self.sessions.get_mut(&session) else { return };
         s.windows.entry(window).or_default().limit = limit;
-        self.mark_session_dirty(session);
+        self.give_turns(session);
     }
 
     /// Deliveries that a consumer may get now: what its own credit, its shared window and its

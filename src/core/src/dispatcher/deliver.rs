@@ -43,18 +43,15 @@ impl Dispatcher {
     /// The next consumer in turn that can take something, with its credit and the room in its
     /// outbox.
     fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
-        let queue = self.queues.get(&id)?;
-        let (turn, count) = (queue.turn, queue.consumers.len());
-        for i in 0..count {
-            let place = (turn + i) % count;
-            let key = self.queues.get(&id)?.consumers[place];
+        loop {
+            let key = self.queues.get_mut(&id)?.turns.pop_front()?;
             let (credit, room) = self.credit_of(key);
             if credit > 0 && room > 0 {
-                self.queues.get_mut(&id)?.turn = (place + 1) % count;
+                self.queues.get_mut(&id)?.turns.push_back(key);
                 return Some((key, credit, room));
             }
+            self.consumers[key].has_turn = false;
         }
-        None
     }
 
     /// Delivers one run to the consumer.
