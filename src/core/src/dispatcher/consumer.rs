@@ -23,6 +23,8 @@ pub(super) struct Consumer {
     pub(super) credit: Credit,
     /// Deliveries that it has not settled.
     pub(super) unsettled: u32,
+    /// Whether it is among the queue's turns.
+    pub(super) has_turn: bool,
 }
 
 /// Credit that consumers of a session share.
@@ -128,18 +130,30 @@ impl Dispatcher {
             priority,
             credit: attach.credit,
             unsettled: 0,
+            has_turn: false,
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
-        let behind = |other: &usize| self.consumers[*other].priority >= priority;
-        let place = queue.consumers.partition_point(behind);
-        queue.consumers.insert(place, key);
+        queue.consumers.push(key);
         queue.had_consumer = true;
         if attach.exclusive {
             queue.exclusive_consumer = Some(key);
         }
         self.watch_drain(key);
+        self.give_turn(key);
         Ok(queue_id)
+    }
+
+    /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
+    pub(super) fn give_turn(&mut self, key: usize) {
+        let consumer = &mut self.consumers[key];
+        let (queue, priority) = (consumer.queue, consumer.priority);
+        if !std::mem::replace(&mut consumer.has_turn, true)
+            && let Some(queue) = self.queues.get_mut(&queue)
+        {
+            queue.turns.push(priority, key);
+        }
+        self.mark_dirty(queue);
     }
 
     /// Sees to it that credit which is given up is told of, and when.
@@ -189,10 +203,8 @@ impl Dispatcher {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
                 queue.consumers.remove(place);
-                if place < queue.turn {
-                    queue.turn -= 1;
-                }
             }
+            queue.turns.remove(consumer.priority, key);
             if queue.exclusive_consumer == Some(key) {
                 queue.exclusive_consumer = None;
             }
@@ -234,15 +246,14 @@ impl Dispatcher {
         let Some(key) = key else { return };
         self.consumers[key].credit = credit;
         self.watch_drain(key);
-        let queue = self.consumers[key].queue;
-        self.mark_dirty(queue);
+        self.give_turn(key);
     }
 
     /// Sets the size of a shared window.
     pub fn set_window(&mut self, session: SessionId, window: WindowId, limit: Option<u32>) {
         let Some(s) = self.sessions.get_mut(&session) else { return };
         s.windows.entry(window).or_default().limit = limit;
-        self.mark_session_dirty(session);
+        self.give_turns(session);
     }
 
     /// Deliveries that a consumer may get now: what its own credit, its shared window and its

@@ -47,23 +47,15 @@ impl Dispatcher {
     /// The next consumer that can take something, with its credit and the room in its outbox:
     /// those of the highest priority in turn, those of the next where none of them can.
     fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
-        let mut level = 0;
         loop {
-            let queue = self.queues.get(&id)?;
-            let priority = self.consumers[*queue.consumers.get(level)?].priority;
-            let alike = |key: &&usize| self.consumers[**key].priority == priority;
-            let count = queue.consumers[level..].iter().take_while(alike).count();
-            let turn = queue.turn;
-            for i in 0..count {
-                let place = (turn + i) % count;
-                let key = self.queues.get(&id)?.consumers[level + place];
-                let (credit, room) = self.credit_of(key);
-                if credit > 0 && room > 0 {
-                    self.queues.get_mut(&id)?.turn = place + 1;
-                    return Some((key, credit, room));
-                }
+            let key = self.queues.get_mut(&id)?.turns.pop()?;
+            let (credit, room) = self.credit_of(key);
+            let consumer = &mut self.consumers[key];
+            if credit > 0 && room > 0 {
+                self.queues.get_mut(&id)?.turns.push(consumer.priority, key);
+                return Some((key, credit, room));
             }
-            level += count;
+            consumer.has_turn = false;
         }
     }
 

@@ -22,6 +22,7 @@ mod settle;
 mod timers;
 mod topology;
 mod transaction;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, Sequence, Time};
 
 use super::checkouts::Checkouts;
 use super::ready::Ready;
+use super::turns::Turns;
 use crate::ledger::QueueLedger;
 use crate::{Ledger, Run, RunMap};
 
@@ -27,10 +28,11 @@ pub(super) struct Queue {
     /// Bytes of their bodies.
     pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
-    /// Places in the table of consumers, in the order of their turns.
+    /// Places in the table of consumers, in the order of their coming.
     pub(super) consumers: Vec<usize>,
-    /// Whose turn it is.
-    pub(super) turn: usize,
+    /// Those that may have credit, in the order of their turns. One that is found to have none is
+    /// taken out until its credit grows: however many wait, they cost a delivery nothing.
+    pub(super) turns: Turns,
     /// The consumer that has the queue for itself.
     pub(super) exclusive_consumer: Option<usize>,
     /// Whether a consumer may have credit that it is to be told of when it ends.
@@ -89,7 +91,7 @@ impl Queue {
             pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
-            turn: 0,
+            turns: Turns::default(),
             exclusive_consumer: None,
             drains: false,
             had_consumer: false,

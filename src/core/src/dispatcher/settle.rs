@@ -174,6 +174,7 @@ impl Dispatcher {
             && consumer.number == holder.consumer_number
         {
             consumer.unsettled -= c.len;
+            self.give_turn(holder.consumer);
         }
         self.mark_dirty(queue);
         let Some(window) = holder.window else { return };
@@ -183,7 +184,7 @@ impl Dispatcher {
             window.used = window.used.saturating_sub(c.len);
             // Others that share the window may deliver now.
             if was_full {
-                self.mark_session_dirty(holder.session);
+                self.give_turns(holder.session);
             }
         }
     }
