@@ -1,6 +1,6 @@
 //! Who gets how much, and when.
 
-use isthmus_model::{Attach, AttachMode, Credit, Outcome, Time, WindowId};
+use isthmus_model::{Attach, AttachMode, Credit, Outcome, Table, Time, Value, WindowId};
 
 use super::rig::*;
 
@@ -191,6 +191,29 @@ fn a_consumer_without_credit_is_passed_over() {
     rig.close("anna");
     rig.run();
     assert_eq!(rig.counts("q"), (3, 3));
+}
+
+#[test]
+fn those_of_the_highest_priority_that_have_credit_come_first() {
+    let mut rig = filled(0);
+    let of_priority = |priority, attach: Attach| {
+        let arguments = Table(vec![("x-priority".into(), Value::Int(priority))]);
+        Attach { arguments, ..attach }
+    };
+    rig.attach("anna", of_priority(-1, consuming(1, "q")));
+    rig.attach("anna", prefetching(2, "q", 2)); // 0
+    rig.attach("anna", of_priority(5, prefetching(3, "q", 1)));
+    rig.attach("anna", of_priority(5, prefetching(4, "q", 1)));
+    rig.publish("anna", numbered("q", 6));
+    rig.run();
+    let mut got = rig.got("anna");
+    let takers: Vec<u64> = got.iter().map(|g| g.consumer.0).collect();
+    assert_eq!(takers, [3, 4, 2, 2, 1, 1]);
+    got.truncate(1);
+    rig.settle("anna", Outcome::Accept, &got);
+    rig.publish("anna", [durable("q", "7")]);
+    rig.run();
+    assert_eq!(rig.got("anna")[0].consumer.0, 3, "it has credit again");
 }
 
 #[test]

@@ -214,6 +214,30 @@ fn names_that_the_broker_makes_are_all_different() {
 }
 
 #[test]
+fn a_queue_that_nobody_uses_expires() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue_with("q", |o| o.expires_ms = Some(100)));
+    rig.publish("anna", [durable("q", "is not a use")]);
+    rig.run();
+    rig.advance_ms(60);
+    rig.attach("anna", consuming(1, "q"));
+    rig.run();
+    rig.advance_ms(500);
+    rig.run();
+    rig.detach("anna", 1);
+    rig.run();
+    rig.advance_ms(99);
+    rig.run();
+    assert!(rig.find_status("q").is_some(), "its consumer has gone 99 ms ago");
+    rig.advance_ms(1);
+    rig.run();
+    assert!(rig.find_status("q").is_none());
+    rig.crash();
+    assert!(rig.find_status("q").is_none());
+}
+
+#[test]
 fn a_session_forgets_the_queues_that_it_outlives() {
     let mut rig = Rig::new();
     let anna = rig.open("anna");
