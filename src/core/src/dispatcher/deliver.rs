@@ -6,6 +6,11 @@ use super::checkouts::{Checkout, Holder};
 use super::{Dispatcher, Fact, Output};
 use crate::{Ledger, Run};
 
+/// Bytes gathered for the log by one call of [`Dispatcher::dispatch`] at which queues are left for
+/// the next: what a million messages that expire at once come to is not to be one entry, nor one
+/// turn.
+const GATHERED_BYTES_ENOUGH: u64 = 8 << 20;
+
 /// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
 /// exchange and routing key, about.
 const DELIVERY_OVERHEAD_BYTES: u64 = 64;
@@ -17,7 +22,10 @@ impl Dispatcher {
         self.fire_timers(ledger);
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
-        while let Some(id) = self.dirty.pop() {
+        self.gathered_before = self.gather.bytes;
+        while !self.has_gathered_enough()
+            && let Some(id) = self.dirty.pop()
+        {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.dirty = false;
                 self.serve(ledger, id);
@@ -25,9 +33,17 @@ impl Dispatcher {
         }
     }
 
+    /// Whether what is left to do is left for the next turn.
+    pub(super) fn has_gathered_enough(&self) -> bool {
+        self.gather.bytes - self.gathered_before >= GATHERED_BYTES_ENOUGH
+    }
+
     /// Delivers from one queue until it is empty or nobody has credit.
     fn serve(&mut self, ledger: &Ledger, id: QueueId) {
         loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
             self.expire_front(ledger, id);
             if self.queues.get(&id).is_none_or(|q| q.ready.is_empty()) {
                 break;
@@ -159,6 +175,9 @@ impl Dispatcher {
     /// Drops or dead-letters from the front what is over the queue's limits.
     fn drop_overflow(&mut self, ledger: &Ledger, id: QueueId) {
         loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
             let Some(queue) = self.queues.get(&id) else { return };
             let options = &queue.def.options;
             let excess = options.length_max.map_or(0, |max| queue.ready.len().saturating_sub(max));

@@ -161,6 +161,8 @@ pub struct Dispatcher {
     next_epoch: u64,
     names_made: u64,
     gather: Gather,
+    /// Bytes that were gathered when the current call of [`Dispatcher::dispatch`] began.
+    gathered_before: u64,
     /// What waits for each entry that is proposed and not committed, oldest first.
     in_flight: VecDeque<Vec<After>>,
     proposed: u64,
@@ -194,6 +196,7 @@ impl Dispatcher {
             next_epoch: 1,
             names_made: 0,
             gather: Gather::default(),
+            gathered_before: 0,
             in_flight: VecDeque::new(),
             proposed: 0,
             committed: 0,
