@@ -97,8 +97,8 @@ impl Dispatcher {
                 }
                 return;
             }
-            self.counters.expired += u64::from(expired);
-            self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+            let taken = self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+            self.counters.expired += taken;
         }
     }
 
