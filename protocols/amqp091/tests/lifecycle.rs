@@ -294,3 +294,30 @@ fn a_client_that_asks_faster_than_the_broker_answers_waits() {
     rig.write();
     assert_eq!(rig.take().len(), 5000);
 }
+
+fn qos(count: u16, global: bool) -> Vec<u8> {
+    let qos = basic::Qos { prefetch_count: count, global };
+    basic_method(1, basic::AMQPMethod::Qos(qos))
+}
+
+#[test]
+fn a_prefetch_is_a_consumers_own_and_a_global_one_is_the_channels() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.send(&[qos(3, false), consume(1, "q", "first", false)].concat());
+    rig.send(&[qos(0, false), consume(1, "q", "second", true)].concat());
+    rig.broker.log.clear();
+    rig.send(&[qos(9, true), consume(1, "q", "third", false)].concat());
+    rig.send(&qos(0, true));
+    let log = rig.broker.log.join("\n");
+    let expected = [
+        "Window { window: WindowId(1), limit: Some(9) }",
+        "Credit { consumer: ConsumerId(1), credit: Window { limit: Some(3), shared: Some(WindowId(1)) } }",
+        "credit: Window { limit: None, shared: Some(WindowId(1)) }, exclusive",
+        "Window { window: WindowId(1), limit: None }",
+    ];
+    assert_eq!(rig.broker.log.len(), expected.len(), "{log}");
+    for (line, expected) in rig.broker.log.iter().zip(expected) {
+        assert!(line.contains(expected), "{line}");
+    }
+}

@@ -193,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads once, and lets the session decode what is there.
-    fn read(&mut self, cx: &mut Context<'_>, events: bool) -> io::Result<bool> {
+    fn read(&mut self, cx: &mut Context<'_>, news: bool) -> io::Result<bool> {
         if !self.is_taking() {
             return Ok(false);
         }
@@ -217,8 +217,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
-        // After an event the session may go on with bytes that it has left lying.
-        if (arrived || events) && !self.input.is_empty() {
+        // After an event, or with room in its outbox again, the session may go on with bytes that
+        // it has left lying.
+        if (arrived || news) && !self.input.is_empty() {
             let now = self.now();
             self.session.handle_bytes(now, &mut self.input);
         }
@@ -322,6 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn go_round(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let mut wrote = false;
         for _ in 0..ROUNDS_MAX {
             if self.session.is_closed() {
                 while !self.session.outbox().is_empty() {
@@ -333,9 +335,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let mut moved = self.take_events(cx);
             moved |= self.check_timer(cx);
-            moved |= self.read(cx, moved)?;
+            moved |= self.read(cx, moved || wrote)?;
             moved |= self.submit();
-            moved |= self.write(cx)?;
+            wrote = self.write(cx)?;
+            moved |= wrote;
             if !moved {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.
                 self.input.release();

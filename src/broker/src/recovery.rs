@@ -4,6 +4,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use isthmus_cluster::raft::EntryKind;
 use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
 use isthmus_core::{Ledger, codec};
@@ -83,6 +84,11 @@ pub(crate) fn recover(
     let last = recovered.last.index;
     let mut failed = None;
     started.reader().visit(applied + 1, last + 1, |meta, payload| {
+        // Who votes, and blank entries, are the consensus' own affair.
+        if meta.kind != EntryKind::Normal as u8 {
+            applied = meta.index;
+            return ControlFlow::Continue(());
+        }
         match codec::decode(&Bytes::copy_from_slice(payload)) {
             Ok(entry) => {
                 ledger.apply(&entry);

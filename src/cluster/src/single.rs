@@ -3,10 +3,12 @@
 use std::io;
 
 use isthmus_storage::{
-    EncodeEntry, EntryMeta, Error, HardState, Log, LogId, LogOptions, LogReader, LogWriter,
+    AppendEntry, EncodeEntry, Error, HardState, Log, LogId, LogOptions, LogReader, LogWriter,
     Recovered, SharedStorage, WriterEvent, WriterOptions,
 };
 use thiserror::Error as ThisError;
+
+use crate::raft::convert::{first_entry, proposal_meta};
 
 /// The only voter's id.
 const SELF_ID: u64 = 1;
@@ -51,7 +53,13 @@ impl Started {
     /// # Errors
     /// As [`Log::open`].
     pub fn open(storage: SharedStorage, options: SingleOptions) -> Result<Started, Error> {
-        let (log, recovered) = Log::open(storage, options.log.clone())?;
+        let (mut log, mut recovered) = Log::open(storage, options.log.clone())?;
+        if recovered.last == LogId::ZERO {
+            let (meta, payload) = first_entry(SELF_ID);
+            log.append(&[AppendEntry { meta, payload: &[&payload] }])?;
+            log.sync()?;
+            recovered.last = log.last_log_id();
+        }
         Ok(Started { log, options, recovered })
     }
 
@@ -99,7 +107,7 @@ impl<P: EncodeEntry> SingleNode<P> {
     pub fn propose(&mut self, payload: P) -> u64 {
         let index = self.next;
         self.next += 1;
-        let meta = EntryMeta { group: 0, term: self.term, index, kind: 0 };
+        let meta = proposal_meta(self.term, index);
         // The writer's event reports success and failure alike; there is nothing to add here.
         self.writer.append(vec![(meta, payload)], Box::new(|_| {}));
         index

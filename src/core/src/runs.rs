@@ -46,9 +46,9 @@ impl Run {
         }
     }
 
-    /// Bytes of heads and bodies.
+    /// Bytes of the bodies.
     pub fn bytes(&self) -> u64 {
-        self.batch.payload_bytes(self.record, self.len)
+        self.batch.body_bytes(self.record, self.len)
     }
 
     /// When the message `offset` places into the run expires, given its queue's own limit.
@@ -90,7 +90,7 @@ impl RunMap {
         self.len == 0
     }
 
-    /// Bytes of their heads and bodies.
+    /// Bytes of their bodies.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -191,7 +191,8 @@ impl RunMap {
 fn is_sparse(run: &Run) -> bool {
     const CHUNK_MIN_BYTES: usize = 4 * 1024;
     let chunk = run.batch.chunk.len();
-    chunk >= CHUNK_MIN_BYTES && run.bytes() * 4 < chunk as u64
+    let used = run.batch.payload_bytes(run.record, run.len);
+    chunk >= CHUNK_MIN_BYTES && used * 4 < chunk as u64
 }
 
 #[cfg(test)]

@@ -136,12 +136,16 @@ impl Batch {
         record.body.of(&self.chunk)
     }
 
-    /// Bytes of heads and bodies of `len` records from `first`.
+    /// Bytes of the bodies of `len` records from `first`: what queues are measured in.
+    pub fn body_bytes(&self, first: u32, len: u32) -> u64 {
+        let records = &self.records[first as usize..(first + len) as usize];
+        records.iter().map(|r| u64::from(r.body.len)).sum()
+    }
+
+    /// Bytes of heads and bodies of `len` records from `first`: what memory and the log hold.
     pub fn payload_bytes(&self, first: u32, len: u32) -> u64 {
-        self.records[first as usize..(first + len) as usize]
-            .iter()
-            .map(|r| u64::from(r.head.len) + u64::from(r.body.len))
-            .sum()
+        let records = &self.records[first as usize..(first + len) as usize];
+        records.iter().map(|r| u64::from(r.head.len) + u64::from(r.body.len)).sum()
     }
 
     /// A copy of `len` records from `first` with a chunk of just their bytes.

@@ -85,6 +85,8 @@ pub enum Overflow {
 pub struct QueueOptions {
     /// Time to live of messages in the queue, in milliseconds.
     pub message_ttl_ms: Option<u64>,
+    /// How long the queue lasts without being used, in milliseconds.
+    pub expires_ms: Option<u64>,
     /// Ready messages at the most.
     pub length_max: Option<u64>,
     /// Bytes of ready bodies at the most.

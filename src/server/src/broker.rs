@@ -151,7 +151,7 @@ fn start(
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
         checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
         name_seed: getrandom::u64()?,
-        on_log_failure: Box::new(end_process),
+        on_log_failure: Box::new(|error| end_process(&error)),
     };
     isthmus_broker::Broker::start(options, Combining::start)
         .map_err(|source| BrokerError::Recovery { path, source })
@@ -159,7 +159,7 @@ fn start(
 
 /// Ends the process at once: a write or sync of the log that failed is never tried again, for the
 /// system may have dropped what it was to write, and nothing may be confirmed after it.
-fn end_process(error: storage::Error) {
+fn end_process(error: &storage::Error) {
     tracing::error!(%error, "the log has failed: nothing more is confirmed, the process ends");
     std::process::abort();
 }

@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 use isthmus_contract::Outbox;
-use isthmus_model::Span;
+use isthmus_model::{Record, Span};
 
 use super::frame::{self, BODY, END, HEADER, METHOD, OVERHEAD_BYTES, PREFIX_BYTES};
+use super::table::write_short_string;
 
 /// Bodies up to here are encoded together with their frames; beyond, the outbox decides whether
 /// it copies or refers to them.
@@ -25,35 +26,63 @@ impl DeliverPrefix {
     pub fn new(channel: u16, tag: &str) -> DeliverPrefix {
         let [c0, c1] = channel.to_be_bytes();
         let mut bytes = vec![METHOD, c0, c1, 0, 0, 0, 0, 0, 60, 0, 60];
-        super::table::write_short_string(&mut bytes, tag.as_bytes());
+        write_short_string(&mut bytes, tag.as_bytes());
         DeliverPrefix { channel, bytes }
     }
 }
 
 /// Exchange and routing key that a message is told to have come with.
 #[derive(Clone, Copy, Debug)]
-pub struct Route<'a> {
-    /// The exchange's name.
-    pub exchange: &'a [u8],
-    /// The routing key.
-    pub routing_key: &'a [u8],
+pub enum Route<'a> {
+    /// Both as short strings, one behind the other, as they lie in the publisher's frame.
+    Wire(&'a [u8]),
+    /// Both by themselves.
+    Names {
+        /// The exchange's name.
+        exchange: &'a [u8],
+        /// The routing key.
+        routing_key: &'a [u8],
+    },
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
+    /// The route that `record` of `chunk` was published with: one copy of what the publisher
+    /// wrote, where the chunk still has it in one piece.
+    #[inline]
+    pub fn published(record: &Record, chunk: &'a [u8]) -> Route<'a> {
+        let Record { exchange, routing_key, .. } = record;
+        let between = exchange.end() as usize;
+        if exchange.start > 0
+            && routing_key.start as usize == between + 1
+            && u32::from(chunk[exchange.start as usize - 1]) == exchange.len
+            && u32::from(chunk[between]) == routing_key.len
+        {
+            return Route::Wire(&chunk[exchange.start as usize - 1..routing_key.end() as usize]);
+        }
+        Route::Names { exchange: exchange.of(chunk), routing_key: routing_key.of(chunk) }
+    }
+
     /// Octets on the wire. Names come from short strings and fit them again; a longer one (none
     /// can be declared) is cut.
     #[inline]
     fn wire_len(&self) -> usize {
-        2 + short(self.exchange).len() + short(self.routing_key).len()
+        match self {
+            Route::Wire(bytes) => bytes.len(),
+            Route::Names { exchange, routing_key } => {
+                2 + short(exchange).len() + short(routing_key).len()
+            }
+        }
     }
 
     #[inline]
     fn write(&self, out: &mut Vec<u8>) {
-        let (exchange, key) = (short(self.exchange), short(self.routing_key));
-        out.push(exchange.len() as u8);
-        out.extend_from_slice(exchange);
-        out.push(key.len() as u8);
-        out.extend_from_slice(key);
+        match self {
+            Route::Wire(bytes) => out.extend_from_slice(bytes),
+            Route::Names { exchange, routing_key } => {
+                write_short_string(out, exchange);
+                write_short_string(out, routing_key);
+            }
+        }
     }
 }
 

@@ -16,8 +16,7 @@ const WITHOUT_EFFECT: [&str; 5] = [
 ];
 
 /// Arguments that change what a queue does in ways that no queue here does.
-const NOT_IMPLEMENTED: [&str; 7] = [
-    "x-expires",
+const NOT_IMPLEMENTED: [&str; 6] = [
     "x-max-priority",
     "x-single-active-consumer",
     "x-delivery-limit",
@@ -50,6 +49,13 @@ pub(super) fn queue_options(
         match argument.as_str() {
             "x-message-ttl" => {
                 options.message_ttl_ms = Some(number(value, MS_MAX).map_err(invalid)?);
+            }
+            "x-expires" => {
+                let ms = number(value, MS_MAX).map_err(invalid)?;
+                if ms == 0 {
+                    return Err(invalid("{value_zero,0}".to_owned()));
+                }
+                options.expires_ms = Some(ms);
             }
             "x-max-length" => options.length_max = Some(number(value, i64::MAX).map_err(invalid)?),
             "x-max-length-bytes" => {

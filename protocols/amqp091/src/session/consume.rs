@@ -396,22 +396,20 @@ impl Message<'_> {
     fn with_content(&self, encode: impl FnOnce(Route<'_>, Content<'_>)) {
         let Message { delivery, record } = self;
         let chunk = &delivery.batch.chunk;
-        let mut route = Route {
-            exchange: record.exchange.of(chunk),
-            routing_key: record.routing_key.of(chunk),
-        };
         let mut content = Content { head: record.head.of(chunk), chunk, body: record.body };
         let annotations: Option<&Annotations> = delivery.annotations.as_deref();
         if annotations.is_none() && delivery.delivery_count == 0 {
-            encode(route, content);
+            encode(Route::published(record, chunk), content);
             return;
         }
-        if let Some(exchange) = annotations.and_then(|a| a.exchange.as_deref()) {
-            route.exchange = exchange.as_bytes();
-        }
-        if let Some(key) = annotations.and_then(|a| a.routing_key.as_deref()) {
-            route.routing_key = key.as_bytes();
-        }
+        let route = Route::Names {
+            exchange: annotations
+                .and_then(|a| a.exchange.as_deref())
+                .map_or(record.exchange.of(chunk), str::as_bytes),
+            routing_key: annotations
+                .and_then(|a| a.routing_key.as_deref())
+                .map_or(record.routing_key.of(chunk), str::as_bytes),
+        };
         let head = deaths::annotated(content.head, annotations, delivery.delivery_count);
         if let Some(head) = &head {
             content.head = head;

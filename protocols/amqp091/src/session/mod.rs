@@ -93,9 +93,12 @@ impl Amqp091Session {
 
     /// The largest payload of a frame that is read.
     fn payload_max(&self) -> u32 {
-        // RabbitMQ allows for clients that do not count the octets around the payload; so does
-        // this.
-        self.peer.frame_max
+        match self.phase {
+            // RabbitMQ allows for clients that do not count the octets around the payload; so
+            // does this, once they are no strangers.
+            Phase::Running | Phase::Closing { .. } => self.peer.frame_max,
+            _ => self.send_payload_max(),
+        }
     }
 
     /// The largest payload of a frame that is written.
@@ -131,6 +134,8 @@ impl Amqp091Session {
             Ok(frame) => frame?,
             Err(error) => {
                 self.fail(0, &Fault::new(ReplyCode::FrameError, error.to_string()));
+                // Where the next frame begins is not known: no answer could be read.
+                self.phase = Phase::Closed;
                 return Some(bytes.len());
             }
         };

@@ -373,10 +373,7 @@ impl Amqp091Session {
             &mut self.out.outbox,
             number,
             (ReplyCode::NoRoute.number(), ReplyCode::NoRoute.name()),
-            Route {
-                exchange: record.exchange.of(&batch.chunk),
-                routing_key: record.routing_key.of(&batch.chunk),
-            },
+            Route::published(record, &batch.chunk),
             Content { head: batch.head(record), chunk: &batch.chunk, body: record.body },
             payload_max,
         );

@@ -42,6 +42,7 @@ pub(super) fn put_queue(out: &mut Vec<u8>, def: &QueueDef) {
     out.push(u8::from(def.auto_delete));
     let o = &def.options;
     put_opt_uint(out, o.message_ttl_ms);
+    put_opt_uint(out, o.expires_ms);
     put_opt_uint(out, o.length_max);
     put_opt_uint(out, o.bytes_max);
     out.push(match o.overflow {
@@ -62,6 +63,7 @@ pub(super) fn queue(r: &mut Reader<'_>) -> Result<QueueDef, DecodeError> {
         auto_delete: r.bool()?,
         options: QueueOptions {
             message_ttl_ms: r.opt_uint()?,
+            expires_ms: r.opt_uint()?,
             length_max: r.opt_uint()?,
             bytes_max: r.opt_uint()?,
             overflow: match r.u8()? {

@@ -64,7 +64,7 @@ impl Checkouts {
 
     /// Takes out what of `first..first + len` is checked out under `epoch`, in order.
     pub(super) fn take(&mut self, first: Sequence, len: u32, epoch: LeaseEpoch) -> Vec<Checkout> {
-        let end = first + u64::from(len);
+        let end = first.saturating_add(u64::from(len));
         let mut taken = Vec::new();
         let mut at = first;
         while at < end {

@@ -18,6 +18,8 @@ pub(super) struct Consumer {
     pub(super) id: ConsumerId,
     pub(super) queue: QueueId,
     pub(super) mode: AttachMode,
+    /// Higher ones are served first.
+    pub(super) priority: i64,
     pub(super) credit: Credit,
     /// Deliveries that it has not settled.
     pub(super) unsettled: u32,
@@ -63,6 +65,17 @@ impl Consumer {
     }
 }
 
+/// The priority that a consumer asks for.
+fn priority_of(attach: &Attach) -> Result<i64, CommandError> {
+    let Some(value) = attach.arguments.get("x-priority") else { return Ok(0) };
+    value.as_i64().ok_or_else(|| {
+        CommandError::Precondition(format!(
+            "invalid arg 'x-priority' for consumer '{}': it must be an integer",
+            attach.tag
+        ))
+    })
+}
+
 impl Dispatcher {
     /// Begins to deliver from a queue.
     pub fn attach(&mut self, ledger: &Ledger, session: SessionId, attach: Attach) {
@@ -85,6 +98,7 @@ impl Dispatcher {
 
     fn try_attach(&mut self, id: SessionId, attach: &Attach) -> Result<QueueId, CommandError> {
         let (queue_id, _) = self.usable_queue(id, &attach.queue)?;
+        let priority = priority_of(attach)?;
         let (Some(queue), Some(session)) =
             (self.queues.get_mut(&queue_id), self.sessions.get_mut(&id))
         else {
@@ -110,12 +124,15 @@ impl Dispatcher {
             id: attach.consumer,
             queue: queue_id,
             mode: attach.mode,
+            priority,
             credit: attach.credit,
             unsettled: 0,
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
-        queue.consumers.push(key);
+        let behind = |other: &usize| self.consumers[*other].priority >= priority;
+        let place = queue.consumers.partition_point(behind);
+        queue.consumers.insert(place, key);
         queue.had_consumer = true;
         if attach.exclusive {
             queue.exclusive_consumer = Some(key);
@@ -177,6 +194,7 @@ impl Dispatcher {
                 queue.exclusive_consumer = None;
             }
         }
+        self.in_use(consumer.queue);
         consumer.queue
     }
 

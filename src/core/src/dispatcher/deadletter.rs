@@ -10,6 +10,17 @@ use isthmus_model::{
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger, Placement, Run};
 
+/// Where a message that dies has been until now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In its queue, as the ledger knows it.
+    Log,
+    /// In its queue, unknown to the ledger.
+    Memory,
+    /// Not in the queue, which refused it.
+    Publisher,
+}
+
 impl Dispatcher {
     /// Takes up to `len` messages, as far as they lie in one run, off the front of the ready ones
     /// and drops or dead-letters them.
@@ -27,11 +38,11 @@ impl Dispatcher {
         };
         queue.ready.take(u64::from(run.len));
         queue.ready_bytes -= run.bytes();
-        self.discard(ledger, id, &run, reason);
+        self.discard(id, &run, reason);
     }
 
     /// Drops or dead-letters messages that are neither ready nor checked out.
-    pub(super) fn discard(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+    pub(super) fn discard(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
         if queue.def.options.dead_letter_exchange.is_none() {
             self.counters.dropped += u64::from(run.len);
@@ -45,16 +56,25 @@ impl Dispatcher {
                 record: run.record + i,
                 ..run.clone()
             };
-            self.dead_letter(ledger, id, &one, reason);
+            let from = match self.queues.get(&id) {
+                Some(queue) if queue.volatile.run(one.first).is_some() => Origin::Memory,
+                _ => Origin::Log,
+            };
+            self.dead_letter(id, &one, from, reason);
         }
     }
 
     /// Moves one message to where the queue's dead-letter exchange routes it.
-    fn dead_letter(&mut self, ledger: &Ledger, id: QueueId, run: &Run, reason: DeathReason) {
+    pub(super) fn dead_letter(
+        &mut self,
+        id: QueueId,
+        run: &Run,
+        from: Origin,
+        reason: DeathReason,
+    ) {
         let Some(queue) = self.queues.get(&id) else { return };
         let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.def.options);
         let vhost = Arc::clone(&queue.vhost);
-        let stored = queue.volatile.run(run.first).is_none();
         let targets = self.dead_letter_targets(&vhost, run, &annotations);
         let annotations = Arc::new(annotations);
         if targets.is_empty() {
@@ -71,18 +91,19 @@ impl Dispatcher {
             .filter_map(|t| {
                 let queue = self.queues.get_mut(&t)?;
                 queue.pending += 1;
+                queue.pending_bytes += run.bytes();
                 Some((t, queue.number(1)))
             })
             .collect();
         if !to.is_empty() {
-            let fact = match stored {
-                true => Fact::Move {
+            let fact = match from {
+                Origin::Log => Fact::Move {
                     queue: id,
                     sequence: run.first,
                     to: to.clone(),
                     annotations: Arc::clone(&annotations),
                 },
-                false => Fact::Enqueue {
+                Origin::Memory | Origin::Publisher => Fact::Enqueue {
                     batch: Arc::new(run.batch.compacted(run.record, 1)),
                     placements: to
                         .iter()
@@ -101,7 +122,12 @@ impl Dispatcher {
                 self.gather.after.push(After::Ready { queue: *queue, first: *first, len: 1 });
             }
         }
-        if to.is_empty() || !stored {
+        let leaves = match from {
+            Origin::Log => to.is_empty(), // else the move says so
+            Origin::Memory => true,
+            Origin::Publisher => false,
+        };
+        if leaves {
             self.gone(id, run.first, 1);
         }
         for queue in volatile {
@@ -111,9 +137,13 @@ impl Dispatcher {
                 annotations: Some(Arc::clone(&annotations)),
                 ..run.clone()
             };
+            if let Some(queue) = self.queues.get_mut(&queue) {
+                queue.pending += 1;
+                queue.pending_bytes += run.bytes();
+            }
             // What leaves the log leaves it with the entry that says so.
-            if stored {
-                self.barrier(ledger, After::Volatile { queue, run });
+            if from == Origin::Log {
+                self.gather.after.push(After::Volatile { queue, run });
             } else {
                 self.enter_volatile(queue, run);
             }

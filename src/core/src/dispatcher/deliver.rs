@@ -35,25 +35,36 @@ impl Dispatcher {
             let Some((key, credit, room)) = self.next_consumer(id) else { break };
             self.deliver(ledger, id, key, credit, room);
         }
+        // What came in just now had its chance with those who were waiting for it.
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.new_from = Sequence::MAX;
+        }
+        self.expire_front(ledger, id);
         self.drop_overflow(ledger, id);
         self.tell_credit(id);
     }
 
-    /// The next consumer in turn that can take something, with its credit and the room in its
-    /// outbox.
+    /// The next consumer that can take something, with its credit and the room in its outbox:
+    /// those of the highest priority in turn, those of the next where none of them can.
     fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
-        let queue = self.queues.get(&id)?;
-        let (turn, count) = (queue.turn, queue.consumers.len());
-        for i in 0..count {
-            let place = (turn + i) % count;
-            let key = self.queues.get(&id)?.consumers[place];
-            let (credit, room) = self.credit_of(key);
-            if credit > 0 && room > 0 {
-                self.queues.get_mut(&id)?.turn = (place + 1) % count;
-                return Some((key, credit, room));
+        let mut level = 0;
+        loop {
+            let queue = self.queues.get(&id)?;
+            let priority = self.consumers[*queue.consumers.get(level)?].priority;
+            let alike = |key: &&usize| self.consumers[**key].priority == priority;
+            let count = queue.consumers[level..].iter().take_while(alike).count();
+            let turn = queue.turn;
+            for i in 0..count {
+                let place = (turn + i) % count;
+                let key = self.queues.get(&id)?.consumers[level + place];
+                let (credit, room) = self.credit_of(key);
+                if credit > 0 && room > 0 {
+                    self.queues.get_mut(&id)?.turn = place + 1;
+                    return Some((key, credit, room));
+                }
             }
+            level += count;
         }
-        None
     }
 
     /// Delivers one run to the consumer.
@@ -71,17 +82,16 @@ impl Dispatcher {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
         let ttl_ms = queue.def.options.message_ttl_ms;
-        let live = if queue.can_expire {
+        let live = if queue.can_expire && run.first < queue.new_from {
             // The front one is live; what has expired behind it is left for the next look.
             (1..run.len).take_while(|i| run.expires_at(*i, ttl_ms) > now).count() as u32 + 1
         } else {
             run.len
         };
-        let (len, bytes) = fits(&run, live, room);
+        let (len, cost) = fits(&run, live, room);
         let run = Run { len, ..run };
         queue.ready.take(u64::from(len));
-        queue.ready_bytes -= bytes;
-        let cost = bytes + u64::from(len) * DELIVERY_OVERHEAD_BYTES;
+        queue.ready_bytes -= run.bytes();
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range.returned || run.first < below, run, cost);
@@ -149,6 +159,7 @@ impl Dispatcher {
                 && *f + *l == first
             {
                 *l += len;
+                self.gather.written += 1;
                 continue;
             }
             self.propose(Fact::Settle { queue: id, first, len }, 24);
@@ -177,17 +188,17 @@ fn fair_turn(ready: u64, consumers: usize) -> u64 {
     if consumers <= 1 { u64::MAX } else { (ready / (2 * consumers as u64)).clamp(1, 64) }
 }
 
-/// How many of the first `len` messages of `run` fit in `room` bytes, one at least, and the bytes
-/// of their heads and bodies.
+/// How many of the first `len` messages of `run` fit in `room` bytes of an outbox, one at least,
+/// and what they count there.
 fn fits(run: &Run, len: u32, room: u64) -> (u32, u64) {
-    let mut bytes = 0;
+    let mut cost = 0;
     let records = &run.batch.records[run.record as usize..(run.record + len) as usize];
     for (i, record) in records.iter().enumerate() {
-        let next = bytes + u64::from(record.head.len) + u64::from(record.body.len);
-        if i > 0 && next + (i as u64 + 1) * DELIVERY_OVERHEAD_BYTES > room {
-            return (i as u32, bytes);
+        let own = u64::from(record.head.len) + u64::from(record.body.len) + DELIVERY_OVERHEAD_BYTES;
+        if i > 0 && cost + own > room {
+            return (i as u32, cost);
         }
-        bytes = next;
+        cost += own;
     }
-    (len, bytes)
+    (len, cost)
 }

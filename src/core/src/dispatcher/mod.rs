@@ -8,8 +8,7 @@
 //! are never seen by the log.
 //!
 //! The order of a session's effects is kept by one rule: whatever must not overtake an earlier
-//! durable effect of its session waits for the newest entry that is not committed yet
-//! ([`Dispatcher::barrier`]).
+//! durable effect of its session waits for the entry that holds it ([`Dispatcher::behind`]).
 
 mod checkouts;
 mod consumer;
@@ -143,6 +142,8 @@ struct Gather {
     facts: Vec<Fact>,
     after: Vec<After>,
     bytes: u64,
+    /// How often a fact was added or extended.
+    written: u64,
 }
 
 /// See the module's documentation.
@@ -175,7 +176,10 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher for a term that begins, over what the ledger holds. The term's own entry
     /// ([`Fact::Term`]) must be applied already.
+    ///
+    /// Log time goes on from the ledger's where `clock` is behind it.
     pub fn new(options: DispatcherOptions, ledger: &Ledger, clock: Clock) -> Dispatcher {
+        let clock = Clock { log: clock.log.max(ledger.time()), ..clock };
         let mut dispatcher = Dispatcher {
             options,
             term: ledger.term(),
@@ -205,6 +209,7 @@ impl Dispatcher {
                     queue.recover(held);
                 }
                 dispatcher.queues.insert(entry.id, queue);
+                dispatcher.in_use(entry.id);
                 dispatcher.mark_dirty(entry.id);
             }
         }
@@ -282,26 +287,38 @@ impl Dispatcher {
         }
     }
 
-    /// Lets `after` take effect once everything gathered or in flight is committed: at once, if
-    /// nothing is.
-    fn barrier(&mut self, ledger: &Ledger, after: After) {
-        if !self.gather.facts.is_empty() {
-            self.gather.after.push(after);
-        } else if let Some(last) = self.in_flight.back_mut() {
-            last.push(after);
-        } else {
-            self.take_effect(ledger, after);
+    /// Lets `after` take effect behind all that `session` has outstanding: at once, if it has
+    /// nothing. It waits for the session's own latest entry and not for the newest of all, so that
+    /// what the session does once that is committed cannot overtake it.
+    fn behind(&mut self, ledger: &Ledger, session: SessionId, after: After) {
+        let last = self.sessions.get(&session).map_or(0, |s| s.last_entry);
+        let Some(ahead) = last.checked_sub(self.committed + 1) else {
+            return self.take_effect(ledger, after);
+        };
+        match self.in_flight.get_mut(ahead as usize) {
+            Some(entry) => entry.push(after),
+            None => self.gather.after.push(after),
         }
     }
 
     /// Adds a fact of about `bytes` bytes to the next entry.
     fn propose(&mut self, fact: Fact, bytes: u64) {
         self.gather.bytes += bytes;
+        self.gather.written += 1;
         self.gather.facts.push(fact);
+    }
+
+    /// Notes that `session` has caused facts of the next entry, if any were gathered since
+    /// [`Gather::written`] was as given. Joining the fact of another session counts.
+    fn touch_log_since(&mut self, written: u64, session: SessionId) {
+        if self.gather.written != written {
+            self.touch_log(session);
+        }
     }
 
     /// Notes that `session` has caused a fact of the next entry.
     fn touch_log(&mut self, session: SessionId) {
+        assert!(!self.gather.facts.is_empty(), "a session waits for an entry without facts");
         let next = self.proposed + 1;
         if let Some(session) = self.sessions.get_mut(&session) {
             session.last_entry = next;
@@ -338,11 +355,7 @@ impl Dispatcher {
             return;
         }
         let output = Output::Done { token, result };
-        if self.is_outstanding(session) {
-            self.barrier(ledger, After::Say { session, output });
-        } else {
-            self.say(session, output);
-        }
+        self.behind(ledger, session, After::Say { session, output });
     }
 
     /// Answers a request once everything gathered or in flight is committed, whoever caused it.
@@ -361,7 +374,11 @@ impl Dispatcher {
             let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
             s.last_entry = s.last_entry.max(newest);
         }
-        self.barrier(ledger, After::Say { session, output: Output::Done { token, result } });
+        self.behind(
+            ledger,
+            session,
+            After::Say { session, output: Output::Done { token, result } },
+        );
     }
 
     /// What there is to say, in order of saying for each session.

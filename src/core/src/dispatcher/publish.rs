@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, Overflow, PublishException, PublishRefusal, QueueId, Record, RecordFlags,
-    Reply, SessionId, Token, TransactionId,
+    Batch, CommandError, DeathReason, Overflow, PublishException, PublishRefusal, QueueId, Record,
+    RecordFlags, Reply, Sequence, SessionId, Token, TransactionId,
 };
 
-use super::deadletter::headers_of;
+use super::deadletter::{Origin, headers_of};
 use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger, Placement, Run};
@@ -18,8 +18,10 @@ const ENTRY_OVERHEAD_BYTES: u64 = 16;
 /// What one batch comes to.
 #[derive(Default)]
 pub(super) struct Routed {
+    /// What goes into the log.
     placements: Vec<Placement>,
-    volatile: Vec<(QueueId, Run)>,
+    /// How messages come into their queues, durable or not, in the order of their publishing.
+    effects: Vec<After>,
     pub(super) exceptions: Vec<PublishException>,
 }
 
@@ -67,41 +69,27 @@ impl Dispatcher {
         session: SessionId,
         batch: &Arc<Batch>,
     ) -> Vec<PublishException> {
+        let written = self.gather.written;
         let mut routed = Routed::default();
         self.route_batch(session, batch, &mut routed);
         if !routed.placements.is_empty() {
-            self.log_placements(session, batch, routed.placements);
+            self.log_placements(batch, routed.placements);
         }
-        // A transient message waits behind earlier durable ones of its session.
-        let waits = !routed.volatile.is_empty() && self.is_outstanding(session);
-        for (queue, run) in routed.volatile {
-            if waits {
-                self.barrier(ledger, After::Volatile { queue, run });
-            } else {
-                self.enter_volatile(queue, run);
-            }
+        self.touch_log_since(written, session);
+        for effect in routed.effects {
+            // A transient message waits behind earlier durable ones of its session.
+            self.behind(ledger, session, effect);
         }
         routed.exceptions
     }
 
-    fn log_placements(&mut self, session: SessionId, batch: &Arc<Batch>, all: Vec<Placement>) {
-        let mut bytes = 0;
-        for p in &all {
-            bytes += batch.payload_bytes(p.record, p.len) + u64::from(p.len) * ENTRY_OVERHEAD_BYTES;
-            let (queue, first, len) = (p.queue, p.first, u64::from(p.len));
-            match self.gather.after.last_mut() {
-                // What came in one after the other becomes ready as one.
-                Some(After::Ready { queue: q, first: f, len: l })
-                    if *q == queue && *f + *l == first =>
-                {
-                    *l += len;
-                }
-                _ => self.gather.after.push(After::Ready { queue, first, len }),
-            }
-        }
+    fn log_placements(&mut self, batch: &Arc<Batch>, placements: Vec<Placement>) {
+        let bytes = placements.iter().map(|p| {
+            batch.payload_bytes(p.record, p.len) + u64::from(p.len) * ENTRY_OVERHEAD_BYTES
+        });
+        let bytes = bytes.sum();
         let batch = Arc::clone(batch);
-        self.propose(Fact::Enqueue { batch, placements: all, annotations: None }, bytes);
-        self.touch_log(session);
+        self.propose(Fact::Enqueue { batch, placements, annotations: None }, bytes);
     }
 
     /// Messages that are not in the log come into a queue.
@@ -194,45 +182,90 @@ impl Dispatcher {
         len: u32,
         routed: &mut Routed,
     ) {
-        let now = self.clock.log;
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        let taken = queue.room_for(batch, record, len);
-        if taken < len {
-            routed.refuse(batch, record + taken, len - taken, PublishRefusal::Full);
+        let (mut at, end) = (record, record + len);
+        while at < end {
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let taken = queue.room_for(batch, at, end - at);
+            if taken > 0 {
+                self.let_in(id, batch, at, taken, routed);
+                at += taken;
+            }
+            if at < end {
+                self.turn_away(id, batch, at);
+                routed.refuse(batch, at, 1, PublishRefusal::Full);
+                at += 1;
+            }
         }
-        if taken == 0 {
+    }
+
+    /// Dead-letters a message that a full queue refuses, if the queue is to do so.
+    fn turn_away(&mut self, id: QueueId, batch: &Arc<Batch>, record: u32) {
+        let options = self.queues.get(&id).map(|q| &q.def.options);
+        if options.is_some_and(|o| {
+            o.overflow == Overflow::RejectPublishDlx && o.dead_letter_exchange.is_some()
+        }) {
+            let run = self.arriving(batch, record, 1);
+            self.dead_letter(id, &run, Origin::Publisher, DeathReason::MaxLength);
+        }
+    }
+
+    /// A run of messages that have no sequence yet.
+    fn arriving(&self, batch: &Arc<Batch>, record: u32, len: u32) -> Run {
+        Run {
+            first: 0,
+            len,
+            batch: Arc::clone(batch),
+            record,
+            enqueued_at: self.clock.log,
+            delivery_count: 0,
+            annotations: None,
+        }
+    }
+
+    /// Takes `len` records from `record`, for which there is room.
+    fn let_in(
+        &mut self,
+        id: QueueId,
+        batch: &Arc<Batch>,
+        record: u32,
+        len: u32,
+        routed: &mut Routed,
+    ) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.pending += u64::from(len);
+        queue.pending_bytes += batch.payload_bytes(record, len);
+        let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
+        if !(durable && queue.is_durable()) {
+            let run = self.arriving(batch, record, len);
+            routed.effects.push(After::Volatile { queue: id, run });
             return;
         }
-        let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
-        if durable && queue.is_durable() {
-            queue.pending += u64::from(taken);
-            let first = queue.number(taken);
-            match routed.placements.last_mut() {
-                Some(p)
-                    if p.queue == id
-                        && p.record + p.len == record
-                        && p.first + u64::from(p.len) == first =>
-                {
-                    p.len += taken;
-                }
-                _ => routed.placements.push(Placement { queue: id, first, record, len: taken }),
+        let first = queue.number(len);
+        match routed.placements.last_mut() {
+            Some(p)
+                if p.queue == id
+                    && p.record + p.len == record
+                    && p.first + u64::from(p.len) == first =>
+            {
+                p.len += len;
             }
-        } else {
-            let run = Run {
-                first: 0, // given when it enters
-                len: taken,
-                batch: Arc::clone(batch),
-                record,
-                enqueued_at: now,
-                delivery_count: 0,
-                annotations: None,
-            };
-            routed.volatile.push((id, run));
+            _ => routed.placements.push(Placement { queue: id, first, record, len }),
         }
+        routed.ready(id, first, u64::from(len));
     }
 }
 
 impl Routed {
+    fn ready(&mut self, id: QueueId, first: Sequence, len: u64) {
+        match self.effects.last_mut() {
+            // What came in one after the other becomes ready as one.
+            Some(After::Ready { queue, first: f, len: l }) if *queue == id && *f + *l == first => {
+                *l += len;
+            }
+            _ => self.effects.push(After::Ready { queue: id, first, len }),
+        }
+    }
+
     fn refuse(&mut self, batch: &Arc<Batch>, record: u32, len: u32, refusal: PublishRefusal) {
         self.exceptions.extend((record..record + len).map(|record| PublishException {
             batch: Arc::clone(batch),
@@ -253,15 +286,13 @@ impl super::queue::Queue {
         let by_length = options.length_max.map_or(u64::from(len), |max| max.saturating_sub(held));
         let mut taken = len.min(u32::try_from(by_length).unwrap_or(u32::MAX));
         if let Some(max) = options.bytes_max {
-            // A queue takes the message that brings it over its limit, as RabbitMQ's do.
-            let mut bytes = self.ready_bytes;
+            let mut bytes = self.ready_bytes + self.pending_bytes;
             let records = &batch.records[record as usize..(record + taken) as usize];
             taken = records
                 .iter()
                 .take_while(|r| {
-                    let fits = bytes < max;
-                    bytes += u64::from(r.head.len + r.body.len);
-                    fits
+                    bytes += u64::from(r.head.len) + u64::from(r.body.len);
+                    bytes <= max
                 })
                 .count() as u32;
         }

@@ -20,10 +20,12 @@ pub(super) struct Queue {
     /// Messages that are not in the log.
     pub(super) volatile: RunMap,
     pub(super) ready: Ready,
-    /// Bytes of heads and bodies that are ready.
+    /// Bytes of bodies that are ready.
     pub(super) ready_bytes: u64,
-    /// Durable messages on their way through the log.
+    /// Messages on their way in: through the log, or behind others that are.
     pub(super) pending: u64,
+    /// Bytes of their heads and bodies.
+    pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their turns.
     pub(super) consumers: Vec<usize>,
@@ -35,6 +37,14 @@ pub(super) struct Queue {
     pub(super) had_consumer: bool,
     /// Whether a message that can expire ever came in.
     pub(super) can_expire: bool,
+    /// Messages from this sequence on have come in since the queue was last served. They do not
+    /// expire before those who wait for them have had their chance, so that a time to live of
+    /// zero means "to whoever is waiting now".
+    pub(super) new_from: Sequence,
+    /// When a queue that expires was last used.
+    pub(super) used_at: Time,
+    /// Whether a timer is set for that.
+    pub(super) expiry_armed: bool,
     /// When the timer for the front message is set.
     pub(super) timer_at: Time,
     /// In the dispatcher's list of queues to look at.
@@ -54,7 +64,7 @@ pub struct QueueStatus {
     pub durable: bool,
     /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Bytes of heads and bodies that are ready.
+    /// Bytes of bodies that are ready.
     pub ready_bytes: u64,
     /// Messages that are delivered and not settled.
     pub unacked: u64,
@@ -74,11 +84,15 @@ impl Queue {
             ready: Ready::default(),
             ready_bytes: 0,
             pending: 0,
+            pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
             turn: 0,
             exclusive_consumer: None,
             had_consumer: false,
+            new_from: Sequence::MAX,
+            used_at: Time(0),
+            expiry_armed: false,
             timer_at: Time::NEVER,
             dirty: false,
         }
@@ -129,6 +143,9 @@ impl Queue {
     /// Messages that are not in the log come in. Their sequences are given out here.
     pub(super) fn enter_volatile(&mut self, mut run: Run) {
         run.first = self.number(run.len);
+        self.new_from = self.new_from.min(run.first);
+        self.pending -= u64::from(run.len);
+        self.pending_bytes -= run.bytes();
         self.note_ttl(&run);
         self.ready.push(run.first, u64::from(run.len));
         self.ready_bytes += run.bytes();
@@ -137,11 +154,14 @@ impl Queue {
 
     /// Durable messages are committed.
     pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
-        self.pending = self.pending.saturating_sub(len);
+        self.new_from = self.new_from.min(first);
+        self.pending -= len;
         self.ready.push(first, len);
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            queue.ready_bytes += run.bytes();
+            let bytes = run.bytes();
+            queue.pending_bytes -= bytes;
+            queue.ready_bytes += bytes;
         });
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Token, TopologyChange, TransactionId,
-    WindowId,
+    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Settlement, Token, TopologyChange,
+    TransactionId, WindowId,
 };
 
 use super::consumer::Window;
@@ -43,6 +43,7 @@ pub(super) enum Deferred {
     Attach(Attach),
     Detach { token: Token, consumer: ConsumerId },
     Credit { consumer: ConsumerId, credit: Credit },
+    Settle { token: Token, settlements: Vec<Settlement>, transaction: Option<TransactionId> },
     Begin { token: Token, transaction: TransactionId },
     Commit { token: Token, transaction: TransactionId },
     Rollback { token: Token, transaction: TransactionId },
@@ -70,10 +71,15 @@ impl Dispatcher {
     }
 
     /// The session is over: what it holds goes back, its consumers end, its transactions are
-    /// rolled back and its exclusive queues are deleted. What it published stays published.
+    /// rolled back and its exclusive queues are deleted. What it asked for before is carried out,
+    /// also what is deferred: what it published stays published.
     pub fn close_session(&mut self, ledger: &Ledger, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.deferred.clear();
+        for request in std::mem::take(&mut session.deferred) {
+            // Too late to see what is not committed yet, but nobody is left to be told of it.
+            self.carry_out(ledger, id, request);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return };
         session.transactions.clear();
         let consumers: BTreeMap<ConsumerId, usize> = session.consumers.drain().collect();
         let queues = std::mem::take(&mut session.checked_out_from);
@@ -127,7 +133,7 @@ impl Dispatcher {
         }
         session.deferred.push_back(request);
         if first {
-            self.barrier(ledger, After::Resume { session: id });
+            self.behind(ledger, id, After::Resume { session: id });
         }
         None
     }
@@ -150,6 +156,7 @@ impl Dispatcher {
             Deferred::Publish { .. }
             | Deferred::Detach { .. }
             | Deferred::Credit { .. }
+            | Deferred::Settle { .. }
             | Deferred::Begin { .. }
             | Deferred::Commit { .. }
             | Deferred::Rollback { .. } => false,
@@ -165,28 +172,33 @@ impl Dispatcher {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.deferred.push_front(request);
                 }
-                self.barrier(ledger, After::Resume { session: id });
+                self.behind(ledger, id, After::Resume { session: id });
                 return;
             }
-            match request {
-                Deferred::Topology { token, change } => self.do_topology(ledger, id, token, change),
-                Deferred::Publish { token, batch, transaction } => {
-                    self.do_publish(ledger, id, token, batch, transaction);
-                }
-                Deferred::Attach(attach) => self.do_attach(ledger, id, &attach),
-                Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
-                Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
-                Deferred::Begin { token, transaction } => {
-                    self.do_begin(ledger, id, token, transaction);
-                }
-                Deferred::Commit { token, transaction } => {
-                    self.do_commit(ledger, id, token, transaction);
-                }
-                Deferred::Rollback { token, transaction } => {
-                    self.do_rollback(ledger, id, token, transaction);
-                }
-                Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
+            self.carry_out(ledger, id, request);
+        }
+    }
+
+    fn carry_out(&mut self, ledger: &Ledger, id: SessionId, request: Deferred) {
+        match request {
+            Deferred::Topology { token, change } => self.do_topology(ledger, id, token, change),
+            Deferred::Publish { token, batch, transaction } => {
+                self.do_publish(ledger, id, token, batch, transaction);
             }
+            Deferred::Attach(attach) => self.do_attach(ledger, id, &attach),
+            Deferred::Detach { token, consumer } => self.do_detach(ledger, id, token, consumer),
+            Deferred::Credit { consumer, credit } => self.do_set_credit(id, consumer, credit),
+            Deferred::Settle { token, settlements, transaction } => {
+                self.do_settle(ledger, id, token, settlements, transaction);
+            }
+            Deferred::Begin { token, transaction } => self.do_begin(ledger, id, token, transaction),
+            Deferred::Commit { token, transaction } => {
+                self.do_commit(ledger, id, token, transaction);
+            }
+            Deferred::Rollback { token, transaction } => {
+                self.do_rollback(ledger, id, token, transaction);
+            }
+            Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
         }
     }
 }

@@ -6,6 +6,7 @@ use isthmus_model::{
 };
 
 use super::checkouts::Checkout;
+use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger};
 
@@ -20,25 +21,50 @@ impl Dispatcher {
         settlements: Vec<Settlement>,
         transaction: Option<TransactionId>,
     ) {
+        let request = Deferred::Settle { token, settlements, transaction };
+        if let Some(Deferred::Settle { token, settlements, transaction }) =
+            self.defer(ledger, session, request)
+        {
+            self.do_settle(ledger, session, token, settlements, transaction);
+        }
+    }
+
+    pub(super) fn do_settle(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        settlements: Vec<Settlement>,
+        transaction: Option<TransactionId>,
+    ) {
         let result = match transaction {
             Some(transaction) => self.settle_in(session, transaction, settlements),
             None => {
-                self.settle_now(ledger, &settlements);
+                self.settle_now(ledger, session, &settlements);
                 Ok(Reply::Ok)
             }
         };
         self.answer_committed(ledger, session, token, result);
     }
 
-    /// Settlements do not hold back what their session does next, as its publishes do: they
-    /// have no order with it that anybody could see.
-    pub(super) fn settle_now(&mut self, ledger: &Ledger, settlements: &[Settlement]) {
+    /// What is accepted does not hold back what its session does next: it is out of everybody's
+    /// sight already. What goes back, or to other queues, is in order with what comes after it.
+    pub(super) fn settle_now(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        settlements: &[Settlement],
+    ) {
+        let written = self.gather.written;
         for s in settlements {
             let Some(queue) = self.queues.get_mut(&s.queue) else { continue };
             for checkout in queue.checkouts.take(s.first, s.len, s.epoch) {
                 self.give_credit_back(s.queue, &checkout);
                 self.end_checkout(ledger, s.queue, &checkout, s.outcome);
             }
+        }
+        if settlements.iter().any(|s| s.outcome != Outcome::Accept) {
+            self.touch_log_since(written, session);
         }
     }
 
@@ -95,7 +121,7 @@ impl Dispatcher {
                         panic!("queue {id}: message {at} is checked out and nowhere");
                     };
                     at = run.end();
-                    self.discard(ledger, id, &run, DeathReason::Rejected);
+                    self.discard(id, &run, DeathReason::Rejected);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 use isthmus_model::{DeathReason, QueueId, Time};
 
@@ -14,7 +15,8 @@ use crate::Ledger;
 pub(super) struct Timers {
     /// In log time: the front message of a queue may have expired.
     expiry: BinaryHeap<Reverse<(Time, QueueId)>>,
-    /// In monotonic time: a consumer of the queue gives its credit up, or a lease ends.
+    /// In monotonic time: a consumer of the queue gives its credit up, a lease ends, or the
+    /// queue itself.
     other: BinaryHeap<Reverse<(Time, QueueId)>>,
 }
 
@@ -61,6 +63,7 @@ impl Dispatcher {
         {
             self.timers.other.pop();
             self.end_leases(ledger, queue);
+            self.end_if_unused(queue);
             self.mark_dirty(queue);
         }
     }
@@ -75,6 +78,9 @@ impl Dispatcher {
             let Some(run) = queue.find(ledger, range.first, range.len) else { return };
             let ttl_ms = queue.def.options.message_ttl_ms;
             let now = self.clock.log;
+            if run.first >= queue.new_from {
+                return;
+            }
             let expired =
                 (0..run.len).take_while(|i| run.expires_at(*i, ttl_ms) <= now).count() as u32;
             if expired == 0 {
@@ -87,6 +93,34 @@ impl Dispatcher {
             }
             self.counters.expired += u64::from(expired);
             self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+        }
+    }
+
+    /// A queue that expires is in use: its time begins anew.
+    pub(super) fn in_use(&mut self, id: QueueId) {
+        let now = self.clock.monotonic;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(expires_ms) = queue.def.options.expires_ms else { return };
+        queue.used_at = now;
+        // One timer a queue, however often it is used: when it runs out, it is set anew.
+        if !std::mem::replace(&mut queue.expiry_armed, true) {
+            self.timers.look_at(now + Duration::from_millis(expires_ms), id);
+        }
+    }
+
+    /// Deletes a queue that nobody has used for as long as it was declared to last.
+    fn end_if_unused(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_armed) else { return };
+        let Some(expires_ms) = queue.def.options.expires_ms else { return };
+        let due = queue.used_at + Duration::from_millis(expires_ms);
+        if queue.consumers.is_empty() && due <= self.clock.monotonic {
+            self.remove_queue(id);
+            return;
+        }
+        // With consumers it does not end before they do, which counts as a use and sets a timer.
+        queue.expiry_armed = queue.consumers.is_empty();
+        if queue.expiry_armed {
+            self.timers.look_at(due, id);
         }
     }
 }

@@ -38,14 +38,12 @@ impl Dispatcher {
         token: Token,
         change: TopologyChange,
     ) {
-        let facts = self.gather.facts.len();
+        let written = self.gather.written;
         let result = match self.sessions.get(&id).map(|s| Arc::clone(&s.vhost)) {
             Some(vhost) => self.try_topology(id, &vhost, change),
             None => return,
         };
-        if self.gather.facts.len() > facts {
-            self.touch_log(id);
-        }
+        self.touch_log_since(written, id);
         // What is found to exist may exist by an entry that is not committed yet, of whomever.
         self.answer_committed(ledger, id, token, result);
     }
@@ -150,6 +148,7 @@ impl Dispatcher {
         };
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
+            self.in_use(id);
             return Ok(self.queue_reply(id, name));
         }
         self.next_queue = QueueId(id.0 + 1);
@@ -166,6 +165,7 @@ impl Dispatcher {
             }
         }
         self.queues.insert(id, Queue::new(vhost, Arc::new(def), id));
+        self.in_use(id);
         Ok(self.queue_reply(id, name))
     }
 
@@ -268,6 +268,7 @@ impl Dispatcher {
         token: Token,
         queue: &str,
     ) {
+        let written = self.gather.written;
         let result = self.usable_queue(session, queue).map(|(id, _)| {
             let mut messages = 0;
             while let Some(queue) = self.queues.get_mut(&id) {
@@ -279,11 +280,9 @@ impl Dispatcher {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.ready_bytes = 0;
             }
-            if messages > 0 {
-                self.touch_log(session);
-            }
             Reply::Messages(messages)
         });
+        self.touch_log_since(written, session);
         self.answer_committed(ledger, session, token, result);
     }
 }

@@ -70,7 +70,7 @@ impl Dispatcher {
         for batch in &gathered.batches {
             exceptions.extend(self.take_in(ledger, id, batch));
         }
-        self.settle_now(ledger, &gathered.settlements);
+        self.settle_now(ledger, id, &gathered.settlements);
         self.answer_committed(ledger, id, token, Ok(Reply::Published { exceptions }));
     }
 

@@ -1,0 +1,640 @@
+//! A ledger and a dispatcher with everything around them that a test needs: sessions by name, a
+//! log that is committed when the test says so, a clock that stands until it is moved, and
+//! crashes.
+//!
+//! An entry goes through its encoded form on its way to the ledger, as it does in production.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::{
+    Annotations, Attach, AttachMode, Batch, BindingDef, CommandError, ConsumerId, Credit,
+    Destination, EncodingId, Encodings, ExchangeDef, ExchangeKind, LeaseEpoch, Lifetime, NO_TTL,
+    Outcome, QueueDef, QueueId, QueueOptions, Record, RecordFlags, Reply, Sequence, SessionId,
+    Settlement, Span, Table, Time, Token, TopologyChange, TransactionId, WindowId,
+};
+
+use crate::dispatcher::{Clock, Dispatcher, DispatcherOptions, Output, QueueStatus};
+use crate::{Entry, Fact, Ledger, codec};
+
+/// The virtual host of sessions that name no other.
+pub(super) const VHOST: &str = "/";
+
+/// See the module's documentation.
+pub(super) struct Rig {
+    pub(super) ledger: Ledger,
+    pub(super) dispatcher: Dispatcher,
+    options: DispatcherOptions,
+    clock: Clock,
+    /// Payloads of entries that are proposed and not committed.
+    in_flight: VecDeque<Bytes>,
+    /// Payloads of every entry that is committed.
+    log: Vec<Bytes>,
+    sessions: BTreeMap<String, SessionId>,
+    next_session: u64,
+    next_token: u64,
+    heard: BTreeMap<SessionId, Vec<Output>>,
+}
+
+impl Rig {
+    pub(super) fn new() -> Rig {
+        Rig::with_outbox(u64::MAX)
+    }
+
+    /// A rig whose sessions' outboxes hold so many bytes.
+    pub(super) fn with_outbox(outbox_bytes_max: u64) -> Rig {
+        let options =
+            DispatcherOptions { encodings: Encodings(&[]), outbox_bytes_max, name_seed: 7 };
+        let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
+        let ledger = Ledger::new();
+        let mut rig = Rig {
+            dispatcher: Dispatcher::new(options, &ledger, clock),
+            ledger,
+            options,
+            clock,
+            in_flight: VecDeque::new(),
+            log: Vec::new(),
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            next_token: 1,
+            heard: BTreeMap::new(),
+        };
+        rig.begin_term();
+        rig.dispatcher.declare_vhost(VHOST);
+        rig.run();
+        rig
+    }
+
+    pub(super) fn options(&self) -> DispatcherOptions {
+        self.options
+    }
+
+    fn begin_term(&mut self) {
+        let term = Fact::Term(self.ledger.term() + 1);
+        let payload = encoded(&Entry { time: self.clock.log, facts: vec![term] });
+        self.ledger.apply(&codec::decode(&payload).unwrap());
+        self.log.push(payload);
+        self.dispatcher = Dispatcher::new(self.options, &self.ledger, self.clock);
+    }
+
+    // Sessions and what they ask for.
+
+    /// Opens a session.
+    pub(super) fn open(&mut self, name: &str) -> SessionId {
+        self.open_in(name, VHOST)
+    }
+
+    /// Opens a session in a virtual host.
+    pub(super) fn open_in(&mut self, name: &str, vhost: &str) -> SessionId {
+        let id = SessionId(self.next_session);
+        self.next_session += 1;
+        self.sessions.insert(name.into(), id);
+        self.dispatcher.open_session(id, &vhost.into());
+        id
+    }
+
+    pub(super) fn session(&self, name: &str) -> SessionId {
+        *self.sessions.get(name).unwrap_or_else(|| panic!("no session is called {name}"))
+    }
+
+    /// Ends a session.
+    pub(super) fn close(&mut self, name: &str) {
+        let id = self.session(name);
+        self.dispatcher.close_session(&self.ledger, id);
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    pub(super) fn topology(&mut self, name: &str, change: TopologyChange) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.change_topology(&self.ledger, id, token, change);
+        token
+    }
+
+    pub(super) fn declare(&mut self, name: &str, def: QueueDef) -> Token {
+        self.topology(name, TopologyChange::DeclareQueue(def))
+    }
+
+    pub(super) fn declare_exchange(&mut self, name: &str, def: ExchangeDef) -> Token {
+        self.topology(name, TopologyChange::DeclareExchange(def))
+    }
+
+    pub(super) fn bind(&mut self, name: &str, exchange: &str, key: &str, queue: &str) -> Token {
+        self.topology(name, TopologyChange::Bind(binding(exchange, key, queue)))
+    }
+
+    pub(super) fn look_up(&mut self, name: &str, queue: &str) -> Token {
+        self.topology(name, TopologyChange::LookUpQueue { name: queue.into() })
+    }
+
+    pub(super) fn delete(&mut self, name: &str, queue: &str) -> Token {
+        let change =
+            TopologyChange::DeleteQueue { name: queue.into(), if_unused: false, if_empty: false };
+        self.topology(name, change)
+    }
+
+    pub(super) fn purge(&mut self, name: &str, queue: &str) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.purge(&self.ledger, id, token, &queue.into());
+        token
+    }
+
+    /// Publishes messages as one batch.
+    pub(super) fn publish(
+        &mut self,
+        name: &str,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.publish(&self.ledger, id, token, batch(messages), None);
+        token
+    }
+
+    /// Publishes messages as one batch of a transaction.
+    pub(super) fn publish_in(
+        &mut self,
+        name: &str,
+        tx: u32,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        let tx = Some(TransactionId(tx));
+        self.dispatcher.publish(&self.ledger, id, token, batch(messages), tx);
+        token
+    }
+
+    pub(super) fn attach(&mut self, name: &str, attach: Attach) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.attach(&self.ledger, id, Attach { token, ..attach });
+        token
+    }
+
+    pub(super) fn detach(&mut self, name: &str, consumer: u64) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.detach(&self.ledger, id, token, ConsumerId(consumer));
+        token
+    }
+
+    pub(super) fn credit(&mut self, name: &str, consumer: u64, credit: Credit) {
+        let id = self.session(name);
+        self.dispatcher.set_credit(&self.ledger, id, ConsumerId(consumer), credit);
+    }
+
+    pub(super) fn window(&mut self, name: &str, window: u32, limit: Option<u32>) {
+        let id = self.session(name);
+        self.dispatcher.set_window(id, WindowId(window), limit);
+    }
+
+    /// Settles deliveries, each by itself.
+    pub(super) fn settle<'a>(
+        &mut self,
+        name: &str,
+        outcome: Outcome,
+        deliveries: impl IntoIterator<Item = &'a Got>,
+    ) -> Token {
+        self.settle_in(name, None, outcome, deliveries)
+    }
+
+    pub(super) fn settle_in<'a>(
+        &mut self,
+        name: &str,
+        tx: Option<u32>,
+        outcome: Outcome,
+        deliveries: impl IntoIterator<Item = &'a Got>,
+    ) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        let settlements = deliveries.into_iter().map(|d| d.settlement(outcome)).collect();
+        let tx = tx.map(TransactionId);
+        self.dispatcher.settle(&self.ledger, id, token, settlements, tx);
+        token
+    }
+
+    pub(super) fn begin(&mut self, name: &str, tx: u32) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.begin(&self.ledger, id, token, TransactionId(tx));
+        token
+    }
+
+    pub(super) fn commit_tx(&mut self, name: &str, tx: u32) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.commit(&self.ledger, id, token, TransactionId(tx));
+        token
+    }
+
+    pub(super) fn rollback(&mut self, name: &str, tx: u32) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.rollback(&self.ledger, id, token, TransactionId(tx));
+        token
+    }
+
+    // The log and the clock.
+
+    /// Takes the next entry, if there is one to propose.
+    pub(super) fn propose(&mut self) -> bool {
+        let Some(entry) = self.dispatcher.take_entry() else { return false };
+        self.in_flight.push_back(encoded(&entry));
+        true
+    }
+
+    /// Commits the oldest entry that is proposed, if there is one.
+    pub(super) fn commit(&mut self) -> bool {
+        let Some(payload) = self.in_flight.pop_front() else { return false };
+        self.ledger.apply(&codec::decode(&payload).unwrap());
+        self.log.push(payload);
+        self.dispatcher.committed(&self.ledger);
+        true
+    }
+
+    /// Ends a turn: delivers, expires and drops what is due.
+    pub(super) fn dispatch(&mut self) {
+        self.dispatcher.dispatch(&self.ledger);
+        for (session, output) in self.dispatcher.take_outputs() {
+            self.heard.entry(session).or_default().push(output);
+        }
+    }
+
+    /// Goes on until nothing is left to do at this time.
+    pub(super) fn run(&mut self) {
+        self.dispatch();
+        while self.propose() || self.commit() {
+            self.dispatch();
+        }
+    }
+
+    /// Lets both clocks go on.
+    pub(super) fn advance_ms(&mut self, ms: u64) {
+        self.clock.monotonic = Time::from_millis(self.clock.monotonic.as_millis() + ms);
+        self.clock.log = Time::from_millis(self.clock.log.as_millis() + ms);
+        self.dispatcher.set_clock(self.clock);
+    }
+
+    /// Milliseconds until the dispatcher wants to be called, if ever.
+    pub(super) fn timeout_ms(&self) -> Option<u64> {
+        let at = self.dispatcher.next_timeout();
+        (at != Time::NEVER).then(|| at.since(self.clock.monotonic).as_millis() as u64)
+    }
+
+    /// The leader dies: what is not committed is lost with everything that is not in the log,
+    /// sessions included; a new term begins. Checks on the way that a checkpoint taken after any
+    /// entry, with the entries behind it, says what the whole log says.
+    pub(super) fn crash(&mut self) {
+        self.in_flight.clear();
+        self.sessions.clear();
+        let replayed = replay(&Ledger::new(), &self.log);
+        assert_eq!(state(&replayed), state(&self.ledger), "two replays differ");
+        let half = replay(&Ledger::new(), &self.log[..self.log.len() / 2]);
+        let restored = replay(&half, &self.log[self.log.len() / 2..]);
+        assert_eq!(state(&restored), state(&self.ledger), "a checkpoint loses something");
+        self.ledger = restored;
+        self.begin_term();
+    }
+
+    /// The facts of every entry that is committed, in order.
+    pub(super) fn facts(&self) -> Vec<Fact> {
+        self.log.iter().flat_map(|payload| codec::decode(payload).unwrap().facts).collect()
+    }
+
+    /// How many entries are committed.
+    pub(super) fn entries(&self) -> usize {
+        self.log.len()
+    }
+
+    // What came of it.
+
+    /// What the session was told since it was last asked, in words.
+    pub(super) fn heard(&mut self, name: &str) -> Vec<String> {
+        self.outputs(name).iter().map(in_words).collect()
+    }
+
+    /// The messages that the session got since it was last asked; other news is passed over.
+    pub(super) fn got(&mut self, name: &str) -> Vec<Got> {
+        self.outputs(name).iter().flat_map(Got::of).collect()
+    }
+
+    /// What the session was told since it was last asked.
+    pub(super) fn outputs(&mut self, name: &str) -> Vec<Output> {
+        let id = self.session(name);
+        self.heard.remove(&id).unwrap_or_default()
+    }
+
+    pub(super) fn status(&self, queue: &str) -> QueueStatus {
+        self.find_status(queue).unwrap_or_else(|| panic!("there is no queue {queue}"))
+    }
+
+    pub(super) fn find_status(&self, queue: &str) -> Option<QueueStatus> {
+        self.dispatcher.queue_statuses().into_iter().find(|s| &*s.name == queue)
+    }
+
+    /// How many messages of a queue are ready, and how many unsettled.
+    pub(super) fn counts(&self, queue: &str) -> (u64, u64) {
+        let status = self.status(queue);
+        (status.ready, status.unacked)
+    }
+
+    /// The bodies of everything ready in a queue, in order, taken out by a passing session.
+    pub(super) fn drain(&mut self, queue: &str) -> Vec<String> {
+        self.open("the drain");
+        self.attach("the drain", taking(1, queue));
+        self.run();
+        let bodies = bodies(&self.got("the drain"));
+        self.close("the drain");
+        self.run();
+        bodies
+    }
+}
+
+fn encoded(entry: &Entry) -> Bytes {
+    let mut payload = Vec::new();
+    codec::encode(entry, &mut payload);
+    payload.into()
+}
+
+/// A ledger that was restored from a checkpoint of `from` and then applied `log`.
+fn replay(from: &Ledger, log: &[Bytes]) -> Ledger {
+    let mut ledger = Ledger::new();
+    for entry in from.entries(200) {
+        ledger.apply(&codec::decode(&encoded(&entry)).unwrap());
+    }
+    for payload in log {
+        ledger.apply(&codec::decode(payload).unwrap());
+    }
+    ledger
+}
+
+/// All that a ledger says, however its messages are cut into runs.
+fn state(ledger: &Ledger) -> Vec<String> {
+    let mut lines = Vec::new();
+    for entry in ledger.entries(u64::MAX) {
+        for fact in entry.facts {
+            let Fact::Restore { queue, first, batch, enqueued_at, delivery_count, annotations } =
+                fact
+            else {
+                lines.push(format!("{fact:?}"));
+                continue;
+            };
+            for (i, record) in batch.records.iter().enumerate() {
+                lines.push(format!(
+                    "{queue}/{}: {:?} to {:?} {:?} since {enqueued_at:?}, {delivery_count} failed, \
+                     {annotations:?}, {:?} {} {}",
+                    first + i as u64,
+                    batch.body(record),
+                    batch.exchange(record),
+                    batch.routing_key(record),
+                    record.flags,
+                    record.priority,
+                    record.ttl_ms,
+                ));
+            }
+        }
+    }
+    lines
+}
+
+/// One delivered message.
+#[derive(Clone, Debug)]
+pub(super) struct Got {
+    pub(super) consumer: ConsumerId,
+    pub(super) queue: QueueId,
+    pub(super) sequence: Sequence,
+    pub(super) epoch: LeaseEpoch,
+    pub(super) body: String,
+    pub(super) redelivered: bool,
+    pub(super) delivery_count: u32,
+    pub(super) annotations: Option<Arc<Annotations>>,
+}
+
+impl Got {
+    /// The messages of an output, none if it is not a delivery.
+    pub(super) fn of(output: &Output) -> Vec<Got> {
+        let Output::Deliver { delivery: d, .. } = output else { return Vec::new() };
+        (0..d.len)
+            .map(|i| {
+                let body = d.batch.body(&d.batch.records[(d.record + i) as usize]);
+                Got {
+                    consumer: d.consumer,
+                    queue: d.queue,
+                    sequence: d.first + u64::from(i),
+                    epoch: d.epoch,
+                    body: String::from_utf8(body.to_vec()).unwrap(),
+                    redelivered: d.redelivered,
+                    delivery_count: d.delivery_count,
+                    annotations: d.annotations.clone(),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn settlement(&self, outcome: Outcome) -> Settlement {
+        let (queue, first, epoch) = (self.queue, self.sequence, self.epoch);
+        Settlement { queue, first, len: 1, epoch, outcome }
+    }
+}
+
+pub(super) fn bodies(got: &[Got]) -> Vec<String> {
+    got.iter().map(|g| g.body.clone()).collect()
+}
+
+/// How [`Rig::heard`] tells that the request of `token` is done.
+pub(super) fn done(token: Token) -> String {
+    format!("done {token}")
+}
+
+fn in_words(output: &Output) -> String {
+    match output {
+        Output::Done { token, result: Ok(reply) } => match reply {
+            Reply::Queue { name, ready, consumers } => {
+                format!("done {token}: {name} has {ready} ready, {consumers} consumers")
+            }
+            Reply::Messages(n) => format!("done {token}: {n} messages"),
+            Reply::Published { exceptions } if !exceptions.is_empty() => {
+                let all = exceptions.iter().map(|e| format!("{} {:?}", e.record, e.refusal));
+                format!("done {token} save {}", all.collect::<Vec<_>>().join(", "))
+            }
+            _ => done(*token),
+        },
+        Output::Done { token, result: Err(error) } => format!("refused {token}: {}", kind(error)),
+        Output::Deliver { delivery, .. } => {
+            let flag = if delivery.redelivered { " again" } else { "" };
+            let bodies = bodies(&Got::of(output)).join(" ");
+            format!("consumer {}: {bodies}{flag}", delivery.consumer)
+        }
+        Output::CreditState { consumer, credit, drained, ready } => {
+            let why = if *drained { "drained" } else { "spent" };
+            format!("consumer {consumer}: credit {credit}, {why}, {ready} ready")
+        }
+        Output::Detached { consumer, reason } => format!("consumer {consumer}: {reason:?}"),
+    }
+}
+
+fn kind(error: &CommandError) -> &'static str {
+    match error {
+        CommandError::NotFound(_) => "not found",
+        CommandError::Precondition(_) => "precondition",
+        CommandError::Locked(_) => "locked",
+        CommandError::Refused(_) => "not allowed",
+        CommandError::Invalid(_) => "invalid",
+        CommandError::NotImplemented(_) => "not implemented",
+        CommandError::Limit(_) => "limit",
+    }
+}
+
+// Messages.
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    exchange: String,
+    key: String,
+    body: String,
+    ttl_ms: u32,
+    flags: RecordFlags,
+}
+
+/// A durable message to a queue.
+pub(super) fn durable(queue: &str, body: impl Into<String>) -> Message {
+    Message { flags: RecordFlags::DURABLE, ..transient(queue, body) }
+}
+
+/// A message to a queue that no restart survives.
+pub(super) fn transient(queue: &str, body: impl Into<String>) -> Message {
+    Message {
+        exchange: String::new(),
+        key: queue.into(),
+        body: body.into(),
+        ttl_ms: NO_TTL,
+        flags: RecordFlags::default(),
+    }
+}
+
+/// `count` durable messages to a queue, with their numbers as bodies.
+pub(super) fn numbered(queue: &str, count: usize) -> Vec<Message> {
+    (1..=count).map(|n| durable(queue, n.to_string())).collect()
+}
+
+impl Message {
+    /// Through an exchange, the queue's name becoming the routing key.
+    pub(super) fn through(self, exchange: &str) -> Message {
+        Message { exchange: exchange.into(), ..self }
+    }
+
+    pub(super) fn ttl_ms(self, ttl_ms: u32) -> Message {
+        Message { ttl_ms, ..self }
+    }
+
+    pub(super) fn mandatory(self) -> Message {
+        Message { flags: self.flags.with(RecordFlags::MANDATORY), ..self }
+    }
+}
+
+/// One batch of messages; heads are empty.
+pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
+    let mut chunk = Vec::new();
+    let mut put = |bytes: &str| {
+        let start = chunk.len();
+        chunk.extend_from_slice(bytes.as_bytes());
+        Span::new(start, bytes.len())
+    };
+    let records = messages
+        .into_iter()
+        .map(|m| Record {
+            exchange: put(&m.exchange),
+            routing_key: put(&m.key),
+            head: Span::default(),
+            body: put(&m.body),
+            ttl_ms: m.ttl_ms,
+            priority: 0,
+            flags: m.flags,
+        })
+        .collect();
+    Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk: chunk.into(), records })
+}
+
+// Declarations.
+
+/// A durable queue.
+pub(super) fn queue(name: &str) -> QueueDef {
+    QueueDef {
+        name: name.into(),
+        lifetime: Lifetime::Durable,
+        auto_delete: false,
+        options: QueueOptions::default(),
+        arguments: Table::default(),
+    }
+}
+
+/// A durable queue with options.
+pub(super) fn queue_with(name: &str, set: impl FnOnce(&mut QueueOptions)) -> QueueDef {
+    let mut def = queue(name);
+    set(&mut def.options);
+    def
+}
+
+/// A queue that no restart survives.
+pub(super) fn volatile_queue(name: &str) -> QueueDef {
+    QueueDef { lifetime: Lifetime::Volatile, ..queue(name) }
+}
+
+/// Dead messages go to the queue `to` through the default exchange.
+pub(super) fn dead_letters_to(options: &mut QueueOptions, to: &str) {
+    options.dead_letter_exchange = Some("".into());
+    options.dead_letter_routing_key = Some(to.into());
+}
+
+/// A durable exchange.
+pub(super) fn exchange(name: &str, kind: ExchangeKind) -> ExchangeDef {
+    ExchangeDef {
+        name: name.into(),
+        kind,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::default(),
+    }
+}
+
+pub(super) fn binding(exchange: &str, key: &str, queue: &str) -> BindingDef {
+    BindingDef {
+        source: exchange.into(),
+        destination: Destination::Queue(queue.into()),
+        routing_key: key.into(),
+        arguments: Table::default(),
+    }
+}
+
+// Consumers.
+
+/// A consumer that settles, with no limit to its unsettled deliveries.
+pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
+    Attach {
+        token: Token::SILENT,
+        consumer: ConsumerId(consumer),
+        queue: queue.into(),
+        mode: AttachMode::Consume,
+        credit: Credit::Window { limit: None, shared: None },
+        exclusive: false,
+        arguments: Table::default(),
+        tag: "".into(),
+    }
+}
+
+/// A consumer that settles, with `limit` unsettled deliveries at the most.
+pub(super) fn prefetching(consumer: u64, queue: &str, limit: u32) -> Attach {
+    let credit = Credit::Window { limit: Some(limit), shared: None };
+    Attach { credit, ..consuming(consumer, queue) }
+}
+
+/// A consumer that takes messages as settled.
+pub(super) fn taking(consumer: u64, queue: &str) -> Attach {
+    let credit = Credit::Unlimited;
+    Attach { mode: AttachMode::ConsumeSettled, credit, ..consuming(consumer, queue) }
+}
+
+/// Asks for one message now or none (AMQP 0-9-1's basic.get).
+pub(super) fn getting(consumer: u64, queue: &str) -> Attach {
+    let credit = Credit::Explicit { credit: 1, drain: true, deadline: Time(0) };
+    Attach { credit, ..consuming(consumer, queue) }
+}

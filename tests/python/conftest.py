@@ -1,0 +1,125 @@
+"""The broker under test, and names and connections for the tests.
+
+Without further words each test process starts an Isthmus of its own. With
+ISTHMUS_TEST_AMQP=HOST:PORT the tests that speak nothing but AMQP run against that broker, and
+those that need an Isthmus process are left out.
+"""
+
+import os
+import uuid
+from typing import NamedTuple
+
+import pika
+import pytest
+
+from broker import Broker
+
+EXTERNAL = os.environ.get("ISTHMUS_TEST_AMQP")
+
+
+class Endpoint(NamedTuple):
+    """Where AMQP 0-9-1 is spoken."""
+
+    host: str
+    port: int
+    is_isthmus: bool
+
+    @property
+    def url(self):
+        return f"amqp://guest:guest@{self.host}:{self.port}//"
+
+    @property
+    def address(self):
+        return self.host, self.port
+
+    def connect(self, **parameters):
+        """A pika connection as guest."""
+        parameters.setdefault("heartbeat", 0)
+        parameters.setdefault("socket_timeout", 5)
+        parameters.setdefault("blocked_connection_timeout", 10)
+        return pika.BlockingConnection(pika.ConnectionParameters(self.host, self.port, **parameters))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Marks what needs nothing but an AMQP endpoint, and leaves the rest out of external runs."""
+    kept, left_out = [], []
+    for item in items:
+        if "amqp" in item.fixturenames and "isthmus" not in item.fixturenames:
+            item.add_marker(pytest.mark.peers)
+        (kept if not EXTERNAL or item.get_closest_marker("peers") else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def isthmus_of_session(tmp_path_factory):
+    """One broker for all tests of this process that do not stop it."""
+    with Broker(tmp_path_factory.mktemp("shared") / "data") as broker:
+        yield broker
+        assert broker.stop() == 0, broker.log()
+
+
+@pytest.fixture
+def isthmus(isthmus_of_session, tmp_path):
+    """The shared Isthmus; a test in which it dies fails, and the next gets one with no past."""
+    broker = isthmus_of_session
+    yield broker
+    if (exit_code := broker.process.poll()) is not None:
+        last_words = "".join(broker.output[-20:])
+        broker.data_dir = tmp_path / "data"
+        broker.start()
+        pytest.fail(f"the broker died with {exit_code}:\n{last_words}")
+
+
+@pytest.fixture
+def own_isthmus(tmp_path):
+    """A broker of the test's own, started, which the test may stop, kill and restart."""
+    with Broker(tmp_path / "data") as broker:
+        yield broker
+
+
+@pytest.fixture
+def amqp(request):
+    """The AMQP endpoint under test."""
+    if EXTERNAL:
+        host, port = EXTERNAL.rsplit(":", 1)
+        return Endpoint(host, int(port), is_isthmus=False)
+    return Endpoint(*request.getfixturevalue("isthmus").amqp, is_isthmus=True)
+
+
+@pytest.fixture
+def connection(amqp):
+    """A connection that is closed after the test."""
+    opened = amqp.connect()
+    yield opened
+    if opened.is_open:
+        opened.close()
+
+
+@pytest.fixture
+def other_connection(amqp):
+    """A second connection, for what one connection does to another."""
+    opened = amqp.connect()
+    yield opened
+    if opened.is_open:
+        opened.close()
+
+
+@pytest.fixture
+def channel(connection):
+    """A channel of `connection`."""
+    return connection.channel()
+
+
+@pytest.fixture
+def name():
+    """A name nothing else uses."""
+    return f"test.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def queue(channel, name):
+    """The name of an empty queue that goes with its connection."""
+    channel.queue_declare(name, exclusive=True)
+    return name

@@ -1,0 +1,1 @@
+//! The tests of this crate look at the workspace itself.
