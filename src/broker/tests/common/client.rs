@@ -37,6 +37,8 @@ pub(crate) struct Manners {
     pub(crate) answer: &'static [u8],
     /// Its last words when the broker closes; nothing at all ends the session in silence.
     pub(crate) goodbye: &'static [u8],
+    /// Once logged in, this many bytes stand for a command instead of one; 0 for one.
+    pub(crate) pads_to_bytes: usize,
     /// Whether it goes on when the client has ended its side.
     pub(crate) goes_on_after_eof: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Manners {
             stops_at_bytes: usize::MAX,
             answer: b"",
             goodbye: b"goodbye",
+            pads_to_bytes: 0,
             goes_on_after_eof: false,
         }
     }
@@ -61,13 +64,16 @@ struct Scripted {
     commands: VecDeque<Command>,
     events: mpsc::UnboundedSender<Event>,
     outbox: Outbox,
+    entered: bool,
     closed: bool,
 }
 
 impl Session for Scripted {
     fn handle_bytes(&mut self, _now: Time, input: &mut Input) {
-        while !input.is_empty() && self.outbox.len() < self.manners.stops_at_bytes {
-            input.skip(1);
+        let is_padded = self.entered && self.manners.pads_to_bytes > 0;
+        let len = if is_padded { self.manners.pads_to_bytes } else { 1 };
+        while input.len() >= len && self.outbox.len() < self.manners.stops_at_bytes {
+            input.skip(len);
             self.commands.extend(self.script.lock().pop_front());
         }
     }
@@ -78,7 +84,10 @@ impl Session for Scripted {
 
     fn handle_event(&mut self, _now: Time, event: Event) {
         match &event {
-            Event::Done { .. } => self.outbox.buf().extend_from_slice(self.manners.answer),
+            Event::Done { result, .. } => {
+                self.entered |= matches!(result, Ok(Reply::Ok));
+                self.outbox.buf().extend_from_slice(self.manners.answer);
+            }
             Event::Deliveries(deliveries) if self.manners.writes_bodies => {
                 for (batch, record) in deliveries.iter().flat_map(messages) {
                     self.outbox.push_slice(&batch.chunk, record.body);
@@ -203,6 +212,7 @@ impl Client {
             commands: VecDeque::new(),
             events: tell,
             outbox: Outbox::new(),
+            entered: false,
             closed: false,
         };
         let (close, closing) = oneshot::channel::<()>();
@@ -290,6 +300,13 @@ impl Client {
         }
     }
 
+    /// Declares a durable queue and does not wait.
+    pub(crate) async fn request_declare(&mut self, name: &str) {
+        let change = durable_queue(name, QueueOptions::default());
+        self.request(|token| Command::Topology { token, change }).await;
+    }
+
+    /// Declares a durable queue.
     pub(crate) async fn declare(&mut self, name: &str) {
         let change = durable_queue(name, QueueOptions::default());
         self.ask(|token| Command::Topology { token, change }).await.unwrap();
@@ -356,6 +373,11 @@ impl Client {
         if let Some(close) = self.close.take() {
             close.send(()).unwrap();
         }
+    }
+
+    /// Commands that the session has not taken off the wire.
+    pub(crate) fn unheard(&self) -> usize {
+        self.script.lock().len()
     }
 
     /// Whether the broker's side has ended.

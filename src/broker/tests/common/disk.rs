@@ -65,6 +65,17 @@ impl Watched {
         })
     }
 
+    /// A disk whose syncs of files wait while the gate is shut, on the thread of this name.
+    pub(crate) fn held_up(sim: &SimStorage, thread: &'static str, gate: &Arc<Gate>) -> Watched {
+        let gate = Arc::clone(gate);
+        Watched::new(sim, move |when, kind| {
+            let is_it = std::thread::current().name() == Some(thread);
+            if is_it && (when, kind) == (When::Before, OpKind::Sync) {
+                gate.pass();
+            }
+        })
+    }
+
     fn around<T>(&self, kind: OpKind, op: impl FnOnce() -> T) -> T {
         (self.onlooker)(When::Before, kind);
         let result = op();
@@ -165,7 +176,7 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut shut = self.shut.lock();
         while *shut {
             self.opened.wait(&mut shut);

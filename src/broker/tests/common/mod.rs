@@ -28,10 +28,13 @@ pub(crate) const VHOST: &str = "/";
 /// How long anything may take before a test gives it up, by the real clock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the failure of a log was reported with.
+pub(crate) type Failures = Arc<Mutex<Vec<StorageError>>>;
+
 /// A broker, and what its log's failure was reported with.
 pub(crate) struct Node {
     pub(crate) broker: Broker,
-    pub(crate) failures: Arc<Mutex<Vec<StorageError>>>,
+    pub(crate) failures: Failures,
     driver: Weak<Combining>,
 }
 
@@ -74,7 +77,22 @@ impl Authenticate for Anybody {
 impl Setup {
     /// Starts a broker; within a runtime.
     pub(crate) fn start(&self, storage: SharedStorage) -> Result<Node, RecoveryError> {
-        let failures = Arc::new(Mutex::new(Vec::new()));
+        let mut driver = Weak::new();
+        let (broker, failures) = self.start_with(storage, |shard| {
+            let combining = Combining::start(shard);
+            driver = Arc::downgrade(&combining);
+            combining
+        })?;
+        Ok(Node { broker, failures, driver })
+    }
+
+    /// Starts a broker with a driver of the test's own; its log's failures go into the list.
+    pub(crate) fn start_with<D: Driver>(
+        &self,
+        storage: SharedStorage,
+        drive: impl FnOnce(Shard) -> Arc<D>,
+    ) -> Result<(Broker, Failures), RecoveryError> {
+        let failures = Failures::default();
         let heard = Arc::clone(&failures);
         let options = BrokerOptions {
             storage,
@@ -94,13 +112,7 @@ impl Setup {
             name_seed: 1,
             on_log_failure: Box::new(move |error| heard.lock().push(error)),
         };
-        let mut driver = Weak::new();
-        let broker = Broker::start(options, |shard| {
-            let combining = Combining::start(shard);
-            driver = Arc::downgrade(&combining);
-            combining
-        })?;
-        Ok(Node { broker, failures, driver })
+        Ok((Broker::start(options, drive)?, failures))
     }
 }
 
@@ -126,8 +138,8 @@ impl Node {
     }
 
     /// Stops cleanly.
-    pub(crate) fn stop(self) -> Result<(), StorageError> {
-        self.broker.stop()
+    pub(crate) async fn stop(self) -> Result<(), StorageError> {
+        tokio::task::spawn_blocking(move || self.broker.stop()).await.unwrap()
     }
 
     /// Whether the log's failure was reported.
@@ -143,6 +155,11 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begin.elapsed() < PATIENCE, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Waits for `what`, not for ever.
+pub(crate) async fn patiently<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it does not come")
 }
 
 /// Runs a test on one thread. Its clock jumps whenever nobody has anything to do but wait.

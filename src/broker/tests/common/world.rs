@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use isthmus_broker::storage::fs::Rng;
 use isthmus_contract::{Command, Event, Publish, Token, TopologyChange, TransactOp};
 use isthmus_model::{
-    BindingDef, Delivery, Destination, ExchangeDef, ExchangeKind, Outcome, QueueOptions,
-    Reply, Settlement, Table, TransactionId,
+    BindingDef, Delivery, Destination, ExchangeDef, ExchangeKind, Outcome, QueueOptions, Reply,
+    Settlement, Table, TransactionId,
 };
 
 use super::client::{Client, batch, bodies, durable_queue, settlement, window};
@@ -32,7 +32,7 @@ enum Place {
     In(String),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Message {
     stages: Vec<Place>,
     /// The first stage that it may be found in.
@@ -60,7 +60,7 @@ impl Message {
 }
 
 /// What was published and settled in one transaction, once its commit was asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Transaction {
     /// Each message, with the stage that the commit brings it to.
     items: Vec<(u64, usize)>,
@@ -108,6 +108,7 @@ struct Worker {
     client: Client,
     held: Vec<Held>,
     asked: HashMap<Token, Asked>,
+    answered: usize,
     /// Published in the transaction that is open: each message with its queue.
     tx_published: Vec<(u64, String)>,
     /// Settled in the transaction that is open: each message with its stages before and after.
@@ -125,6 +126,7 @@ impl Worker {
 }
 
 /// What was done, over all the lives of a disk.
+#[derive(Clone)]
 pub(crate) struct World {
     rng: Rng,
     messages: BTreeMap<u64, Message>,
@@ -214,6 +216,7 @@ impl World {
             client,
             held: Vec::new(),
             asked: HashMap::new(),
+            answered: 0,
             tx_published: Vec::new(),
             tx_settled: Vec::new(),
         }
@@ -241,7 +244,8 @@ impl World {
         let id = self.messages.len() as u64 + 1;
         let mut stages = vec![Place::Nowhere];
         stages.extend(queue.map(|q| Place::In(q.to_owned())));
-        let mut message = Message { stages, certain: 0, delivered_from: BTreeSet::new(), history: Vec::new() };
+        let mut message =
+            Message { stages, certain: 0, delivered_from: BTreeSet::new(), history: Vec::new() };
         message.cut_after(message.stages.len() - 1);
         self.messages.insert(id, message);
         (id, body(id, self.rng.below(600)))
@@ -266,6 +270,13 @@ impl World {
         let batch = batch(exchange, &queue, &bodies);
         let publish = |token| Command::Publish(Publish { token, batch, transaction: None });
         worker.ask(Asked::Publish(ids), publish).await;
+    }
+
+    /// Has a worker publish.
+    pub(crate) async fn publish_one(&mut self, workers: &mut Workers) {
+        if let Some(worker) = workers.0.first_mut() {
+            self.publish(worker).await;
+        }
     }
 
     /// Takes the end of a delivery that the worker holds, if it holds any.
@@ -414,6 +425,7 @@ impl World {
                 match event {
                     Event::Done { token, result } => {
                         let Some(asked) = worker.asked.remove(&token) else { continue };
+                        worker.answered += 1;
                         match result {
                             Ok(Reply::Published { exceptions }) if !exceptions.is_empty() => {
                                 return Err(format!("{asked:?} was not taken: {exceptions:?}"));
@@ -425,8 +437,7 @@ impl World {
                     Event::Deliveries(deliveries) => {
                         for delivery in deliveries {
                             let queue = QUEUES[delivery.consumer.0 as usize].to_owned();
-                            let ids: Vec<u64> =
-                                bodies(&delivery).into_iter().map(id_of).collect();
+                            let ids: Vec<u64> = bodies(&delivery).into_iter().map(id_of).collect();
                             for id in &ids {
                                 self.delivered(*id, &queue, delivery.redelivered)?;
                             }
@@ -597,6 +608,11 @@ impl World {
 }
 
 impl Workers {
+    /// How much was answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.0.iter().map(|worker| worker.answered).sum()
+    }
+
     /// Whether anything asked for is not answered.
     pub(crate) fn is_waiting(&self) -> bool {
         self.0.iter().any(|worker| !worker.asked.is_empty())
