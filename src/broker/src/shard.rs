@@ -27,7 +27,8 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 64;
 /// forgotten by a broker that is killed.
 const UNAWAITED_MAX: Duration = Duration::from_millis(5);
 
-/// An entry is proposed within a turn when it has gathered this much.
+/// An entry is proposed when it has gathered this much, however many are on their way: an entry
+/// that grew for as long as the disk is slow would one day be larger than the log takes.
 const ENTRY_BYTES_ENOUGH: u64 = 4 << 20;
 
 /// Something for a shard's turn.
@@ -173,7 +174,7 @@ impl Shard {
         for input in inputs.drain(..) {
             self.handle(input);
             if self.dispatcher.gathered_bytes() >= ENTRY_BYTES_ENOUGH {
-                self.propose(ENTRIES_IN_FLIGHT_MAX);
+                self.propose(usize::MAX);
             }
         }
         self.dispatcher.dispatch(&self.ledger);
