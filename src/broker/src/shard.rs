@@ -362,3 +362,15 @@ impl Shard {
         self.node.take()
     }
 }
+
+impl Drop for Shard {
+    /// A broker that is dropped and not stopped. Whoever was the last to hold it may be the log's
+    /// own thread, reporting a commit, or one of the runtime's: neither may wait for the log's
+    /// thread to end.
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            // Should no thread start, the node is dropped here.
+            drop(std::thread::Builder::new().name("log-end".to_owned()).spawn(|| drop(node)));
+        }
+    }
+}
