@@ -121,22 +121,28 @@ pub struct Shard {
     node: Option<SingleNode<Proposal>>,
     /// The last entry that the ledger has applied.
     applied: u64,
+    /// The last entry known to be committed. Behind `applied` only while the term's own entry is on
+    /// its way.
+    committed: u64,
+    /// The disk cannot be relied on: nothing is proposed and nothing committed any more.
+    failed: bool,
     in_flight: VecDeque<(u64, Arc<Entry>)>,
     mailboxes: HashMap<SessionId, Arc<Mailbox>>,
     clock: ClockSource,
     timer: watch::Sender<Time>,
     /// Since when facts are gathered that nobody waits for.
     unawaited_since: Option<Time>,
-    /// Bytes proposed since the last checkpoint, about.
+    /// Bytes that the log has got since the last checkpoint, about.
     bytes_since_checkpoint: u64,
 }
 
 impl Shard {
     /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
-    /// takes effect before it is committed.
+    /// takes effect before it is committed. `log_bytes` are in the log since the last checkpoint.
     pub(crate) fn lead(
         mut ledger: Ledger,
         applied: u64,
+        log_bytes: u64,
         node: SingleNode<Proposal>,
         options: DispatcherOptions,
         start: Instant,
@@ -157,12 +163,14 @@ impl Shard {
             dispatcher,
             node: Some(node),
             applied: index,
+            committed: applied,
+            failed: false,
             in_flight: VecDeque::new(),
             mailboxes: HashMap::new(),
             clock,
             timer,
             unawaited_since: None,
-            bytes_since_checkpoint: 0,
+            bytes_since_checkpoint: log_bytes,
         }
     }
 
@@ -274,6 +282,10 @@ impl Shard {
 
     /// Applies what is committed, in order.
     fn committed(&mut self, index: u64) {
+        if self.failed {
+            return;
+        }
+        self.committed = self.committed.max(index);
         while let Some((next, _)) = self.in_flight.front()
             && *next <= index
         {
@@ -287,7 +299,7 @@ impl Shard {
 
     fn propose(&mut self, in_flight_max: usize) {
         let Some(node) = &mut self.node else { return };
-        if self.in_flight.len() >= in_flight_max {
+        if self.failed || self.in_flight.len() >= in_flight_max {
             return;
         }
         let bytes = self.dispatcher.gathered_bytes();
@@ -339,10 +351,11 @@ impl Shard {
         }
     }
 
-    /// A copy of the ledger with the index of its last entry, if `bytes_min` have been proposed
-    /// since the last call that gave one. Bodies are shared, not copied.
+    /// A copy of the ledger with the index of its last entry, if the log has got `bytes_min` since
+    /// the last call that gave one. Bodies are shared, not copied.
     pub(crate) fn snapshot_if_due(&mut self, bytes_min: u64) -> Option<(Ledger, u64)> {
-        if self.bytes_since_checkpoint < bytes_min {
+        // Durable before the log is, a checkpoint would be ahead of it after a power cut.
+        if self.bytes_since_checkpoint < bytes_min || self.committed < self.applied {
             return None;
         }
         self.bytes_since_checkpoint = 0;
@@ -354,6 +367,11 @@ impl Shard {
         if let Some(node) = &self.node {
             node.purge_to(index, term);
         }
+    }
+
+    /// Lets nothing take effect any more that goes through the log.
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// Proposes all that is gathered and gives the node out, to be shut down by the caller.

@@ -36,9 +36,8 @@ fn choose(rng: &mut Rng, sim: &SimStorage) -> (End, SharedStorage) {
             (End::Cut, plain)
         }
         3..7 => {
-            let (kind, most) =
-                [(OpKind::Sync, 60), (OpKind::SyncDir, 12), (OpKind::Rename, 12)]
-                    [rng.below(3) as usize];
+            let (kind, most) = [(OpKind::Sync, 60), (OpKind::SyncDir, 12), (OpKind::Rename, 12)]
+                [rng.below(3) as usize];
             let when = if rng.chance(50) { When::Before } else { When::After };
             (End::Cut, Arc::new(Watched::cut_at(sim, kind, rng.below(most), when)))
         }
@@ -75,7 +74,7 @@ async fn live(
     }
     if matches!(end, End::Clean) {
         drop(workers);
-        node.stop().map_err(|e| format!("does not stop: {e}"))?;
+        node.stop().await.map_err(|e| format!("does not stop: {e}"))?;
         return Ok(sim.fork());
     }
     // What was answered before the failure may still be on its way.
