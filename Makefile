@@ -64,16 +64,19 @@ fix:
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-bench:
+bench: build
 	cargo bench --workspace
+	tests/load-peers
 
 soak: build $(VENV)/requirements.txt
 	$(PYTEST) -m serial --timeout=3600 -k kill
-	cargo test --release --workspace -- --ignored soak
 soak: export ISTHMUS_SOAK := 1
 
+# The seeded suites on the simulated disk, with many seeds; a failing one names itself.
+sim: export ISTHMUS_SEEDS ?= 20000
+sim: export ISTHMUS_CASES ?= 20
 sim:
-	cargo test --release --package isthmus-sim -- --include-ignored
+	cargo test --release --package isthmus-storage --package isthmus-core --package isthmus-broker
 
 # libFuzzer needs unstable compiler flags; the bootstrap switch lends them to a stable toolchain.
 fuzz: export RUSTC_BOOTSTRAP := 1

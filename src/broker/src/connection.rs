@@ -35,7 +35,7 @@ const INPUT_BYTES_MAX: usize = 17 * 1024 * 1024;
 const OUTBOX_BYTES_STOP: usize = 1024 * 1024;
 
 /// Rounds of reading and writing before other tasks get their turn.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 4;
 
 /// Parts of one vectored write.
 const SLICES_MAX: usize = 64;

@@ -8,6 +8,10 @@ use isthmus_model::{Annotations, Batch, Destination, QueueId, Sequence, Time};
 use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Placement, Run, RunMap};
 
+/// About what a fact has beside the bodies of its messages, so that many small ones do not make
+/// one large entry.
+const FACT_BYTES: u64 = 128;
+
 /// Messages, settlements, delivery counts and durable topology, as the log tells them.
 ///
 /// [`Ledger::apply`] is a pure function of what was applied before: it routes nothing, compares
@@ -252,12 +256,11 @@ impl Ledger {
     }
 
     /// What is in the ledger as entries that bring an empty one to the same state, for a
-    /// checkpoint: about `entry_bytes_max` of message bodies in each.
+    /// checkpoint: about `entry_bytes_max` in each, one fact at least.
     pub fn entries(&self, entry_bytes_max: u64) -> impl Iterator<Item = Entry> + '_ {
-        let head = Entry { time: self.time, facts: self.topology_facts() };
         let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
         ids.sort_unstable();
-        let mut facts = ids.into_iter().flat_map(|id| {
+        let messages = ids.into_iter().flat_map(|id| {
             let queue = &self.queues[&id];
             let state = Fact::QueueState {
                 id,
@@ -267,20 +270,21 @@ impl Ledger {
             queue.runs.iter().map(move |run| restore(id, run)).chain([state])
         });
         let time = self.time;
-        let bodies = std::iter::from_fn(move || {
+        let mut facts = self.topology_facts().into_iter().chain(messages);
+        std::iter::from_fn(move || {
             let mut entry = Entry { time, facts: Vec::new() };
             let mut bytes = 0;
-            while bytes < entry_bytes_max {
+            while entry.facts.is_empty() || bytes < entry_bytes_max {
                 let Some(fact) = facts.next() else { break };
-                if let Fact::Restore { batch, .. } = &fact {
-                    bytes += batch.chunk.len() as u64;
-                }
-                bytes += 64; // the fact itself, so that many small ones do not make one large entry
+                bytes += match &fact {
+                    Fact::Restore { batch, .. } => batch.chunk.len() as u64,
+                    _ => 0,
+                };
+                bytes += FACT_BYTES;
                 entry.facts.push(fact);
             }
             (!entry.facts.is_empty()).then_some(entry)
-        });
-        [head].into_iter().chain(bodies)
+        })
     }
 
     fn topology_facts(&self) -> Vec<Fact> {

@@ -46,8 +46,13 @@ impl Run {
         }
     }
 
-    /// Bytes of the bodies.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of heads and bodies: what memory and the log hold.
+    pub fn payload_bytes(&self) -> u64 {
+        self.batch.payload_bytes(self.record, self.len)
+    }
+
+    /// Bytes of bodies alone, which is what the limits of queues count.
+    pub fn body_bytes(&self) -> u64 {
         self.batch.body_bytes(self.record, self.len)
     }
 
@@ -90,7 +95,7 @@ impl RunMap {
         self.len == 0
     }
 
-    /// Bytes of their bodies.
+    /// Bytes of their heads and bodies.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -99,7 +104,7 @@ impl RunMap {
     pub fn insert(&mut self, run: Run) {
         debug_assert!(run.len > 0);
         self.len += u64::from(run.len);
-        self.bytes += run.bytes();
+        self.bytes += run.payload_bytes();
         let key = run.first;
         let old = self.runs.insert(key, run);
         assert!(old.is_none(), "sequence {key} is in the queue already");
@@ -109,6 +114,11 @@ impl RunMap {
     fn next_from(&self, at: Sequence) -> Option<Sequence> {
         let before = self.runs.range(..=at).next_back().filter(|(_, r)| r.end() > at);
         before.or_else(|| self.runs.range(at..).next()).map(|(key, _)| *key)
+    }
+
+    /// The first sequence from `at` on that is here.
+    pub fn first_from(&self, at: Sequence) -> Option<Sequence> {
+        self.next_from(at).map(|key| key.max(at))
     }
 
     /// The messages from `first` on, `len` at the most, as far as they lie in one run. `None` if
@@ -146,7 +156,7 @@ impl RunMap {
             }
             at = part.end();
             self.len -= u64::from(part.len);
-            self.bytes -= part.bytes();
+            self.bytes -= part.payload_bytes();
             gone(part);
         }
         self.sweep(first);
@@ -191,8 +201,7 @@ impl RunMap {
 fn is_sparse(run: &Run) -> bool {
     const CHUNK_MIN_BYTES: usize = 4 * 1024;
     let chunk = run.batch.chunk.len();
-    let used = run.batch.payload_bytes(run.record, run.len);
-    chunk >= CHUNK_MIN_BYTES && used * 4 < chunk as u64
+    chunk >= CHUNK_MIN_BYTES && run.payload_bytes() * 4 < chunk as u64
 }
 
 #[cfg(test)]
@@ -269,7 +278,7 @@ mod tests {
                     model.iter().map(|(s, (b, c))| (*s, b.clone(), *c)).collect();
                 prop_assert_eq!(contents(&map), expected);
                 prop_assert_eq!(map.len(), model.len() as u64);
-                prop_assert_eq!(map.bytes(), map.iter().map(Run::bytes).sum::<u64>());
+                prop_assert_eq!(map.bytes(), map.iter().map(Run::payload_bytes).sum::<u64>());
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Channel {
     /// The message whose frames are coming in.
     pub(super) assembly: Option<Assembly>,
     pub(super) unacked: Unacked,
+    /// Publishes that the broker has not answered, a batch each, in order.
+    pub(super) publishing: VecDeque<Publishing>,
     /// Replies that the client waits for, in the order of its methods.
     pub(super) pending: VecDeque<Pending>,
     pub(super) consumers: HashMap<Arc<str>, ConsumerId>,
@@ -58,6 +60,14 @@ pub(super) enum Mode {
     Transaction(Transaction),
 }
 
+/// A batch that the broker has not answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Publishing {
+    pub(super) token: Token,
+    /// Whether any of it goes to a named exchange, which may turn out not to exist.
+    pub(super) named: bool,
+}
+
 /// A method that the client waits for, or that must not overtake one.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -76,7 +86,7 @@ pub(super) enum Op {
     /// This.
     Say(AMQPClass),
     /// queue.declare-ok.
-    DeclareQueue { nowait: bool },
+    DeclareQueue { nowait: bool, unnamed: bool },
     /// A method that tells a number of messages.
     Count(fn(u32) -> AMQPClass),
     /// consume-ok, unless nowait.
@@ -107,6 +117,7 @@ impl Channel {
             mode: Mode::Plain,
             assembly: None,
             unacked: Unacked::new(),
+            publishing: VecDeque::new(),
             pending: VecDeque::new(),
             consumers: HashMap::new(),
             prefetch: 0,

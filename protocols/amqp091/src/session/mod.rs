@@ -146,10 +146,41 @@ impl Amqp091Session {
             // A message that is not all there leaves `end` where it was.
             return (end > at).then_some(end);
         }
+        if self.must_wait(&frame) {
+            return None;
+        }
         if let Err(fault) = self.frame(&frame) {
             self.fail(frame.channel, &fault);
         }
         Some(at + frame.wire_len())
+    }
+
+    /// Whether a method is left in the input until what came before it on its channel is
+    /// answered.
+    ///
+    /// A publish that fails closes its channel, and nothing that was sent behind it may happen; a
+    /// queue that the broker names must have its name before a method can mean it. Settlements
+    /// never wait: they free. The whole connection waits with the method, which is no longer than
+    /// a commit, and only behind publishes to named exchanges.
+    fn must_wait(&mut self, frame: &Frame<'_>) -> bool {
+        const CLOSE: (u16, u16) = (20, 40);
+        const BASIC: u16 = 60;
+        const SETTLEMENTS: [u16; 3] = [80, 90, 120];
+        if frame.kind != frame::METHOD || !matches!(self.phase, Phase::Running) {
+            return false;
+        }
+        let Ok(ids) = method::ids(frame.payload) else { return false };
+        if ids == publish_codec::BASIC_PUBLISH || (ids.0 == BASIC && SETTLEMENTS.contains(&ids.1)) {
+            return false;
+        }
+        self.close_batch();
+        let Some(channel) = self.open_channel(frame.channel) else { return false };
+        let mut publishing = channel.publishing.iter();
+        publishing.any(|p| p.named || ids == CLOSE)
+            || channel
+                .pending
+                .iter()
+                .any(|p| matches!(p.op, channel::Op::DeclareQueue { unnamed: true, .. }))
     }
 
     /// Takes a frame by itself.

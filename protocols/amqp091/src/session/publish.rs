@@ -14,7 +14,7 @@ use crate::codec::head::{BadExpiration, Head};
 use crate::codec::publish::{self as codec, BASIC_PUBLISH, Limits, Peeked};
 use crate::fault::{Fault, ReplyCode};
 
-use super::channel::{Channel, Mode, Slot};
+use super::channel::{Channel, Mode, Publishing, Slot};
 use super::outgoing::{self, OpenBatch};
 use super::{Amqp091Session, Handled};
 
@@ -154,12 +154,15 @@ impl Amqp091Session {
     /// Ends the batch that publishes joined so far: what comes next must come after it.
     pub(super) fn close_batch(&mut self) {
         let Some(batch) = self.out.open.take() else { return };
-        self.note_published(batch.channel, batch.token, batch.records.len());
+        let named = batch.records.iter().any(|r| r.exchange.len > 0);
+        self.note_published(batch.channel, batch.token, batch.records.len(), named);
         self.out.stage_batch(batch);
     }
 
-    fn note_published(&mut self, number: u16, token: Token, len: usize) {
-        if let Some(Channel { mode: Mode::Confirm(confirms), .. }) = self.open_channel(number) {
+    fn note_published(&mut self, number: u16, token: Token, len: usize, named: bool) {
+        let Some(channel) = self.open_channel(number) else { return };
+        channel.publishing.push_back(Publishing { token, named });
+        if let Mode::Confirm(confirms) = &mut channel.mode {
             confirms.published(token, len as u32);
         }
     }
@@ -290,7 +293,7 @@ impl Amqp091Session {
             return;
         };
         let token = self.out.publish_token(number);
-        self.note_published(number, token, 1);
+        self.note_published(number, token, 1, record.exchange.len > 0);
         self.out.stage(outgoing::publish(token, transaction, chunk, vec![record]));
     }
 
@@ -320,7 +323,10 @@ impl Amqp091Session {
     pub(super) fn published(&mut self, token: Token, result: Result<Reply, CommandError>) {
         let number = outgoing::channel_of(token);
         match self.open_channel(number) {
-            Some(channel) if outgoing::age(token) > channel.since => {}
+            Some(channel) if outgoing::age(token) > channel.since => {
+                // Answers come in the order of publishing.
+                channel.publishing.pop_front_if(|p| p.token == token);
+            }
             // The channel is gone, and its namesake did not publish this.
             _ => return,
         }

@@ -13,7 +13,7 @@ use isthmus_model::{
 use crate::codec::method::Method;
 use crate::fault::{Fault, ReplyCode};
 
-use super::arguments::{not_implemented, queue_options};
+use super::arguments::queue_options;
 use super::channel::Op;
 use super::{Amqp091Session, Handled, name};
 
@@ -110,9 +110,6 @@ impl Amqp091Session {
             let kind = declare.kind.as_str();
             Fault::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{kind}'"))
         })?;
-        if arguments.get("alternate-exchange").is_some() {
-            return Err(not_implemented("exchange argument 'alternate-exchange'"));
-        }
         let def = ExchangeDef {
             name: exchange,
             kind,
@@ -204,7 +201,8 @@ impl Amqp091Session {
         declare: &queue::Declare,
         arguments: Table,
     ) -> Handled {
-        let op = Op::DeclareQueue { nowait: declare.nowait };
+        let unnamed = !declare.passive && declare.queue.as_str().is_empty();
+        let op = Op::DeclareQueue { nowait: declare.nowait, unnamed };
         if declare.passive {
             let queue = self.queue_name(number, &declare.queue)?;
             self.change(number, (50, 10), op, TopologyChange::LookUpQueue { name: queue });

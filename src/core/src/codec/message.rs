@@ -82,14 +82,16 @@ fn placed_ranges(placements: &[Placement]) -> Vec<(u32, u32)> {
 pub(super) fn put_enqueue(out: &mut Vec<u8>, batch: &Batch, placements: &[Placement]) {
     let ranges = placed_ranges(placements);
     put_records(out, batch, &ranges);
+    // How many records are written before each range.
+    let before: Vec<u32> = ranges
+        .iter()
+        .scan(0, |written, (_, len)| Some(std::mem::replace(written, *written + len)))
+        .collect();
     put_uint(out, placements.len() as u64);
     for p in placements {
         // The record's number among those that are written.
-        let record: u32 = ranges
-            .iter()
-            .take_while(|(first, _)| *first <= p.record)
-            .map(|(first, len)| (*len).min(p.record - first))
-            .sum();
+        let range = ranges.partition_point(|(first, _)| *first <= p.record) - 1;
+        let record = before[range] + (p.record - ranges[range].0);
         put_uint(out, p.queue.0);
         put_uint(out, p.first);
         put_uint(out, u64::from(record));

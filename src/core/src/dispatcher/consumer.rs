@@ -23,6 +23,8 @@ pub(super) struct Consumer {
     pub(super) credit: Credit,
     /// Deliveries that it has not settled.
     pub(super) unsettled: u32,
+    /// Whether it is among the queue's turns.
+    pub(super) has_turn: bool,
 }
 
 /// Credit that consumers of a session share.
@@ -33,7 +35,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn left(self) -> u32 {
+    /// Deliveries that it allows now.
+    pub(super) fn left(self) -> u32 {
         self.limit.map_or(u32::MAX, |limit| limit.saturating_sub(self.used))
     }
 }
@@ -127,26 +130,40 @@ impl Dispatcher {
             priority,
             credit: attach.credit,
             unsettled: 0,
+            has_turn: false,
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
-        let behind = |other: &usize| self.consumers[*other].priority >= priority;
-        let place = queue.consumers.partition_point(behind);
-        queue.consumers.insert(place, key);
+        queue.consumers.push(key);
         queue.had_consumer = true;
         if attach.exclusive {
             queue.exclusive_consumer = Some(key);
         }
-        self.watch_deadline(key);
+        self.watch_drain(key);
+        self.give_turn(key);
         Ok(queue_id)
     }
 
-    /// Sets a timer for credit that is given up later.
-    fn watch_deadline(&mut self, key: usize) {
-        let consumer = &self.consumers[key];
-        if let Credit::Explicit { drain: true, deadline, .. } = consumer.credit
-            && deadline > self.clock.monotonic
+    /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
+    pub(super) fn give_turn(&mut self, key: usize) {
+        let consumer = &mut self.consumers[key];
+        let (queue, priority) = (consumer.queue, consumer.priority);
+        if !std::mem::replace(&mut consumer.has_turn, true)
+            && let Some(queue) = self.queues.get_mut(&queue)
         {
+            queue.turns.push(priority, key);
+        }
+        self.mark_dirty(queue);
+    }
+
+    /// Sees to it that credit which is given up is told of, and when.
+    fn watch_drain(&mut self, key: usize) {
+        let consumer = &self.consumers[key];
+        let Credit::Explicit { drain: true, deadline, .. } = consumer.credit else { return };
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.drains = true;
+        }
+        if deadline > self.clock.monotonic {
             self.timers.look_at(deadline, consumer.queue);
         }
     }
@@ -186,10 +203,8 @@ impl Dispatcher {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
                 queue.consumers.remove(place);
-                if place < queue.turn {
-                    queue.turn -= 1;
-                }
             }
+            queue.turns.remove(consumer.priority, key);
             if queue.exclusive_consumer == Some(key) {
                 queue.exclusive_consumer = None;
             }
@@ -230,16 +245,15 @@ impl Dispatcher {
         let key = self.sessions.get(&session).and_then(|s| s.consumers.get(&consumer)).copied();
         let Some(key) = key else { return };
         self.consumers[key].credit = credit;
-        self.watch_deadline(key);
-        let queue = self.consumers[key].queue;
-        self.mark_dirty(queue);
+        self.watch_drain(key);
+        self.give_turn(key);
     }
 
     /// Sets the size of a shared window.
     pub fn set_window(&mut self, session: SessionId, window: WindowId, limit: Option<u32>) {
         let Some(s) = self.sessions.get_mut(&session) else { return };
         s.windows.entry(window).or_default().limit = limit;
-        self.mark_session_dirty(session);
+        self.give_turns(session);
     }
 
     /// Deliveries that a consumer may get now: what its own credit, its shared window and its
@@ -278,25 +292,28 @@ impl Dispatcher {
 
     /// Tells consumers of `queue` that spent or gave up their explicit credit.
     pub(super) fn tell_credit(&mut self, queue: QueueId) {
-        let Some(q) = self.queues.get(&queue) else { return };
+        let Some(q) = self.queues.get(&queue).filter(|q| q.drains) else { return };
         let ready = q.ready.len();
         let now = self.clock.monotonic;
+        let mut drains = false;
         for key in q.consumers.clone() {
             let consumer = &mut self.consumers[key];
             let drained = ready == 0 && consumer.drains_at(now);
-            let Credit::Explicit { credit, drain, deadline } = &mut consumer.credit else {
+            let Credit::Explicit { credit, drain: drain @ true, .. } = &mut consumer.credit else {
                 continue;
             };
-            // A deadline is taken away once it is told, so that it is told once.
-            let spent = *credit == 0 && *drain;
-            if !drained && !spent {
+            if !drained && *credit > 0 {
+                drains = true;
                 continue;
             }
+            // Told once.
             *credit = 0;
             *drain = false;
-            *deadline = Time::NEVER;
             let (session, consumer) = (consumer.session, consumer.id);
             self.say(session, Output::CreditState { consumer, credit: 0, drained, ready });
+        }
+        if let Some(q) = self.queues.get_mut(&queue) {
+            q.drains = drains;
         }
     }
 }

@@ -21,24 +21,31 @@ pub(super) enum Origin {
     Publisher,
 }
 
+/// Messages that are dead-lettered in one step, so that there is an end to a turn.
+const MOVES_MAX: u64 = 64;
+
 impl Dispatcher {
     /// Takes up to `len` messages, as far as they lie in one run, off the front of the ready ones
-    /// and drops or dead-letters them.
+    /// and drops or dead-letters them: only some, if each is to be moved by itself.
+    /// Returns how many.
     pub(super) fn take_front(
         &mut self,
         ledger: &Ledger,
         id: QueueId,
         len: u64,
         reason: DeathReason,
-    ) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        let Some(range) = queue.ready.peek() else { return };
+    ) -> u64 {
+        let Some(queue) = self.queues.get_mut(&id) else { return 0 };
+        let Some(range) = queue.ready.peek() else { return 0 };
+        let moves = queue.def.options.dead_letter_exchange.is_some();
+        let len = if moves { len.min(MOVES_MAX) } else { len };
         let Some(run) = queue.find(ledger, range.first, range.len.min(len)) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
         queue.ready.take(u64::from(run.len));
-        queue.ready_bytes -= run.bytes();
+        queue.ready_bytes -= run.body_bytes();
         self.discard(id, &run, reason);
+        u64::from(run.len)
     }
 
     /// Drops or dead-letters messages that are neither ready nor checked out.
@@ -91,7 +98,7 @@ impl Dispatcher {
             .filter_map(|t| {
                 let queue = self.queues.get_mut(&t)?;
                 queue.pending += 1;
-                queue.pending_bytes += run.bytes();
+                queue.pending_bytes += run.body_bytes();
                 Some((t, queue.number(1)))
             })
             .collect();
@@ -117,7 +124,7 @@ impl Dispatcher {
                     annotations: Some(Arc::clone(&annotations)),
                 },
             };
-            self.propose(fact, 128 + run.bytes());
+            self.propose(fact, 128 + run.payload_bytes());
             for (queue, first) in &to {
                 self.gather.after.push(After::Ready { queue: *queue, first: *first, len: 1 });
             }
@@ -139,7 +146,7 @@ impl Dispatcher {
             };
             if let Some(queue) = self.queues.get_mut(&queue) {
                 queue.pending += 1;
-                queue.pending_bytes += run.bytes();
+                queue.pending_bytes += run.body_bytes();
             }
             // What leaves the log leaves it with the entry that says so.
             if from == Origin::Log {

@@ -6,6 +6,11 @@ use super::checkouts::{Checkout, Holder};
 use super::{Dispatcher, Fact, Output};
 use crate::{Ledger, Run};
 
+/// Bytes gathered for the log by one call of [`Dispatcher::dispatch`] at which queues are left for
+/// the next: what a million messages that expire at once come to is not to be one entry, nor one
+/// turn.
+const GATHERED_BYTES_ENOUGH: u64 = 8 << 20;
+
 /// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
 /// exchange and routing key, about.
 const DELIVERY_OVERHEAD_BYTES: u64 = 64;
@@ -17,7 +22,10 @@ impl Dispatcher {
         self.fire_timers(ledger);
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
-        while let Some(id) = self.dirty.pop() {
+        self.gathered_before = self.gather.bytes;
+        while !self.has_gathered_enough()
+            && let Some(id) = self.dirty.pop()
+        {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.dirty = false;
                 self.serve(ledger, id);
@@ -25,9 +33,17 @@ impl Dispatcher {
         }
     }
 
+    /// Whether what is left to do is left for the next turn.
+    pub(super) fn has_gathered_enough(&self) -> bool {
+        self.gather.bytes - self.gathered_before >= GATHERED_BYTES_ENOUGH
+    }
+
     /// Delivers from one queue until it is empty or nobody has credit.
     fn serve(&mut self, ledger: &Ledger, id: QueueId) {
         loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
             self.expire_front(ledger, id);
             if self.queues.get(&id).is_none_or(|q| q.ready.is_empty()) {
                 break;
@@ -47,23 +63,15 @@ impl Dispatcher {
     /// The next consumer that can take something, with its credit and the room in its outbox:
     /// those of the highest priority in turn, those of the next where none of them can.
     fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
-        let mut level = 0;
         loop {
-            let queue = self.queues.get(&id)?;
-            let priority = self.consumers[*queue.consumers.get(level)?].priority;
-            let alike = |key: &&usize| self.consumers[**key].priority == priority;
-            let count = queue.consumers[level..].iter().take_while(alike).count();
-            let turn = queue.turn;
-            for i in 0..count {
-                let place = (turn + i) % count;
-                let key = self.queues.get(&id)?.consumers[level + place];
-                let (credit, room) = self.credit_of(key);
-                if credit > 0 && room > 0 {
-                    self.queues.get_mut(&id)?.turn = place + 1;
-                    return Some((key, credit, room));
-                }
+            let key = self.queues.get_mut(&id)?.turns.pop()?;
+            let (credit, room) = self.credit_of(key);
+            let consumer = &mut self.consumers[key];
+            if credit > 0 && room > 0 {
+                self.queues.get_mut(&id)?.turns.push(consumer.priority, key);
+                return Some((key, credit, room));
             }
-            level += count;
+            consumer.has_turn = false;
         }
     }
 
@@ -91,7 +99,7 @@ impl Dispatcher {
         let (len, cost) = fits(&run, live, room);
         let run = Run { len, ..run };
         queue.ready.take(u64::from(len));
-        queue.ready_bytes -= run.bytes();
+        queue.ready_bytes -= run.body_bytes();
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range.returned || run.first < below, run, cost);
@@ -118,9 +126,7 @@ impl Dispatcher {
                     let (first, len) = (run.first, run.len);
                     queue.checkouts.insert(Checkout { first, len, epoch, deadline, holder });
                 }
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.checked_out_from.insert(id);
-                }
+                self.note_checkout(session, id);
             }
             AttachMode::ConsumeSettled => {
                 self.counters.acknowledged += u64::from(run.len);
@@ -169,6 +175,9 @@ impl Dispatcher {
     /// Drops or dead-letters from the front what is over the queue's limits.
     fn drop_overflow(&mut self, ledger: &Ledger, id: QueueId) {
         loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
             let Some(queue) = self.queues.get(&id) else { return };
             let options = &queue.def.options;
             let excess = options.length_max.map_or(0, |max| queue.ready.len().saturating_sub(max));

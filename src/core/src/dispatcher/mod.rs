@@ -22,6 +22,7 @@ mod settle;
 mod timers;
 mod topology;
 mod transaction;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -160,6 +161,8 @@ pub struct Dispatcher {
     next_epoch: u64,
     names_made: u64,
     gather: Gather,
+    /// Bytes that were gathered when the current call of [`Dispatcher::dispatch`] began.
+    gathered_before: u64,
     /// What waits for each entry that is proposed and not committed, oldest first.
     in_flight: VecDeque<Vec<After>>,
     proposed: u64,
@@ -193,6 +196,7 @@ impl Dispatcher {
             next_epoch: 1,
             names_made: 0,
             gather: Gather::default(),
+            gathered_before: 0,
             in_flight: VecDeque::new(),
             proposed: 0,
             committed: 0,
@@ -356,6 +360,23 @@ impl Dispatcher {
         }
         let output = Output::Done { token, result };
         self.behind(ledger, session, After::Say { session, output });
+    }
+
+    /// Answers a request once the facts that it caused, if any were gathered since
+    /// [`Gather::written`] was as given, are committed.
+    fn answer_since(
+        &mut self,
+        ledger: &Ledger,
+        written: u64,
+        session: SessionId,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) {
+        if self.gather.written == written {
+            self.answer(ledger, session, token, result);
+        } else {
+            self.answer_committed(ledger, session, token, result);
+        }
     }
 
     /// Answers a request once everything gathered or in flight is committed, whoever caused it.

@@ -121,6 +121,9 @@ impl Dispatcher {
             };
             let len = 1 + records[first + 1..].iter().take_while(|r| alike(r)).count();
             let (record, len32) = (first as u32, len as u32);
+            if routes.is_empty() {
+                self.counters.unroutable += u64::from(len32);
+            }
             match refusal {
                 Some(refusal) => routed.refuse(batch, record, len32, refusal),
                 None => {
@@ -138,7 +141,7 @@ impl Dispatcher {
 
     /// Where one message goes, or why nowhere; and whether its own headers decided that.
     fn route(
-        &mut self,
+        &self,
         vhost: &str,
         batch: &Batch,
         record: &Record,
@@ -164,11 +167,8 @@ impl Dispatcher {
         if self.topology.route(vhost, exchange, key, &mut headers, routes).is_err() {
             return (Some(PublishRefusal::NoExchange), by_headers);
         }
-        if routes.is_empty() {
-            self.counters.unroutable += 1;
-            if record.flags.has(RecordFlags::MANDATORY) {
-                return (Some(PublishRefusal::Unroutable), by_headers);
-            }
+        if routes.is_empty() && record.flags.has(RecordFlags::MANDATORY) {
+            return (Some(PublishRefusal::Unroutable), by_headers);
         }
         (None, by_headers)
     }
@@ -233,7 +233,7 @@ impl Dispatcher {
     ) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         queue.pending += u64::from(len);
-        queue.pending_bytes += batch.payload_bytes(record, len);
+        queue.pending_bytes += batch.body_bytes(record, len);
         let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
         if !(durable && queue.is_durable()) {
             let run = self.arriving(batch, record, len);
@@ -291,7 +291,7 @@ impl super::queue::Queue {
             taken = records
                 .iter()
                 .take_while(|r| {
-                    bytes += u64::from(r.head.len) + u64::from(r.body.len);
+                    bytes += u64::from(r.body.len);
                     bytes <= max
                 })
                 .count() as u32;

@@ -6,6 +6,7 @@ use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, Sequence, Time};
 
 use super::checkouts::Checkouts;
 use super::ready::Ready;
+use super::turns::Turns;
 use crate::ledger::QueueLedger;
 use crate::{Ledger, Run, RunMap};
 
@@ -24,15 +25,18 @@ pub(super) struct Queue {
     pub(super) ready_bytes: u64,
     /// Messages on their way in: through the log, or behind others that are.
     pub(super) pending: u64,
-    /// Bytes of their heads and bodies.
+    /// Bytes of their bodies.
     pub(super) pending_bytes: u64,
     pub(super) checkouts: Checkouts,
-    /// Places in the table of consumers, in the order of their turns.
+    /// Places in the table of consumers, in the order of their coming.
     pub(super) consumers: Vec<usize>,
-    /// Whose turn it is.
-    pub(super) turn: usize,
+    /// Those that may have credit, in the order of their turns. One that is found to have none is
+    /// taken out until its credit grows: however many wait, they cost a delivery nothing.
+    pub(super) turns: Turns,
     /// The consumer that has the queue for itself.
     pub(super) exclusive_consumer: Option<usize>,
+    /// Whether a consumer may have credit that it is to be told of when it ends.
+    pub(super) drains: bool,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
     /// Whether a message that can expire ever came in.
@@ -87,8 +91,9 @@ impl Queue {
             pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
-            turn: 0,
+            turns: Turns::default(),
             exclusive_consumer: None,
+            drains: false,
             had_consumer: false,
             new_from: Sequence::MAX,
             used_at: Time(0),
@@ -104,8 +109,8 @@ impl Queue {
         for run in held.runs.iter() {
             self.note_ttl(run);
             self.ready.push(run.first, u64::from(run.len));
+            self.ready_bytes += run.body_bytes();
         }
-        self.ready_bytes = held.runs.bytes();
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -145,10 +150,10 @@ impl Queue {
         run.first = self.number(run.len);
         self.new_from = self.new_from.min(run.first);
         self.pending -= u64::from(run.len);
-        self.pending_bytes -= run.bytes();
+        self.pending_bytes -= run.body_bytes();
         self.note_ttl(&run);
         self.ready.push(run.first, u64::from(run.len));
-        self.ready_bytes += run.bytes();
+        self.ready_bytes += run.body_bytes();
         self.volatile.insert(run);
     }
 
@@ -159,7 +164,7 @@ impl Queue {
         self.ready.push(first, len);
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            let bytes = run.bytes();
+            let bytes = run.body_bytes();
             queue.pending_bytes -= bytes;
             queue.ready_bytes += bytes;
         });
@@ -168,7 +173,7 @@ impl Queue {
     /// Delivered messages are ready again.
     pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.ready.put_back(first, len);
-        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.bytes());
+        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.body_bytes());
     }
 
     fn each_part(
@@ -213,15 +218,14 @@ impl Queue {
             return vec![(first, len, false)];
         }
         let end = first + len;
-        let mut parts: Vec<(Sequence, u64, bool)> = Vec::new();
+        let mut parts = Vec::new();
         let mut at = first;
         while at < end {
-            let volatile = self.volatile.slice(at, end - at);
-            let part = volatile.as_ref().map_or(1, |r| u64::from(r.len));
-            match parts.last_mut() {
-                Some((_, l, durable)) if *durable == volatile.is_none() => *l += part,
-                _ => parts.push((at, part, volatile.is_none())),
-            }
+            let (part, durable) = match self.volatile.slice(at, end - at) {
+                Some(run) => (u64::from(run.len), false),
+                None => (self.volatile.first_from(at).map_or(end, |next| next.min(end)) - at, true),
+            };
+            parts.push((at, part, durable));
             at += part;
         }
         parts

@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) exclusive_queues: BTreeSet<QueueId>,
     /// Queues from which the session has taken messages to settle.
     pub(super) checked_out_from: BTreeSet<QueueId>,
+    /// How many these may be before those that are gone are forgotten.
+    pub(super) checked_out_max: usize,
 }
 
 /// A request that waits until what its session did before it is committed.
@@ -66,6 +68,7 @@ impl Dispatcher {
                 transactions: BTreeMap::new(),
                 exclusive_queues: BTreeSet::new(),
                 checked_out_from: BTreeSet::new(),
+                checked_out_max: 0,
             },
         );
     }
@@ -103,17 +106,16 @@ impl Dispatcher {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.outbox_bytes = session.outbox_bytes.saturating_sub(bytes);
         if std::mem::take(&mut session.passed_over) {
-            self.mark_session_dirty(id);
+            self.give_turns(id);
         }
     }
 
-    /// The queues of the session's consumers may have something to deliver.
-    pub(super) fn mark_session_dirty(&mut self, id: SessionId) {
+    /// The credit of all of the session's consumers may have grown.
+    pub(super) fn give_turns(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else { return };
         let keys: Vec<usize> = session.consumers.values().copied().collect();
         for key in keys {
-            let queue = self.consumers[key].queue;
-            self.mark_dirty(queue);
+            self.give_turn(key);
         }
     }
 

@@ -10,6 +10,9 @@ use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger};
 
+/// Queues that a session may have taken messages from before it is asked whether they still exist.
+const CHECKED_OUT_MIN: usize = 64;
+
 impl Dispatcher {
     /// Settles deliveries. What is settled already, or was delivered under another epoch, is
     /// passed over.
@@ -37,6 +40,7 @@ impl Dispatcher {
         settlements: Vec<Settlement>,
         transaction: Option<TransactionId>,
     ) {
+        let written = self.gather.written;
         let result = match transaction {
             Some(transaction) => self.settle_in(session, transaction, settlements),
             None => {
@@ -44,7 +48,7 @@ impl Dispatcher {
                 Ok(Reply::Ok)
             }
         };
-        self.answer_committed(ledger, session, token, result);
+        self.answer_since(ledger, written, session, token, result);
     }
 
     /// What is accepted does not hold back what its session does next: it is out of everybody's
@@ -152,21 +156,35 @@ impl Dispatcher {
         }
     }
 
+    /// Remembers that a session has messages of a queue to settle. Queues that are gone are
+    /// forgotten as the set grows: a session may outlive any number of them.
+    pub(super) fn note_checkout(&mut self, id: SessionId, queue: QueueId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.checked_out_from.insert(queue)
+            && session.checked_out_from.len() > session.checked_out_max
+        {
+            session.checked_out_from.retain(|id| self.queues.contains_key(id));
+            session.checked_out_max = 2 * session.checked_out_from.len() + CHECKED_OUT_MIN;
+        }
+    }
+
     pub(super) fn give_credit_back(&mut self, queue: QueueId, c: &Checkout) {
         let holder = c.holder;
         if let Some(consumer) = self.consumers.get_mut(holder.consumer)
             && consumer.number == holder.consumer_number
         {
             consumer.unsettled -= c.len;
+            self.give_turn(holder.consumer);
         }
         self.mark_dirty(queue);
         let Some(window) = holder.window else { return };
         let Some(session) = self.sessions.get_mut(&holder.session) else { return };
         if let Some(window) = session.windows.get_mut(&window) {
+            let was_full = window.left() == 0;
             window.used = window.used.saturating_sub(c.len);
             // Others that share the window may deliver now.
-            if window.limit.is_some() {
-                self.mark_session_dirty(holder.session);
+            if was_full {
+                self.give_turns(holder.session);
             }
         }
     }

@@ -38,6 +38,9 @@ impl Dispatcher {
     /// The monotonic time at which [`Dispatcher::dispatch`] has something to do even if nothing
     /// is asked of it; [`Time::NEVER`] if nothing is due.
     pub fn next_timeout(&self) -> Time {
+        if !self.dirty.is_empty() {
+            return self.clock.monotonic;
+        }
         let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| {
             self.clock.monotonic + at.since(self.clock.log)
         });
@@ -73,6 +76,9 @@ impl Dispatcher {
     /// waits for it, so that no scan is needed however long the queue is.
     pub(super) fn expire_front(&mut self, ledger: &Ledger, id: QueueId) {
         loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
             let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
             let Some(range) = queue.ready.peek() else { return };
             let Some(run) = queue.find(ledger, range.first, range.len) else { return };
@@ -91,8 +97,8 @@ impl Dispatcher {
                 }
                 return;
             }
-            self.counters.expired += u64::from(expired);
-            self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+            let taken = self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+            self.counters.expired += taken;
         }
     }
 

@@ -66,12 +66,13 @@ impl Dispatcher {
             Ok(transaction) => std::mem::take(transaction),
             Err(error) => return self.answer(ledger, id, token, Err(error)),
         };
+        let written = self.gather.written;
         let mut exceptions = Vec::new();
         for batch in &gathered.batches {
             exceptions.extend(self.take_in(ledger, id, batch));
         }
         self.settle_now(ledger, id, &gathered.settlements);
-        self.answer_committed(ledger, id, token, Ok(Reply::Published { exceptions }));
+        self.answer_since(ledger, written, id, token, Ok(Reply::Published { exceptions }));
     }
 
     pub(super) fn do_rollback(

@@ -226,3 +226,31 @@ fn a_queue_that_refuses_can_dead_letter_what_it_refuses() {
     rig.crash();
     assert_eq!(rig.drain("dead"), ["2", "3"]);
 }
+
+#[test]
+fn a_crowd_that_expires_at_once_leaves_in_several_entries() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("dead"));
+    rig.declare(
+        "anna",
+        queue_with("crowd", |o| {
+            o.message_ttl_ms = Some(10);
+            dead_letters_to(o, "dead");
+        }),
+    );
+    let body = "x".repeat(64 * 1024);
+    rig.publish("anna", (0..300).map(|_| durable("crowd", body.clone())));
+    rig.run();
+    let before = rig.entries();
+    rig.advance_ms(10);
+    rig.dispatch();
+    assert_eq!(rig.timeout_ms(), Some(0), "the rest is for the next turn, at once");
+    while rig.counts("dead") < (300, 0) {
+        rig.propose();
+        rig.commit();
+        rig.dispatch();
+    }
+    assert!(rig.entries() >= before + 3, "{} entries", rig.entries() - before);
+    assert_eq!(rig.counts("crowd"), (0, 0));
+}

@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
+mod credit;
+mod deadletter;
+mod lifetime;
 mod limits;
+mod model;
 mod order;
+mod publish;
 mod restart;
 mod rig;
 mod settle;
+mod transaction;

@@ -189,7 +189,7 @@ impl Rig {
         self.dispatcher.set_window(id, WindowId(window), limit);
     }
 
-    /// Settles deliveries, each by itself.
+    /// Settles deliveries, neighbours as one.
     pub(super) fn settle<'a>(
         &mut self,
         name: &str,
@@ -207,7 +207,18 @@ impl Rig {
         deliveries: impl IntoIterator<Item = &'a Got>,
     ) -> Token {
         let (id, token) = (self.session(name), self.token());
-        let settlements = deliveries.into_iter().map(|d| d.settlement(outcome)).collect();
+        let mut settlements: Vec<Settlement> = Vec::new();
+        for next in deliveries.into_iter().map(|d| d.settlement(outcome)) {
+            match settlements.last_mut() {
+                Some(s)
+                    if (s.queue, s.epoch) == (next.queue, next.epoch)
+                        && s.first + u64::from(s.len) == next.first =>
+                {
+                    s.len += 1;
+                }
+                _ => settlements.push(next),
+            }
+        }
         let tx = tx.map(TransactionId);
         self.dispatcher.settle(&self.ledger, id, token, settlements, tx);
         token
@@ -251,10 +262,15 @@ impl Rig {
 
     /// Ends a turn: delivers, expires and drops what is due.
     pub(super) fn dispatch(&mut self) {
-        self.dispatcher.dispatch(&self.ledger);
-        for (session, output) in self.dispatcher.take_outputs() {
+        for (session, output) in self.turn() {
             self.heard.entry(session).or_default().push(output);
         }
+    }
+
+    /// Ends a turn; what there is to say is the caller's.
+    pub(super) fn turn(&mut self) -> Vec<(SessionId, Output)> {
+        self.dispatcher.dispatch(&self.ledger);
+        self.dispatcher.take_outputs()
     }
 
     /// Goes on until nothing is left to do at this time.
@@ -530,7 +546,7 @@ impl Message {
     }
 }
 
-/// One batch of messages; heads are empty.
+/// One batch of messages, each with a head of two bytes.
 pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
     let mut chunk = Vec::new();
     let mut put = |bytes: &str| {
@@ -543,7 +559,7 @@ pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
         .map(|m| Record {
             exchange: put(&m.exchange),
             routing_key: put(&m.key),
-            head: Span::default(),
+            head: put("\0\0"),
             body: put(&m.body),
             ttl_ms: m.ttl_ms,
             priority: 0,

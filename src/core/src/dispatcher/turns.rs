@@ -1,0 +1,54 @@
+//! Whose turn it is.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Consumers that may have credit, by their places in the table: those of the highest priority in
+/// turn, those of the next when none of them is left.
+#[derive(Debug, Default)]
+pub(super) struct Turns(BTreeMap<Reverse<i64>, VecDeque<usize>>);
+
+impl Turns {
+    /// Lets a consumer wait behind those of its own priority.
+    pub(super) fn push(&mut self, priority: i64, consumer: usize) {
+        self.0.entry(Reverse(priority)).or_default().push_back(consumer);
+    }
+
+    /// Takes out whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<usize> {
+        let mut first = self.0.first_entry()?;
+        let consumer = first.get_mut().pop_front();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        consumer
+    }
+
+    /// Takes a consumer out, wherever it waits.
+    pub(super) fn remove(&mut self, priority: i64, consumer: usize) {
+        let Some(alike) = self.0.get_mut(&Reverse(priority)) else { return };
+        alike.retain(|c| *c != consumer);
+        if alike.is_empty() {
+            self.0.remove(&Reverse(priority));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_priority_goes_round_until_none_of_it_is_left() {
+        let mut turns = Turns::default();
+        for (priority, consumer) in [(0, 1), (5, 2), (5, 3), (-1, 4), (0, 5)] {
+            turns.push(priority, consumer);
+        }
+        let two = turns.pop();
+        assert_eq!(two, Some(2));
+        turns.push(5, 2);
+        assert_eq!([turns.pop(), turns.pop()], [Some(3), Some(2)]);
+        turns.remove(0, 1);
+        assert_eq!([turns.pop(), turns.pop(), turns.pop()], [Some(5), Some(4), None]);
+    }
+}
