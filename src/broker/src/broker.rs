@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleOptions;
@@ -13,10 +13,11 @@ use isthmus_contract::{Credentials, Session};
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::checkpointer::{self, ask};
+use crate::checkpointer::{Checkpointer, ask};
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
 use crate::recovery::{RecoveryError, recover};
@@ -52,8 +53,9 @@ pub struct BrokerOptions {
     pub checkpoint_after_bytes: u64,
     /// Mixed into names that the broker makes up.
     pub name_seed: u64,
-    /// Called on the log's thread when the log has failed. Nothing is confirmed any more; the
-    /// process is expected to end.
+    /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
+    /// cannot be relied on. Nothing is confirmed any more by a log that has failed; the process is
+    /// expected to end.
     pub on_log_failure: Box<dyn FnOnce(StorageError) + Send>,
 }
 
@@ -72,6 +74,42 @@ pub struct Figures {
 #[derive(Clone)]
 pub struct Broker(Arc<Inner>);
 
+/// What is to be done about a failure of the log or its disk: once, whoever notices it first.
+pub(crate) struct OnFailure(Mutex<Option<FailureHook>>);
+
+type FailureHook = Box<dyn FnOnce(StorageError) + Send>;
+
+impl OnFailure {
+    /// The disk has failed.
+    pub(crate) fn call(&self, error: StorageError) {
+        let on_failure = self.0.lock().take();
+        if let Some(on_failure) = on_failure {
+            on_failure(error);
+        }
+    }
+}
+
+/// What the log's thread reports, and to whom.
+struct Reports<D> {
+    driver: Option<Weak<D>>,
+    /// The last index known to be durable.
+    durable: u64,
+}
+
+impl<D: Driver> Reports<D> {
+    /// The log is durable up to `index`; returns whom to tell.
+    fn hear(&mut self, index: u64) -> Option<Arc<D>> {
+        self.durable = index;
+        self.driver.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// From now on `driver` is told; returns what it has missed.
+    fn begin(&mut self, driver: &Arc<D>) -> u64 {
+        self.driver = Some(Arc::downgrade(driver));
+        self.durable
+    }
+}
+
 struct Inner {
     driver: Arc<dyn Driver>,
     authenticate: Arc<dyn Authenticate>,
@@ -79,7 +117,9 @@ struct Inner {
     next_session: AtomicU64,
     outbox_bytes_max: u64,
     publish_bytes_max: u64,
-    stop: Arc<Notify>,
+    stop: watch::Sender<bool>,
+    /// Disconnected once no checkpoint is written any more.
+    checkpoints_end: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Broker {
@@ -96,20 +136,17 @@ impl Broker {
         let start = Instant::now();
         let recovered = recover(&options.storage, options.node)?;
         // The writer's thread reports to a driver that is not there before the node leads.
-        let reports: Arc<OnceLock<Weak<D>>> = Arc::default();
-        let hears = Arc::clone(&reports);
-        let mut on_failure = Some(options.on_log_failure);
+        let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
+        let reported = Arc::clone(&reports);
+        let on_failure = Arc::new(OnFailure(Mutex::new(Some(options.on_log_failure))));
+        let on_log_failure = Arc::clone(&on_failure);
         let node = recovered.started.lead(move |event| match event {
             WriterEvent::Durable(durable) => {
-                if let Some(driver) = hears.get().and_then(Weak::upgrade) {
+                if let Some(driver) = reported.lock().hear(durable.index) {
                     driver.submit_elsewhere(Input::Committed { index: durable.index });
                 }
             }
-            WriterEvent::Failed(error) => {
-                if let Some(on_failure) = on_failure.take() {
-                    on_failure(error);
-                }
-            }
+            WriterEvent::Failed(error) => on_log_failure.call(error),
         })?;
         let (timer, timer_set) = watch::channel(Time::NEVER);
         let dispatcher = DispatcherOptions {
@@ -117,22 +154,33 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             name_seed: options.name_seed,
         };
-        let mut shard =
-            Shard::lead(recovered.ledger, recovered.applied, node, dispatcher, start, timer);
+        let mut shard = Shard::lead(
+            recovered.ledger,
+            recovered.applied,
+            recovered.log_bytes,
+            node,
+            dispatcher,
+            start,
+            timer,
+        );
         shard.declare_vhosts(&options.vhosts);
         let driver = drive(shard);
-        // Nothing but the term's entry was proposed so far, and nothing waits for that.
-        drop(reports.set(Arc::downgrade(&driver)));
+        let committed = reports.lock().begin(&driver);
         let driver: Arc<dyn Driver> = driver;
-        driver.submit(Input::Tick);
-        let stop = Arc::new(Notify::new());
+        driver.submit(Input::Committed { index: committed });
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
-        tokio::spawn(checkpointer::run(
-            Arc::downgrade(&driver),
-            options.storage,
-            options.checkpoint_after_bytes,
-            Arc::clone(&stop),
-        ));
+        let (stop, stopping) = watch::channel(false);
+        let (running, checkpoints_end) = mpsc::channel();
+        let checkpointer = Checkpointer {
+            driver: Arc::downgrade(&driver),
+            storage: options.storage,
+            after_bytes: options.checkpoint_after_bytes,
+            last_bytes: recovered.checkpoint_bytes,
+            stop: stopping,
+            on_failure,
+            running,
+        };
+        tokio::spawn(checkpointer.run());
         Ok(Broker(Arc::new(Inner {
             driver,
             authenticate: options.authenticate,
@@ -141,6 +189,7 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             publish_bytes_max: options.publish_bytes_max,
             stop,
+            checkpoints_end: Mutex::new(checkpoints_end),
         })))
     }
 
@@ -186,7 +235,10 @@ impl Broker {
     /// # Errors
     /// If the log failed before or fails now.
     pub fn stop(self) -> Result<(), StorageError> {
-        self.0.stop.notify_one();
+        self.0.stop.send_replace(true);
+        // The directory is not left to others while a checkpoint is written into it. Nothing is
+        // ever sent: the end is what is waited for.
+        self.0.checkpoints_end.lock().recv().unwrap_or_default();
         let node = ask(&*self.0.driver, Shard::stop).flatten();
         node.map_or(Ok(()), |node| node.shutdown())
     }
@@ -206,6 +258,7 @@ async fn tick(driver: Weak<dyn Driver>, mut set: watch::Receiver<Time>, start: I
             () = due => {
                 let Some(driver) = driver.upgrade() else { return };
                 driver.submit(Input::Tick);
+                drop(driver);
                 // A timer that stays due (its work waits for a commit) is looked at again soon,
                 // not at once.
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -26,13 +26,9 @@ impl ClockSource {
     /// A clock that goes on from `log`, the log time of the last entry there is.
     pub(crate) fn new(start: Instant, log: Time) -> ClockSource {
         // A log time behind the wall is set forward at once: time passed while the node was down.
-        let log = log.max(wall());
-        ClockSource {
-            start,
-            last: Clock { monotonic: Time(0), log },
-            wall_read_at: Time(0),
-            offset: 0,
-        }
+        // The wall is read now, so what has passed since `start` is in it already.
+        let (monotonic, log) = (monotonic(start), log.max(wall()));
+        ClockSource { start, last: Clock { monotonic, log }, wall_read_at: monotonic, offset: 0 }
     }
 
     /// The time now.
@@ -87,6 +83,16 @@ mod tests {
         let mut near = -10;
         assert_eq!(slewed(second, &mut near), second - 10);
         assert_eq!(near, 0);
+    }
+
+    #[test]
+    fn what_passed_before_the_clock_was_made_is_not_counted_twice() {
+        let hour = Duration::from_secs(3600);
+        // A machine that was started less than an hour ago has no such instant.
+        let start = Instant::now().checked_sub(hour).unwrap_or_else(Instant::now);
+        let mut clock = ClockSource::new(start, Time(0));
+        let ahead = clock.now().log.since(wall());
+        assert!(ahead < Duration::from_secs(1), "log time is {ahead:?} ahead of the wall");
     }
 
     #[test]

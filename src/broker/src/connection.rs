@@ -26,8 +26,9 @@ const STRANGER_READ_BYTES: usize = 4 * 1024;
 /// Bytes read at a time, once a connection has shown that it fills smaller reads.
 const READ_BYTES_MAX: usize = 128 * 1024;
 
-/// Undecoded bytes at which a connection is read no further. Above every frame size on offer.
-const INPUT_BYTES_MAX: usize = 512 * 1024;
+/// Undecoded bytes at which a connection is read no further. Above every frame size that can be
+/// configured (16 MiB): of a larger frame the rest would never be read.
+const INPUT_BYTES_MAX: usize = 17 * 1024 * 1024;
 
 /// Bytes that wait to be written at which nothing more is decoded: what a client asks for it must
 /// also read.
@@ -39,7 +40,10 @@ const ROUNDS_MAX: usize = 4;
 /// Parts of one vectored write.
 const SLICES_MAX: usize = 64;
 
-/// How long a client gets to read the last words and to hang up.
+/// How long a client gets to read what was said to it before the end.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long a client gets to hang up then.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What a connection is made with.
@@ -52,6 +56,16 @@ pub(crate) struct ConnectionOptions {
     pub(crate) report_bytes: u64,
     /// The zero of monotonic time.
     pub(crate) start: Instant,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goodbye {
+    NotYet,
+    /// The last words are being written.
+    Writing,
+    /// The client was told that nothing more comes, and may hang up.
+    Waiting,
 }
 
 /// One client.
@@ -67,8 +81,11 @@ pub(crate) struct Connection<S> {
     authenticate: Arc<dyn Authenticate>,
     login: Option<(Token, Login)>,
     user: Option<Arc<str>>,
-    /// The session is known to the shard.
+    /// The session is, or was, known to the shard.
     entered: bool,
+    /// The conversation is over, or was said to be: no event comes any more, no command counts,
+    /// and what the session held has gone back.
+    left: bool,
     input: Bytes,
     read_bytes: usize,
     eof: bool,
@@ -82,9 +99,9 @@ pub(crate) struct Connection<S> {
     timer: Pin<Box<Sleep>>,
     timer_at: Time,
     closing: Pin<Box<dyn Future<Output = ()> + Send>>,
-    closing_heard: bool,
-    /// When the last words were written and the wait for the client's end of the line began.
-    goodbye: Option<Time>,
+    /// Something was written since the session last decoded.
+    wrote: bool,
+    goodbye: Goodbye,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -106,6 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             login: None,
             user: None,
             entered: false,
+            left: false,
             input: Bytes::new(),
             read_bytes: STRANGER_READ_BYTES,
             eof: false,
@@ -117,8 +135,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             timer_at: Time::NEVER,
             closing,
-            closing_heard: false,
-            goodbye: None,
+            wrote: false,
+            goodbye: Goodbye::NotYet,
         }
     }
 
@@ -128,11 +146,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Takes in what is in the mailbox and what the login came to.
     fn take_events(&mut self, cx: &mut Context<'_>) -> bool {
-        let now = self.now();
-        if !self.closing_heard && self.closing.as_mut().poll(cx).is_ready() {
-            self.closing_heard = true;
-            self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
+        if self.left {
+            return false;
         }
+        let now = self.now();
         let mut moved = false;
         if let Some((token, login)) = &mut self.login
             && let Poll::Ready(result) = login.as_mut().poll(cx)
@@ -156,7 +173,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.handle_event(now, event);
         }
         self.events = events;
+        // Last, so that what was answered before is still told.
+        if self.closing.as_mut().poll(cx).is_ready() {
+            self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
+            self.leave();
+            moved = true;
+        }
         moved
+    }
+
+    /// The session is over for the broker, though its last words may take a while: what it holds
+    /// goes back at once, to consumers that are there.
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
+        self.login = None;
+        // Nothing is answered any more, so nothing may be waited for.
+        self.publishing.clear();
+        self.publishing_bytes = 0;
+        if self.entered {
+            self.driver.submit(Input::Close { session: self.options.id });
+        }
     }
 
     /// A publish is answered: its bytes no longer hold the connection back.
@@ -219,6 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         // After an event, or with room in its outbox again, the session may go on with bytes that
         // it has left lying.
+        let news = std::mem::take(&mut self.wrote) || news;
         if (arrived || news) && !self.input.is_empty() {
             let now = self.now();
             self.session.handle_bytes(now, &mut self.input);
@@ -232,6 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         while let Some(command) = self.session.poll_command() {
             moved = true;
             match command {
+                _ if self.left => {}
                 Command::Authenticate { token, credentials } => {
                     let login = self.authenticate.login(credentials, self.options.peer);
                     self.login = Some((token, login));
@@ -281,6 +321,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 outbox.advance(written);
                 moved = true;
+                self.wrote = true;
             }
         }
         // Once a good part is written, the dispatcher may hand over more.
@@ -293,20 +334,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(moved)
     }
 
-    /// Says goodbye: everything is written, so the client is told that nothing more comes, and is
-    /// given time to hear it. Closing at once would throw away what is on its way to the client
-    /// if the client has sent anything that nobody reads.
-    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let now = self.now();
-        if self.goodbye.is_none() {
-            if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.goodbye = Some(now);
-            let at = self.options.start + Duration::from_nanos(now.0) + GOODBYE;
-            self.timer.as_mut().reset(at.into());
+    /// Says goodbye: once everything is written, the client is told that nothing more comes, and
+    /// is given time to hear it. Closing at once would throw away what is on its way to the client
+    /// if the client has sent anything that nobody reads. A client that does not read, or does not
+    /// hang up, is not waited for longer than a while.
+    fn finish(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        if self.goodbye == Goodbye::NotYet {
+            self.leave();
+            self.goodbye = Goodbye::Writing;
+            self.timer.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
         }
-        if self.eof || self.timer.as_mut().poll(cx).is_ready() {
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Ok(Poll::Ready(()));
+        }
+        if self.goodbye == Goodbye::Writing {
+            while !self.session.outbox().is_empty() {
+                if !self.write(cx)? {
+                    return Ok(Poll::Pending);
+                }
+            }
+            // If it cannot be told, it has hung up.
+            if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
+                return Ok(Poll::Pending);
+            }
+            self.goodbye = Goodbye::Waiting;
+            self.timer.as_mut().reset(tokio::time::Instant::now() + GOODBYE);
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Ok(Poll::Ready(()));
+            }
+        }
+        Ok(self.wait_for_end(cx))
+    }
+
+    /// Reads, and throws away, until the client hangs up.
+    fn wait_for_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.eof {
             return Poll::Ready(());
         }
         let mut waste = [0; 4096];
@@ -323,23 +385,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn go_round(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        // The last poll may have ended with a write.
-        let mut wrote = true;
         for _ in 0..ROUNDS_MAX {
             if self.session.is_closed() {
-                while !self.session.outbox().is_empty() {
-                    if !self.write(cx)? {
-                        return Ok(Poll::Pending);
-                    }
-                }
-                return Ok(self.finish(cx));
+                return self.finish(cx);
             }
             let mut moved = self.take_events(cx);
             moved |= self.check_timer(cx);
-            moved |= self.read(cx, moved || wrote)?;
+            moved |= self.read(cx, moved)?;
             moved |= self.submit();
-            wrote = self.write(cx)?;
-            moved |= wrote;
+            moved |= self.write(cx)?;
             if !moved {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.
                 self.input.release();
@@ -368,7 +422,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        if self.entered {
+        if self.entered && !self.left {
             self.driver.submit(Input::Close { session: self.options.id });
         }
     }

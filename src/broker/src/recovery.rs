@@ -52,6 +52,17 @@ pub enum RecoveryError {
         /// The checkpoint's last.
         checkpoint: u64,
     },
+    /// The log ends before the checkpoint does.
+    #[error(
+        "the log ends at entry {last}, but the newest checkpoint holds entries up to {checkpoint}: \
+         the files of the log are missing; restore the whole data directory from a backup"
+    )]
+    Short {
+        /// The log's last entry.
+        last: u64,
+        /// The checkpoint's last.
+        checkpoint: u64,
+    },
     /// The log's thread did not start, or the vote could not be saved.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -62,6 +73,10 @@ pub(crate) struct RecoveredLedger {
     pub(crate) ledger: Ledger,
     /// The last entry it holds.
     pub(crate) applied: u64,
+    /// Bytes of the checkpoint it was made from; 0 if there was none.
+    pub(crate) checkpoint_bytes: u64,
+    /// Bytes of the entries that came after the checkpoint.
+    pub(crate) log_bytes: u64,
     pub(crate) started: Started,
 }
 
@@ -72,9 +87,9 @@ pub(crate) fn recover(
 ) -> Result<RecoveredLedger, RecoveryError> {
     let started = Started::open(SharedStorage::clone(storage), options)?;
     let mut ledger = Ledger::new();
-    let mut applied = 0;
+    let (mut applied, mut checkpoint_bytes, mut log_bytes) = (0, 0, 0);
     if let Some(reader) = checkpoint::open_latest(&**storage)? {
-        applied = reader.meta().index;
+        (applied, checkpoint_bytes) = (reader.meta().index, reader.meta().bytes);
         read_checkpoint(reader, applied, &mut ledger)?;
     }
     let recovered = started.recovered();
@@ -82,8 +97,12 @@ pub(crate) fn recover(
         return Err(RecoveryError::Gap { first: recovered.purged.index + 1, checkpoint: applied });
     }
     let last = recovered.last.index;
+    if last < applied {
+        return Err(RecoveryError::Short { last, checkpoint: applied });
+    }
     let mut failed = None;
     started.reader().visit(applied + 1, last + 1, |meta, payload| {
+        log_bytes += payload.len() as u64;
         // Who votes, and blank entries, are the consensus' own affair.
         if meta.kind != EntryKind::Normal as u8 {
             applied = meta.index;
@@ -104,7 +123,7 @@ pub(crate) fn recover(
     if let Some(error) = failed {
         return Err(error);
     }
-    Ok(RecoveredLedger { ledger, applied, started })
+    Ok(RecoveredLedger { ledger, applied, checkpoint_bytes, log_bytes, started })
 }
 
 /// Reads the entries of a checkpoint: each behind its length, four bytes, low ones first.

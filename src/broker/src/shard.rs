@@ -27,7 +27,8 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 64;
 /// forgotten by a broker that is killed.
 const UNAWAITED_MAX: Duration = Duration::from_millis(5);
 
-/// An entry is proposed within a turn when it has gathered this much.
+/// An entry is proposed when it has gathered this much, however many are on their way: an entry
+/// that grew for as long as the disk is slow would one day be larger than the log takes.
 const ENTRY_BYTES_ENOUGH: u64 = 4 << 20;
 
 /// Something for a shard's turn.
@@ -120,22 +121,28 @@ pub struct Shard {
     node: Option<SingleNode<Proposal>>,
     /// The last entry that the ledger has applied.
     applied: u64,
+    /// The last entry known to be committed. Behind `applied` only while the term's own entry is on
+    /// its way.
+    committed: u64,
+    /// The disk cannot be relied on: nothing is proposed and nothing committed any more.
+    failed: bool,
     in_flight: VecDeque<(u64, Arc<Entry>)>,
     mailboxes: HashMap<SessionId, Arc<Mailbox>>,
     clock: ClockSource,
     timer: watch::Sender<Time>,
     /// Since when facts are gathered that nobody waits for.
     unawaited_since: Option<Time>,
-    /// Bytes proposed since the last checkpoint, about.
+    /// Bytes that the log has got since the last checkpoint, about.
     bytes_since_checkpoint: u64,
 }
 
 impl Shard {
     /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
-    /// takes effect before it is committed.
+    /// takes effect before it is committed. `log_bytes` are in the log since the last checkpoint.
     pub(crate) fn lead(
         mut ledger: Ledger,
         applied: u64,
+        log_bytes: u64,
         node: SingleNode<Proposal>,
         options: DispatcherOptions,
         start: Instant,
@@ -156,12 +163,14 @@ impl Shard {
             dispatcher,
             node: Some(node),
             applied: index,
+            committed: applied,
+            failed: false,
             in_flight: VecDeque::new(),
             mailboxes: HashMap::new(),
             clock,
             timer,
             unawaited_since: None,
-            bytes_since_checkpoint: 0,
+            bytes_since_checkpoint: log_bytes,
         }
     }
 
@@ -173,7 +182,7 @@ impl Shard {
         for input in inputs.drain(..) {
             self.handle(input);
             if self.dispatcher.gathered_bytes() >= ENTRY_BYTES_ENOUGH {
-                self.propose(ENTRIES_IN_FLIGHT_MAX);
+                self.propose(usize::MAX);
             }
         }
         self.dispatcher.dispatch(&self.ledger);
@@ -273,6 +282,10 @@ impl Shard {
 
     /// Applies what is committed, in order.
     fn committed(&mut self, index: u64) {
+        if self.failed {
+            return;
+        }
+        self.committed = self.committed.max(index);
         while let Some((next, _)) = self.in_flight.front()
             && *next <= index
         {
@@ -286,7 +299,7 @@ impl Shard {
 
     fn propose(&mut self, in_flight_max: usize) {
         let Some(node) = &mut self.node else { return };
-        if self.in_flight.len() >= in_flight_max {
+        if self.failed || self.in_flight.len() >= in_flight_max {
             return;
         }
         let bytes = self.dispatcher.gathered_bytes();
@@ -338,10 +351,11 @@ impl Shard {
         }
     }
 
-    /// A copy of the ledger with the index of its last entry, if `bytes_min` have been proposed
-    /// since the last call that gave one. Bodies are shared, not copied.
+    /// A copy of the ledger with the index of its last entry, if the log has got `bytes_min` since
+    /// the last call that gave one. Bodies are shared, not copied.
     pub(crate) fn snapshot_if_due(&mut self, bytes_min: u64) -> Option<(Ledger, u64)> {
-        if self.bytes_since_checkpoint < bytes_min {
+        // Durable before the log is, a checkpoint would be ahead of it after a power cut.
+        if self.bytes_since_checkpoint < bytes_min || self.committed < self.applied {
             return None;
         }
         self.bytes_since_checkpoint = 0;
@@ -355,9 +369,26 @@ impl Shard {
         }
     }
 
+    /// Lets nothing take effect any more that goes through the log.
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
+    }
+
     /// Proposes all that is gathered and gives the node out, to be shut down by the caller.
     pub(crate) fn stop(&mut self) -> Option<SingleNode<Proposal>> {
         self.propose(usize::MAX);
         self.node.take()
+    }
+}
+
+impl Drop for Shard {
+    /// A broker that is dropped and not stopped. Whoever was the last to hold it may be the log's
+    /// own thread, reporting a commit, or one of the runtime's: neither may wait for the log's
+    /// thread to end.
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            // Should no thread start, the node is dropped here.
+            drop(std::thread::Builder::new().name("log-end".to_owned()).spawn(|| drop(node)));
+        }
     }
 }
