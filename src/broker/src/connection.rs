@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.login = Some((token, login));
                 }
                 Command::Enter { token, vhost } => self.enter(token, vhost),
-                Command::Publish(publish) => {
+                Command::Publish(publish) if self.entered => {
                     if publish.token != Token::SILENT {
                         let bytes = publish.batch.chunk.len() as u64;
                         self.publishing.push_back((publish.token, bytes));
@@ -285,7 +285,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                     self.commands.push(Command::Publish(publish));
                 }
-                command => self.commands.push(command),
+                // Settlements name no session: what has not entered may not speak at all.
+                command if self.entered => self.commands.push(command),
+                _ => {}
             }
         }
         if !self.commands.is_empty() {

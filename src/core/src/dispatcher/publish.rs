@@ -308,7 +308,7 @@ impl Dispatcher {
         transaction: TransactionId,
         batch: Arc<Batch>,
     ) -> Result<Reply, CommandError> {
-        self.transaction(session, transaction)?.batches.push(batch);
+        self.transaction(session, transaction)?.publish(batch)?;
         Ok(Reply::Published { exceptions: Vec::new() })
     }
 }

@@ -13,6 +13,41 @@ use crate::Ledger;
 pub(super) struct Transaction {
     pub(super) batches: Vec<Arc<Batch>>,
     pub(super) settlements: Vec<Settlement>,
+    /// Bytes of heads and bodies in the batches, with something for each settlement.
+    bytes: u64,
+}
+
+/// What a transaction may gather, in bytes: it becomes one entry of the log, which has a limit.
+const TRANSACTION_BYTES_MAX: u64 = 512 << 20;
+
+/// What a settlement counts in a transaction, in bytes.
+const SETTLEMENT_BYTES: u64 = 64;
+
+impl Transaction {
+    /// Makes room for `bytes` more.
+    ///
+    /// # Errors
+    /// If that is more than a transaction may gather.
+    fn grow(&mut self, bytes: u64) -> Result<(), CommandError> {
+        self.bytes += bytes;
+        if self.bytes > TRANSACTION_BYTES_MAX {
+            return Err(CommandError::Limit(format!(
+                "the transaction is larger than {} MiB; commit more often",
+                TRANSACTION_BYTES_MAX >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    /// Adds messages.
+    ///
+    /// # Errors
+    /// As [`Transaction::grow`].
+    pub(super) fn publish(&mut self, batch: Arc<Batch>) -> Result<(), CommandError> {
+        self.grow(batch.payload_bytes(0, batch.records.len() as u32))?;
+        self.batches.push(batch);
+        Ok(())
+    }
 }
 
 impl Dispatcher {
@@ -109,7 +144,9 @@ impl Dispatcher {
         tx: TransactionId,
         settlements: Vec<Settlement>,
     ) -> Result<Reply, CommandError> {
-        self.transaction(id, tx)?.settlements.extend(settlements);
+        let transaction = self.transaction(id, tx)?;
+        transaction.grow(settlements.len() as u64 * SETTLEMENT_BYTES)?;
+        transaction.settlements.extend(settlements);
         Ok(Reply::Ok)
     }
 }

@@ -131,3 +131,20 @@ fn messages_of_a_commit_are_seen_together() {
     rig.run();
     assert_eq!(bodies(&rig.got("bert")), ["a", "b", "c"]);
 }
+
+#[test]
+fn a_transaction_that_would_not_fit_into_the_log_is_refused() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.begin("anna", 1);
+    rig.run();
+    rig.heard("anna");
+    let large = durable("q", "x".repeat(256 << 20));
+    let fits = rig.publish_in("anna", 1, [large.clone()]);
+    let too_much = rig.publish_in("anna", 1, [large]);
+    rig.run();
+    let heard = rig.heard("anna");
+    assert_eq!(heard[0], done(fits));
+    assert!(heard[1].starts_with(&format!("refused {too_much}")), "{heard:?}");
+}
