@@ -166,7 +166,7 @@ mod tests {
             Snapshot {
                 connections: 3,
                 messages_published_total: 7,
-                log_sync_seconds_total: 0.5,
+                log_syncs_total: 5,
                 ..Snapshot::default()
             }
         }
@@ -222,7 +222,7 @@ mod tests {
         for line in [
             "isthmus_connections 3",
             "isthmus_messages_published_total 7",
-            "isthmus_log_sync_seconds_total 0.5",
+            "isthmus_log_syncs_total 5",
             "isthmus_ready 0",
         ] {
             assert!(answer.contains(&format!("\n{line}\n")), "{line} is missing from {answer}");

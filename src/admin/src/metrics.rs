@@ -27,8 +27,6 @@ pub struct Snapshot {
     pub connections_opened_total: u64,
     /// Client connections refused because too many were open.
     pub connections_refused_total: u64,
-    /// Channels open.
-    pub channels: u64,
     /// Queues that exist.
     pub queues: u64,
     /// Consumers attached.
@@ -39,10 +37,16 @@ pub struct Snapshot {
     pub messages_delivered_total: u64,
     /// Deliveries acknowledged by clients.
     pub messages_acknowledged_total: u64,
-    /// Messages returned to their publisher as unroutable.
-    pub messages_returned_total: u64,
-    /// Messages moved to a dead-letter exchange or dropped for want of one.
+    /// Deliveries of messages that may have been delivered before.
+    pub messages_redelivered_total: u64,
+    /// Messages published that no queue was bound for.
+    pub messages_unroutable_total: u64,
+    /// Messages that expired.
+    pub messages_expired_total: u64,
+    /// Messages moved to a dead-letter exchange.
     pub messages_dead_lettered_total: u64,
+    /// Messages rejected, expired or over a limit, and dropped for want of a dead-letter target.
+    pub messages_dropped_total: u64,
     /// Messages in queues that wait for a consumer.
     pub messages_ready: u64,
     /// Messages delivered and not yet acknowledged.
@@ -51,12 +55,8 @@ pub struct Snapshot {
     pub log_bytes: u64,
     /// Entries appended to the log.
     pub log_appends_total: u64,
-    /// Bytes appended to the log.
-    pub log_appended_bytes_total: u64,
-    /// Syncs of the log.
+    /// Groups of entries that were synced.
     pub log_syncs_total: u64,
-    /// Time spent in syncs of the log, in seconds.
-    pub log_sync_seconds_total: f64,
 }
 
 /// The registry of everything reported at `/metrics`, with the prefix `isthmus_`.
@@ -101,7 +101,6 @@ impl Output<'_> {
             "Client connections refused because too many were open",
             now.connections_refused_total,
         )?;
-        self.gauge("channels", "Channels open", now.channels)?;
         self.gauge("queues", "Queues that exist", now.queues)?;
         self.gauge("consumers", "Consumers attached", now.consumers)?;
         let total = now.messages_published_total;
@@ -110,10 +109,16 @@ impl Output<'_> {
         self.counter("messages_delivered", "Messages delivered to clients", total)?;
         let total = now.messages_acknowledged_total;
         self.counter("messages_acknowledged", "Deliveries acknowledged by clients", total)?;
-        let total = now.messages_returned_total;
-        self.counter("messages_returned", "Messages returned as unroutable", total)?;
+        let total = now.messages_redelivered_total;
+        self.counter("messages_redelivered", "Deliveries that were not the first", total)?;
+        let total = now.messages_unroutable_total;
+        self.counter("messages_unroutable", "Messages that no queue was bound for", total)?;
+        let total = now.messages_expired_total;
+        self.counter("messages_expired", "Messages that expired", total)?;
         let total = now.messages_dead_lettered_total;
-        self.counter("messages_dead_lettered", "Messages dead-lettered or dropped", total)?;
+        self.counter("messages_dead_lettered", "Messages moved to dead-letter exchanges", total)?;
+        let total = now.messages_dropped_total;
+        self.counter("messages_dropped", "Messages dropped for want of such an exchange", total)?;
         self.gauge("messages_ready", "Messages waiting for a consumer", now.messages_ready)?;
         self.gauge(
             "messages_unacked",
@@ -126,11 +131,7 @@ impl Output<'_> {
         let bytes = now.log_bytes as f64;
         self.measure("log_size", "What the log takes on disk", &Unit::Bytes, bytes)?;
         self.counter("log_appends", "Entries appended to the log", now.log_appends_total)?;
-        let bytes = now.log_appended_bytes_total as f64;
-        self.sum("log_appended", "Bytes appended to the log", &Unit::Bytes, bytes)?;
-        self.counter("log_syncs", "Syncs of the log", now.log_syncs_total)?;
-        let seconds = now.log_sync_seconds_total;
-        self.sum("log_sync", "Time spent in syncs of the log", &Unit::Seconds, seconds)
+        self.counter("log_syncs", "Groups of entries synced", now.log_syncs_total)
     }
 
     fn process(&mut self, usage: &ProcessUsage) -> fmt::Result {

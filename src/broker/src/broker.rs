@@ -68,6 +68,10 @@ pub struct Figures {
     pub queues: Vec<QueueStatus>,
     /// Consumers.
     pub consumers: usize,
+    /// Entries proposed to the log.
+    pub log_entries: u64,
+    /// Groups of entries that were synced.
+    pub log_syncs: u64,
 }
 
 /// The running broker. Clones share it.
@@ -117,6 +121,7 @@ struct Inner {
     next_session: AtomicU64,
     outbox_bytes_max: u64,
     publish_bytes_max: u64,
+    log_syncs: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     /// Disconnected once no checkpoint is written any more.
     checkpoints_end: Mutex<mpsc::Receiver<()>>,
@@ -140,8 +145,11 @@ impl Broker {
         let reported = Arc::clone(&reports);
         let on_failure = Arc::new(OnFailure(Mutex::new(Some(options.on_log_failure))));
         let on_log_failure = Arc::clone(&on_failure);
+        let log_syncs = Arc::new(AtomicU64::new(0));
+        let synced = Arc::clone(&log_syncs);
         let node = recovered.started.lead(move |event| match event {
             WriterEvent::Durable(durable) => {
+                synced.fetch_add(1, Ordering::Relaxed);
                 if let Some(driver) = reported.lock().hear(durable.index) {
                     driver.submit_elsewhere(Input::Committed { index: durable.index });
                 }
@@ -188,6 +196,7 @@ impl Broker {
             next_session: AtomicU64::new(1),
             outbox_bytes_max: options.outbox_bytes_max,
             publish_bytes_max: options.publish_bytes_max,
+            log_syncs,
             stop,
             checkpoints_end: Mutex::new(checkpoints_end),
         })))
@@ -225,8 +234,11 @@ impl Broker {
             counters: shard.dispatcher().counters(),
             queues: shard.dispatcher().queue_statuses(),
             consumers: shard.dispatcher().consumer_count(),
+            log_entries: shard.entries_proposed(),
+            log_syncs: 0,
         });
-        figures.unwrap_or_default()
+        let log_syncs = self.0.log_syncs.load(Ordering::Relaxed);
+        Figures { log_syncs, ..figures.unwrap_or_default() }
     }
 
     /// Writes what is proposed, seals the log and stops. Blocks: not for async code. Connections

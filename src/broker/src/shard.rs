@@ -132,6 +132,7 @@ pub struct Shard {
     timer: watch::Sender<Time>,
     /// Since when facts are gathered that nobody waits for.
     unawaited_since: Option<Time>,
+    entries_proposed: u64,
     /// Bytes that the log has got since the last checkpoint, about.
     bytes_since_checkpoint: u64,
 }
@@ -170,6 +171,7 @@ impl Shard {
             clock,
             timer,
             unawaited_since: None,
+            entries_proposed: 1,
             bytes_since_checkpoint: log_bytes,
         }
     }
@@ -307,6 +309,7 @@ impl Shard {
             self.bytes_since_checkpoint += bytes;
             let entry = Arc::new(entry);
             let index = node.propose(Proposal(Arc::clone(&entry)));
+            self.entries_proposed += 1;
             self.in_flight.push_back((index, entry));
         }
     }
@@ -337,6 +340,11 @@ impl Shard {
         }
         drop(rest);
         self.dispatcher.give_back(outputs);
+    }
+
+    /// How many entries this shard has proposed, the term's own included.
+    pub(crate) fn entries_proposed(&self) -> u64 {
+        self.entries_proposed
     }
 
     /// The dispatcher, to look at.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) struct Broker {
     broker: isthmus_broker::Broker,
     /// What every AMQP session is told, but for its id.
     session: SessionConfig,
+    data_dir: PathBuf,
 }
 
 /// Why the broker does not start.
@@ -73,13 +75,14 @@ impl Broker {
         authenticator: Arc<Authenticator>,
     ) -> Result<Self, BrokerError> {
         let session = session_config(&config);
+        let data_dir = config.data_dir().to_owned();
         let runtime = tokio::runtime::Handle::current();
         let started = tokio::task::spawn_blocking(move || {
             // The broker spawns tasks of its own.
             let _entered = runtime.enter();
             start(&config, authenticator)
         });
-        Ok(Self { broker: started.await??, session })
+        Ok(Self { broker: started.await??, session, data_dir })
     }
 
     /// Serves one connection to an AMQP 0-9-1 listener until it ends. When `closing` completes,
@@ -106,10 +109,16 @@ impl Broker {
             messages_published_total: counters.published,
             messages_delivered_total: counters.delivered,
             messages_acknowledged_total: counters.acknowledged,
-            messages_returned_total: counters.unroutable,
+            messages_redelivered_total: counters.redelivered,
+            messages_unroutable_total: counters.unroutable,
+            messages_expired_total: counters.expired,
             messages_dead_lettered_total: counters.dead_lettered,
+            messages_dropped_total: counters.dropped,
             messages_ready: figures.queues.iter().map(|q| q.ready).sum(),
             messages_unacked: figures.queues.iter().map(|q| q.unacked).sum(),
+            log_bytes: bytes_of_files(&self.data_dir),
+            log_appends_total: figures.log_entries,
+            log_syncs_total: figures.log_syncs,
             ..Snapshot::default()
         }
     }
@@ -122,6 +131,12 @@ impl Broker {
             tracing::error!(%error, "the log was not closed cleanly");
         }
     }
+}
+
+/// What the files of a directory take, as far as they can be seen.
+fn bytes_of_files(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
 fn start(
