@@ -93,6 +93,9 @@ pub struct Attach {
     pub mode: AttachMode,
     /// Its credit to begin with.
     pub credit: Credit,
+    /// How long it may hold a message, in milliseconds: one that it has not settled by then goes
+    /// back as a failed delivery. `None` for as long as it likes.
+    pub lease_ms: Option<u64>,
     /// Refuse if others consume, and refuse others from now on.
     pub exclusive: bool,
     /// Options of the protocol that the broker understands (`x-priority` …).

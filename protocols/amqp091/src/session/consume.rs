@@ -131,6 +131,7 @@ impl Amqp091Session {
             queue,
             mode,
             credit,
+            lease_ms: None,
             exclusive: consume.exclusive,
             arguments,
             tag,
@@ -247,6 +248,7 @@ impl Amqp091Session {
             mode,
             // Now or never: what is not ready is given up at once.
             credit: Credit::Explicit { credit: 1, drain: true, deadline: self.now },
+            lease_ms: None,
             exclusive: false,
             arguments: isthmus_model::Table::default(),
             tag,

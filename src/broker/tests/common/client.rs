@@ -340,6 +340,7 @@ impl Client {
                 queue,
                 mode: AttachMode::Consume,
                 credit,
+                lease_ms: None,
                 exclusive: false,
                 arguments: Table::default(),
                 tag: "test".into(),

@@ -21,6 +21,8 @@ pub(super) struct Consumer {
     /// Higher ones are served first.
     pub(super) priority: i64,
     pub(super) credit: Credit,
+    /// How long it may hold a message, in milliseconds.
+    pub(super) lease_ms: Option<u64>,
     /// Deliveries that it has not settled.
     pub(super) unsettled: u32,
     /// Whether it is among the queue's turns.
@@ -129,6 +131,7 @@ impl Dispatcher {
             mode: attach.mode,
             priority,
             credit: attach.credit,
+            lease_ms: attach.lease_ms,
             unsettled: 0,
             has_turn: false,
         });

@@ -1,5 +1,7 @@
 //! Matching ready messages with credit.
 
+use std::time::Duration;
+
 use isthmus_model::{AttachMode, DeathReason, Delivery, LeaseEpoch, QueueId, Sequence, Time};
 
 use super::checkouts::{Checkout, Holder};
@@ -110,7 +112,10 @@ impl Dispatcher {
         let epoch = LeaseEpoch::new(self.term, self.next_epoch);
         let consumer = &self.consumers[key];
         let session = consumer.session;
-        let deadline = Time::NEVER;
+        let lease = consumer.lease_ms.filter(|_| consumer.mode == AttachMode::Consume);
+        let now = self.clock.monotonic;
+        let deadline = lease.map_or(Time::NEVER, |ms| now + Duration::from_millis(ms));
+        self.timers.look_at(deadline, id);
         if redelivered {
             self.counters.redelivered += u64::from(run.len);
         }

@@ -320,3 +320,55 @@ fn a_name_in_use_is_refused_and_is_free_again_after_detaching() {
         ]
     );
 }
+
+#[test]
+fn a_lease_that_runs_out_is_a_failed_delivery() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish("anna", [durable("q", "1"), transient("q", "2")]);
+    rig.run();
+    rig.attach("anna", Attach { lease_ms: Some(10), ..prefetching(1, "q", 2) });
+    rig.run();
+    let first = rig.got("anna");
+    assert_eq!(bodies(&first), ["1", "2"]);
+    rig.advance_ms(9);
+    rig.run();
+    assert_eq!(rig.counts("q"), (0, 2));
+    assert_eq!(rig.timeout_ms(), Some(1));
+    rig.advance_ms(1);
+    rig.run();
+    let again = rig.got("anna");
+    let again: Vec<_> =
+        again.iter().map(|g| (g.body.as_str(), g.redelivered, g.delivery_count)).collect();
+    assert_eq!(again.len(), 2, "its credit came back with them");
+    assert!(again.contains(&("1", true, 1)) && again.contains(&("2", true, 1)), "{again:?}");
+    rig.settle("anna", Outcome::Accept, &first);
+    rig.run();
+    assert_eq!(rig.counts("q"), (0, 2), "the old lease settles nothing any more");
+}
+
+#[test]
+fn a_lease_that_is_extended_lasts() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish("anna", [durable("q", "1")]);
+    rig.run();
+    rig.attach("anna", Attach { lease_ms: Some(10), ..consuming(1, "q") });
+    rig.run();
+    let got = rig.got("anna");
+    let (id, token) = (rig.session("anna"), rig.token());
+    let until = Time::from_millis(rig.clock.monotonic.as_millis() + 50);
+    let settlement = got[0].settlement(Outcome::Accept);
+    rig.dispatcher.extend(&rig.ledger, id, token, &[settlement], until);
+    rig.run();
+    rig.advance_ms(49);
+    rig.run();
+    assert_eq!(rig.counts("q"), (0, 1));
+    rig.settle("anna", Outcome::Accept, &got);
+    rig.run();
+    rig.advance_ms(10);
+    rig.run();
+    assert_eq!(rig.counts("q"), (0, 0));
+}

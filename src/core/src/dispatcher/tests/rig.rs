@@ -26,7 +26,7 @@ pub(super) struct Rig {
     pub(super) ledger: Ledger,
     pub(super) dispatcher: Dispatcher,
     options: DispatcherOptions,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// Payloads of entries that are proposed and not committed.
     in_flight: VecDeque<Bytes>,
     /// Payloads of every entry that is committed.
@@ -631,6 +631,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         queue: queue.into(),
         mode: AttachMode::Consume,
         credit: Credit::Window { limit: None, shared: None },
+        lease_ms: None,
         exclusive: false,
         arguments: Table::default(),
         tag: "".into(),
