@@ -61,6 +61,7 @@ class Publisher:
         self.first_number = self.next_number = first_number
         self.oldest_tag = 1
         self.open_tags = set()
+        self.in_sending = range(0)
 
     def output(self):
         """Publishes to send now; several at a time once the window has room for them."""
@@ -69,11 +70,16 @@ class Publisher:
             return b""
         numbers = range(self.next_number, self.next_number + room)
         self.next_number += room
+        self.in_sending = numbers
         self.open_tags.update(number - self.first_number + 1 for number in numbers)
         return b"".join(map(numbered, numbers))
 
     def on_sent(self):
-        """Nothing to note: a publish counts once it is confirmed."""
+        """What `output` gave is with the system now."""
+        now_s = time.monotonic()
+        for number in self.in_sending:
+            self.promise.on_publish(number, now_s)
+        self.in_sending = range(0)
 
     def handle(self, kind, payload):
         """Notes confirms."""
@@ -263,6 +269,7 @@ def test_nothing_confirmed_is_lost_and_nothing_acknowledged_returns(own_isthmus)
     print(f"{len(promise.confirmed)} confirmed, {promise.redeliveries} redelivered")
     assert len(promise.confirmed) > ROUNDS * WINDOW, "too little load to show anything"
     assert promise.redeliveries > ROUNDS, "no kill hit a delivery under way"
+    assert len(promise.settled) > ROUNDS * WINDOW // 2, "too few acknowledgements were settled"
 
 
 def test_the_account_notices_a_loss():
@@ -279,11 +286,25 @@ def test_the_account_notices_a_message_back_from_the_dead():
     for number, acked_s in ((1, 0.0), (2, 9.99)):
         promise.on_delivery(number, redelivered=False)
         promise.on_ack(number, acked_s)
+    promise.on_publish(3, 0.1)
+    promise.on_confirm(3)
     promise.on_kill(10.0)
     promise.on_delivery(2, redelivered=True)
     assert promise.violations == [], f"{ACK_SETTLED_S} s before the kill is allowed to return"
     promise.on_delivery(1, redelivered=True)
     assert promise.violations == ["1 came back after its acknowledgement"]
+
+
+def test_the_account_forgives_what_the_disk_kept_back():
+    promise = Promise()
+    promise.on_publish(2, 4.0)
+    promise.on_confirm(2)
+    promise.on_delivery(1, redelivered=False)
+    promise.on_ack(1, 5.0)
+    promise.on_publish(3, 6.0)
+    promise.on_kill(10.0)
+    promise.on_delivery(1, redelivered=True)
+    assert promise.violations == [], "nothing that was sent after 4.0 was confirmed"
 
 
 def test_the_account_notices_an_unflagged_redelivery():
