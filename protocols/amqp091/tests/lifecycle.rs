@@ -313,7 +313,7 @@ fn a_prefetch_is_a_consumers_own_and_a_global_one_is_the_channels() {
     let expected = [
         "Window { window: WindowId(1), limit: Some(9) }",
         "Credit { consumer: ConsumerId(1), credit: Window { limit: Some(3), shared: Some(WindowId(1)) } }",
-        "credit: Window { limit: None, shared: Some(WindowId(1)) }, exclusive",
+        "credit: Window { limit: None, shared: Some(WindowId(1)) }",
         "Window { window: WindowId(1), limit: None }",
     ];
     assert_eq!(rig.broker.log.len(), expected.len(), "{log}");
