@@ -1,5 +1,5 @@
 //! How a connection behaves: what holds it back and what does not, and how it ends.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! That nothing is left behind between those who bring inputs, whoever runs the turns.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

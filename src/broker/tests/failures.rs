@@ -1,6 +1,6 @@
 //! A disk that fails, wherever it fails: nothing is answered after it, and nothing that was
 //! answered is lost.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Power cuts under everything that durable messages go through, and whether the tests would
 //! notice.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

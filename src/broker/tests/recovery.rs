@@ -1,6 +1,6 @@
 //! From what is on a disk to a broker: the log alone or behind a checkpoint, and what is missing
 //! or damaged.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Power cuts, failing disks, and whether the tests would notice.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

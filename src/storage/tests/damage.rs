@@ -1,5 +1,5 @@
 //! Torn tails are cut, damage is refused with file and offset.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! A data directory of every released format must open for ever.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 use std::{fs, io::Read, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! The log in fair weather, and what it refuses.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Group commit, and the simulated disk held against the real one.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod common;
 

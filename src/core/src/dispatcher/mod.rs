@@ -286,7 +286,7 @@ impl Dispatcher {
                 }
             }
             After::Volatile { queue, run } => self.enter_volatile(queue, run),
-            After::Say { session, output } => self.outputs.push((session, output)),
+            After::Say { session, output } => self.say(session, output),
             After::Resume { session } => self.resume(ledger, session),
         }
     }
@@ -395,11 +395,7 @@ impl Dispatcher {
             let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
             s.last_entry = s.last_entry.max(newest);
         }
-        self.behind(
-            ledger,
-            session,
-            After::Say { session, output: Output::Done { token, result } },
-        );
+        self.answer(ledger, session, token, result);
     }
 
     /// What there is to say, in order of saying for each session.
