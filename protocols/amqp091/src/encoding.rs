@@ -1,6 +1,6 @@
 //! The heads of AMQP 0-9-1 messages, for whoever must see a property of one.
 
-use isthmus_model::{Encoding, Table};
+use isthmus_model::{Encoding, Table, Value};
 
 use crate::codec::head::Head;
 use crate::codec::table;
@@ -17,5 +17,19 @@ impl Encoding for Amqp091Encoding {
             .and_then(|known| known.headers)
             .and_then(|range| table::read(&head[range]).ok())
             .unwrap_or_default()
+    }
+
+    fn more_routing_keys(&self, head: &[u8]) -> Vec<String> {
+        let headers = self.headers(head);
+        let lists = ["CC", "BCC"].into_iter().filter_map(|name| headers.get(name));
+        let keys = lists.flat_map(|list| match list {
+            Value::List(keys) => keys.as_slice(),
+            _ => &[],
+        });
+        keys.filter_map(|key| key.as_str().map(str::to_owned)).collect()
+    }
+
+    fn property(&self, head: &[u8], name: &str) -> Option<String> {
+        Head::property(head, name).ok().flatten()
     }
 }

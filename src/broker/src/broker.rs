@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
@@ -20,6 +19,7 @@ use tokio::sync::watch;
 use crate::checkpointer::{Checkpointer, ask};
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
+use crate::peer::Peer;
 use crate::recovery::{RecoveryError, recover};
 use crate::shard::{Input, Shard};
 
@@ -28,9 +28,9 @@ pub type Login = Pin<Box<dyn Future<Output = Result<Arc<str>, CommandError>> + S
 
 /// Finds out who a client is.
 pub trait Authenticate: Send + Sync + 'static {
-    /// Begins to verify `credentials` of a client that connects from `peer`. Dropping the login
+    /// Begins to verify `credentials` of the client at `peer`. Dropping the login
     /// gives it up.
-    fn login(&self, credentials: Credentials, peer: SocketAddr) -> Login;
+    fn login(&self, credentials: Credentials, peer: &Peer) -> Login;
 }
 
 /// What a broker is made with.
@@ -210,7 +210,7 @@ impl Broker {
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-        peer: SocketAddr,
+        peer: Peer,
         session: impl FnOnce(SessionId, Time) -> Box<dyn Session>,
         closing: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +17,7 @@ use crate::broker::{Authenticate, Login};
 use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
+use crate::peer::Peer;
 use crate::shard::{Input, MailboxHandle};
 
 /// Bytes read at a time from a client that has not logged in; it may hold no more undecoded.
@@ -49,7 +49,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// What a connection is made with.
 pub(crate) struct ConnectionOptions {
     pub(crate) id: SessionId,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     /// Bytes published and not confirmed at which a connection is read no further.
     pub(crate) publish_bytes_max: u64,
     /// Bytes written are reported in steps of this.
@@ -273,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match command {
                 _ if self.left => {}
                 Command::Authenticate { token, credentials } => {
-                    let login = self.authenticate.login(credentials, self.options.peer);
+                    let login = self.authenticate.login(credentials, &self.options.peer);
                     self.login = Some((token, login));
                 }
                 Command::Enter { token, vhost } => self.enter(token, vhost),

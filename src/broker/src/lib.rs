@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod driver;
 mod mailbox;
+mod peer;
 mod recovery;
 mod shard;
 
@@ -21,5 +22,6 @@ pub use isthmus_storage as storage;
 
 pub use broker::{Authenticate, Broker, BrokerOptions, Figures, Login};
 pub use driver::{Combining, Driver, abort_on_panic};
+pub use peer::{CertificateIdentity, Peer, TlsPeer};
 pub use recovery::RecoveryError;
 pub use shard::{Input, Shard, Wakes};

@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleNode;
-use isthmus_contract::{Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
 use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Output, codec};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
 use isthmus_storage::EncodeEntry;
@@ -276,9 +276,19 @@ impl Shard {
                 TransactOp::Commit => dispatcher.commit(ledger, session, token, transaction),
                 TransactOp::Rollback => dispatcher.rollback(ledger, session, token, transaction),
             },
-            Command::Manage { token, op: ManageOp::Purge { queue } } => {
-                dispatcher.purge(ledger, session, token, &queue);
-            }
+            Command::Manage { token, op } => match op {
+                ManageOp::Purge { queue } => dispatcher.purge(ledger, session, token, &queue),
+                ManageOp::Set { key, value } => {
+                    dispatcher.set_setting(ledger, session, token, key, value);
+                }
+                ManageOp::DeclareVhost { name } => {
+                    dispatcher.declare_vhost(&name);
+                    dispatcher.answer_committed(ledger, session, token, Ok(Reply::Ok));
+                }
+                ManageOp::DeleteVhost { name } => {
+                    dispatcher.delete_vhost(ledger, session, token, &name);
+                }
+            },
         }
     }
 
@@ -328,6 +338,9 @@ impl Shard {
                         Output::Done { token, result } => post.event(Event::Done { token, result }),
                         Output::CreditState { consumer, credit, drained, ready } => {
                             post.event(Event::CreditState { consumer, credit, drained, ready });
+                        }
+                        Output::VhostDeleted => {
+                            post.event(Event::Closed(CloseReason::VhostDeleted));
                         }
                         Output::Detached { consumer, reason } => {
                             post.event(Event::Detached { consumer, reason });

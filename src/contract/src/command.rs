@@ -4,15 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, Settlement, Time, Token, TopologyChange, TransactionId,
-    WindowId,
+    Attach, Batch, ConsumerId, Credit, SettingKey, Settlement, Table, Time, Token, TopologyChange,
+    TransactionId, WindowId,
 };
 
 /// A request of a session. The set is as large as the protocols need together, and no protocol
 /// has one of its own.
 #[derive(Debug)]
 pub enum Command {
-    /// Prove who the client is. Answer: [`Reply::Authenticated`].
+    /// Prove who the client is, again if it already has (its secret is about to run out): it
+    /// must be the same user. Answer: [`Reply::Authenticated`].
     ///
     /// [`Reply::Authenticated`]: crate::Reply::Authenticated
     Authenticate {
@@ -118,6 +119,8 @@ pub enum Credentials {
         /// The password.
         password: Secret,
     },
+    /// The client certificate that the connection's TLS has verified (SASL EXTERNAL).
+    Certificate,
 }
 
 /// Messages to route and store.
@@ -143,12 +146,30 @@ pub enum TransactOp {
     Rollback,
 }
 
-/// What an operator does to a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an operator does.
+#[derive(Clone, Debug, PartialEq)]
 pub enum ManageOp {
     /// Drop every ready message. Answer: [`Reply::Messages`](crate::Reply::Messages).
     Purge {
         /// The queue's name.
         queue: Arc<str>,
+    },
+    /// Give a setting a value, or none.
+    Set {
+        /// Which.
+        key: SettingKey,
+        /// Its value; `None` removes it, whether it is there or not.
+        value: Option<Arc<Table>>,
+    },
+    /// Create a virtual host; it may exist.
+    DeclareVhost {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Delete a virtual host with everything in it and close the connections that use it; one
+    /// that does not exist counts as deleted.
+    DeleteVhost {
+        /// Its name.
+        name: Arc<str>,
     },
 }

@@ -49,4 +49,6 @@ pub enum CloseReason {
     NotLeader,
     /// An operator asked for it.
     Forced,
+    /// Its virtual host was deleted.
+    VhostDeleted,
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use isthmus_model::{
-    Annotations, Batch, BindingDef, ExchangeDef, QueueDef, QueueId, Sequence, Time,
+    Annotations, Batch, BindingDef, ExchangeDef, QueueDef, QueueId, Sequence, SettingKey, Table,
+    Time,
 };
 
 /// One log entry's contents: atomic, the facts in order.
@@ -126,6 +127,15 @@ pub enum Fact {
         delivery_count: u32,
         /// What is written beside them.
         annotations: Option<Arc<Annotations>>,
+    },
+    /// A virtual host is gone, with everything in it.
+    DeleteVhost(Arc<str>),
+    /// A setting has a value, or none any more.
+    Setting {
+        /// Which.
+        key: SettingKey,
+        /// Its value from now on.
+        value: Option<Arc<Table>>,
     },
     /// The next queue's id is at least this, in a checkpoint: ids are never reused.
     NextQueue(QueueId),

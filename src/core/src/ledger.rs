@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use isthmus_model::{Annotations, Batch, Destination, QueueId, Sequence, Time};
+use isthmus_model::{
+    Annotations, Batch, Destination, QueueId, Sequence, SettingKey, SettingKind, Table, Time,
+};
+use rpds::RedBlackTreeMapSync;
 
 use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Placement, Run, RunMap};
@@ -21,9 +24,61 @@ const FACT_BYTES: u64 = 128;
 pub struct Ledger {
     topology: Topology,
     queues: HashMap<QueueId, QueueLedger>,
+    settings: Settings,
     next_queue: QueueId,
     term: u64,
     time: Time,
+}
+
+/// Every setting, in the order of the keys. A copy costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    map: RedBlackTreeMapSync<SettingKey, Arc<Table>>,
+    version: u64,
+}
+
+impl Settings {
+    /// The value of a setting.
+    pub fn get(&self, key: &SettingKey) -> Option<&Arc<Table>> {
+        self.map.get(key)
+    }
+
+    /// Every setting.
+    pub fn iter(&self) -> impl Iterator<Item = (&SettingKey, &Arc<Table>)> {
+        self.map.iter()
+    }
+
+    /// The settings of a kind, of every virtual host.
+    pub fn of_kind(&self, kind: SettingKind) -> impl Iterator<Item = (&SettingKey, &Arc<Table>)> {
+        let from = SettingKey::global(kind, "");
+        self.map.range(from..).take_while(move |(key, _)| key.kind == kind)
+    }
+
+    /// Grows with every change; says nothing from one process to the next.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn set(&mut self, key: &SettingKey, value: Option<&Arc<Table>>) {
+        self.version += 1;
+        match value {
+            Some(value) => self.map.insert_mut(key.clone(), Arc::clone(value)),
+            None => drop(self.map.remove_mut(key)),
+        }
+    }
+
+    /// Forgets what belongs to a virtual host.
+    fn forget_vhost(&mut self, vhost: &str) {
+        let gone: Vec<SettingKey> = self
+            .map
+            .keys()
+            .filter(|key| key.kind.is_of_vhost() && &*key.vhost == vhost)
+            .cloned()
+            .collect();
+        for key in &gone {
+            self.set(key, None);
+        }
+    }
 }
 
 /// One durable queue's part of the ledger.
@@ -49,6 +104,7 @@ impl Ledger {
         Ledger {
             topology: Topology::new(),
             queues: HashMap::new(),
+            settings: Settings::default(),
             next_queue: QueueId(1),
             term: 0,
             time: Time(0),
@@ -58,6 +114,11 @@ impl Ledger {
     /// The durable topology.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// What operators have defined.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The ledger of a durable queue.
@@ -102,7 +163,8 @@ impl Ledger {
             | Fact::DeclareQueue { .. }
             | Fact::DeleteQueue { .. }
             | Fact::Bind { .. }
-            | Fact::Unbind { .. } => self.apply_topology(fact),
+            | Fact::Unbind { .. }
+            | Fact::DeleteVhost(_) => self.apply_topology(fact),
             Fact::Enqueue { batch, placements, annotations } => {
                 for placement in placements {
                     self.enqueue(batch, *placement, annotations.as_ref());
@@ -141,6 +203,7 @@ impl Ledger {
                 }
             }
             Fact::NextQueue(id) => self.next_queue = *id,
+            Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
         }
     }
 
@@ -168,6 +231,12 @@ impl Ledger {
             }
             Fact::DeclareExchange { vhost, def } => {
                 self.topology.declare_system_exchange(vhost, def.clone())?;
+            }
+            Fact::DeleteVhost(name) => {
+                for queue in self.topology.delete_vhost(name)? {
+                    self.queues.remove(&queue.id);
+                }
+                self.settings.forget_vhost(name);
             }
             Fact::DeleteExchange { vhost, name } => {
                 let end = Destination::Exchange(Arc::clone(name));
@@ -309,6 +378,10 @@ impl Ledger {
                 facts.push(Fact::Bind { vhost: Arc::clone(vhost), def: def.clone() });
             }
         }
+        facts.extend(self.settings.iter().map(|(key, value)| Fact::Setting {
+            key: key.clone(),
+            value: Some(Arc::clone(value)),
+        }));
         facts.push(Fact::NextQueue(self.next_queue));
         facts
     }

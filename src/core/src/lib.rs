@@ -18,5 +18,5 @@ pub mod topology;
 
 pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Output, QueueStatus};
 pub use fact::{Entry, Fact, Placement};
-pub use ledger::{Ledger, QueueLedger};
+pub use ledger::{Ledger, QueueLedger, Settings};
 pub use runs::{Run, RunMap};

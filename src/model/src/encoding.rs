@@ -16,6 +16,14 @@ impl EncodingId {
 pub trait Encoding: Send + Sync {
     /// The user's headers in `head`, in their order; empty if there are none.
     fn headers(&self, head: &[u8]) -> Table;
+
+    /// The routing keys that `head` names beside the message's own
+    /// ([`RecordFlags::MORE_KEYS`](crate::RecordFlags::MORE_KEYS)): CC and BCC of AMQP 0-9-1.
+    fn more_routing_keys(&self, head: &[u8]) -> Vec<String>;
+
+    /// The property of `head` called `name` as AMQP 0-9-1 names it (`message_id`,
+    /// `correlation_id`, `timestamp` …), as text; `None` if it is not there.
+    fn property(&self, head: &[u8], name: &str) -> Option<String>;
 }
 
 /// Every encoding that this node knows, by id.

@@ -12,6 +12,7 @@ mod message;
 mod outcome;
 mod reply;
 mod request;
+mod setting;
 mod time;
 mod topology;
 mod value;
@@ -25,6 +26,7 @@ pub use message::{Annotations, Batch, Death, DeathReason, NO_TTL, Record, Record
 pub use outcome::{Outcome, Settlement};
 pub use reply::{CommandError, DetachReason, PublishException, PublishRefusal, Reply};
 pub use request::{Attach, AttachMode, Credit, TopologyChange};
+pub use setting::{SettingKey, SettingKind};
 pub use time::Time;
 pub use topology::{
     BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions,

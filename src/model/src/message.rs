@@ -52,6 +52,11 @@ impl RecordFlags {
     pub const MANDATORY: RecordFlags = RecordFlags(2);
     /// [`Record::ttl_ms`] has been spent: a dead-lettered message does not expire again.
     pub const TTL_SPENT: RecordFlags = RecordFlags(4);
+    /// Its head names more routing keys ([`Encoding::more_routing_keys`]), by which it is routed
+    /// as well.
+    ///
+    /// [`Encoding::more_routing_keys`]: crate::Encoding::more_routing_keys
+    pub const MORE_KEYS: RecordFlags = RecordFlags(8);
 
     /// Whether every flag of `other` is set.
     #[inline]
@@ -73,7 +78,7 @@ impl RecordFlags {
 
     /// The flags of stored bits; `None` if bits are set that this version does not know.
     pub fn from_bits(bits: u8) -> Option<RecordFlags> {
-        (bits < 8).then_some(RecordFlags(bits))
+        (bits < 16).then_some(RecordFlags(bits))
     }
 }
 

@@ -47,6 +47,9 @@ pub struct ExchangeDef {
     pub name: Arc<str>,
     /// How it routes.
     pub kind: ExchangeKind,
+    /// Whether it keeps a message for as long as its `x-delay` header says before it routes it
+    /// (an `x-delayed-message` exchange of RabbitMQ's users).
+    pub delayed: bool,
     /// Whether it outlives a restart.
     pub durable: bool,
     /// Whether it goes with its last binding.
@@ -97,6 +100,13 @@ pub struct QueueOptions {
     pub dead_letter_exchange: Option<Arc<str>>,
     /// The key they go with; the one they came with if `None`.
     pub dead_letter_routing_key: Option<Arc<str>>,
+    /// The highest priority that messages have in it: those above count as this. `None` for a
+    /// queue that looks at no priorities.
+    pub priority_max: Option<u8>,
+    /// Only one consumer at a time gets messages; the next takes over when it goes.
+    pub single_active_consumer: bool,
+    /// Failed deliveries of a message after which it is dead-lettered.
+    pub delivery_limit: Option<u64>,
 }
 
 /// A queue as declared.

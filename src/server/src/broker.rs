@@ -12,7 +12,7 @@ use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
-use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, RecoveryError};
+use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, Peer, RecoveryError};
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
 use tokio::net::TcpStream;
@@ -93,7 +93,8 @@ impl Broker {
         let session = |id: SessionId, now| {
             Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
         };
-        let served = self.broker.serve(stream, peer, session, closing.requested()).await;
+        let served =
+            self.broker.serve(stream, Peer::plain(peer), session, closing.requested()).await;
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "connection lost");
         }
@@ -198,10 +199,13 @@ struct Logins {
 }
 
 impl Authenticate for Logins {
-    fn login(&self, credentials: Credentials, peer: SocketAddr) -> Login {
+    fn login(&self, credentials: Credentials, peer: &Peer) -> Login {
         let (authenticator, timeout) = (Arc::clone(&self.authenticator), self.timeout);
+        let peer = peer.address;
         Box::pin(async move {
-            let Credentials::Password { user, password } = credentials;
+            let Credentials::Password { user, password } = credentials else {
+                return Err(CommandError::Refused("login refused".to_owned()));
+            };
             let verified = authenticator.authenticate(&user, password.0.as_bytes(), peer.ip());
             let refused = |error: &dyn fmt::Display| {
                 tracing::info!(user = %user.escape_debug(), %peer, %error, "login refused");

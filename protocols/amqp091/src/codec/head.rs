@@ -24,6 +24,23 @@ mod flag {
     pub(super) const USER_ID: u16 = 1 << 4;
     pub(super) const APP_ID: u16 = 1 << 3;
     pub(super) const CLUSTER_ID: u16 = 1 << 2;
+    /// The properties in the order of the list, with their names.
+    pub(super) const NAMES: [(u16, &str); 14] = [
+        (CONTENT_TYPE, "content_type"),
+        (CONTENT_ENCODING, "content_encoding"),
+        (HEADERS, "headers"),
+        (DELIVERY_MODE, "delivery_mode"),
+        (PRIORITY, "priority"),
+        (CORRELATION_ID, "correlation_id"),
+        (REPLY_TO, "reply_to"),
+        (EXPIRATION, "expiration"),
+        (MESSAGE_ID, "message_id"),
+        (TIMESTAMP, "timestamp"),
+        (TYPE, "type"),
+        (USER_ID, "user_id"),
+        (APP_ID, "app_id"),
+        (CLUSTER_ID, "cluster_id"),
+    ];
     /// Unassigned, and the announcement of further flags, of which class basic has none.
     pub(super) const UNKNOWN: u16 = 0b11;
 }
@@ -62,6 +79,34 @@ impl Head {
             [0x10, 0, mode] => Ok(Head { headers_at: 2..2, durable: mode == 2, ..Head::default() }),
             _ => Head::read_list(head),
         }
+    }
+
+    /// The text or timestamp (in seconds) of the property called `name` as in section 1.8, with
+    /// `_` between words.
+    ///
+    /// # Errors
+    /// If the list does not match the flags.
+    pub fn property(head: &[u8], name: &str) -> Result<Option<String>, Malformed> {
+        let mut r = Reader::new(head);
+        let flags = r.u16()?;
+        for (bit, property) in flag::NAMES {
+            if flags & bit == 0 {
+                continue;
+            }
+            let text = match bit {
+                flag::HEADERS => {
+                    r.long_string()?;
+                    None
+                }
+                flag::DELIVERY_MODE | flag::PRIORITY => Some(r.u8()?.to_string()),
+                flag::TIMESTAMP => Some(r.u64()?.to_string()),
+                _ => Some(String::from_utf8_lossy(r.short_string()?.as_ref()).into_owned()),
+            };
+            if property == name {
+                return Ok(text);
+            }
+        }
+        Ok(None)
     }
 
     fn read_list(head: &[u8]) -> Result<Head, Malformed> {

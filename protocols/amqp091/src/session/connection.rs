@@ -383,6 +383,7 @@ impl Amqp091Session {
             CloseReason::Shutdown => "shutdown",
             CloseReason::NotLeader => "this node does not lead any more",
             CloseReason::Forced => "closed by an operator",
+            CloseReason::VhostDeleted => "vhost is gone",
         };
         if matches!(self.phase, Phase::Header { .. }) {
             self.phase = Phase::Closed;

@@ -116,6 +116,7 @@ impl Amqp091Session {
             durable: declare.durable,
             auto_delete: declare.auto_delete,
             internal: declare.internal,
+            delayed: false,
             arguments,
         };
         self.change(number, (40, 10), op, TopologyChange::DeclareExchange(def));

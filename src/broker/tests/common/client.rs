@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use isthmus_broker::Broker;
+use isthmus_broker::{Broker, Peer};
 use isthmus_contract::{
     Attach, AttachMode, Command, CommandError, Credentials, Credit, Event, Input, Outbox, Publish,
     Reply, Secret, Session, Token, TopologyChange,
@@ -223,7 +223,7 @@ impl Client {
                     std::future::pending::<()>().await;
                 }
             };
-            let peer = ([127, 0, 0, 1], 1).into();
+            let peer = Peer::plain(([127, 0, 0, 1], 1).into());
             broker.serve(far, peer, |_, _| Box::new(session), closing).await
         });
         let mut client = Client { wire, script, events, tokens: 0, close: Some(close), serving };

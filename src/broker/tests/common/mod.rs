@@ -7,7 +7,6 @@ pub(crate) mod disk;
 pub(crate) mod world;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,8 @@ use isthmus_broker::storage::{
     Error as StorageError, LogOptions, SharedStorage, SimStorage, WriterOptions,
 };
 use isthmus_broker::{
-    Authenticate, Broker, BrokerOptions, Combining, Driver, Input, Login, RecoveryError, Shard,
+    Authenticate, Broker, BrokerOptions, Combining, Driver, Input, Login, Peer, RecoveryError,
+    Shard,
 };
 use isthmus_contract::Credentials;
 use isthmus_model::Encodings;
@@ -68,8 +68,10 @@ impl Default for Setup {
 struct Anybody;
 
 impl Authenticate for Anybody {
-    fn login(&self, credentials: Credentials, _peer: SocketAddr) -> Login {
-        let Credentials::Password { user, .. } = credentials;
+    fn login(&self, credentials: Credentials, _peer: &Peer) -> Login {
+        let Credentials::Password { user, .. } = credentials else {
+            unreachable!("no test gives a certificate");
+        };
         Box::pin(std::future::ready(Ok(Arc::from(user))))
     }
 }

@@ -182,6 +182,7 @@ impl World {
             durable: true,
             auto_delete: false,
             internal: false,
+            delayed: false,
             arguments: Table::default(),
         };
         for change in [

@@ -9,8 +9,10 @@ mod topology;
 mod value;
 mod wire;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use isthmus_model::{QueueId, Time};
+use isthmus_model::{QueueId, SettingKey, SettingKind, Time};
 
 pub use wire::DecodeError;
 use wire::{Reader, put_bytes, put_uint};
@@ -124,6 +126,19 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             out.push(15);
             put_uint(out, id.0);
         }
+        Fact::DeleteVhost(name) => {
+            out.push(16);
+            put_bytes(out, name.as_bytes());
+        }
+        Fact::Setting { key, value } => {
+            out.extend([17, key.kind as u8]);
+            put_bytes(out, key.vhost.as_bytes());
+            put_bytes(out, key.name.as_bytes());
+            out.push(u8::from(value.is_some()));
+            if let Some(value) = value {
+                value::put_table(out, value);
+            }
+        }
     }
 }
 
@@ -174,6 +189,14 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             annotations: message::opt_annotations(r)?,
         },
         15 => Fact::NextQueue(QueueId(r.uint()?)),
+        16 => Fact::DeleteVhost(r.arc_str()?),
+        17 => {
+            let kind = SettingKind::from_number(r.u8()?)
+                .ok_or_else(|| r.error("an unknown kind of setting: a newer Isthmus wrote it"))?;
+            let key = SettingKey { kind, vhost: r.arc_str()?, name: r.arc_str()? };
+            let value = if r.bool()? { Some(Arc::new(value::table(r)?)) } else { None };
+            Fact::Setting { key, value }
+        }
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })
 }

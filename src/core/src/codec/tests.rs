@@ -65,10 +65,12 @@ fn table() -> impl Strategy<Value = Table> {
 fn exchange_def() -> impl Strategy<Value = ExchangeDef> {
     use ExchangeKind::{Direct, Fanout, Headers, Topic};
     let kind = prop::sample::select(vec![Direct, Fanout, Topic, Headers]);
-    (name(), kind, any::<(bool, bool)>(), table()).prop_map(|(name, kind, flags, arguments)| {
-        let (auto_delete, internal) = flags;
-        ExchangeDef { name, kind, durable: true, auto_delete, internal, arguments }
-    })
+    (name(), kind, any::<(bool, bool, bool)>(), table()).prop_map(
+        |(name, kind, flags, arguments)| {
+            let (auto_delete, internal, delayed) = flags;
+            ExchangeDef { name, kind, delayed, durable: true, auto_delete, internal, arguments }
+        },
+    )
 }
 
 fn queue_def() -> impl Strategy<Value = QueueDef> {
@@ -76,15 +78,23 @@ fn queue_def() -> impl Strategy<Value = QueueDef> {
     let overflow = prop::sample::select(vec![DropHead, RejectPublish, RejectPublishDlx]);
     let limit = || option::of(number());
     let limits = (limit(), limit(), limit(), limit());
-    let options = (limits, overflow, option::of(name()), option::of(name())).prop_map(
-        |((message_ttl_ms, expires_ms, length_max, bytes_max), overflow, dlx, key)| QueueOptions {
-            message_ttl_ms,
-            expires_ms,
-            length_max,
-            bytes_max,
-            overflow,
-            dead_letter_exchange: dlx,
-            dead_letter_routing_key: key,
+    let ways = (option::of(any::<u8>()), any::<bool>(), limit());
+    let options = (limits, overflow, option::of(name()), option::of(name()), ways).prop_map(
+        |(limits, overflow, dead_letter_exchange, dead_letter_routing_key, ways)| {
+            let (message_ttl_ms, expires_ms, length_max, bytes_max) = limits;
+            let (priority_max, single_active_consumer, delivery_limit) = ways;
+            QueueOptions {
+                message_ttl_ms,
+                expires_ms,
+                length_max,
+                bytes_max,
+                overflow,
+                dead_letter_exchange,
+                dead_letter_routing_key,
+                priority_max,
+                single_active_consumer,
+                delivery_limit,
+            }
         },
     );
     (name(), any::<bool>(), options, table()).prop_map(|(name, auto_delete, options, arguments)| {

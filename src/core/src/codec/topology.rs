@@ -15,7 +15,7 @@ pub(super) fn put_exchange(out: &mut Vec<u8>, def: &ExchangeDef) {
         ExchangeKind::Topic => 2,
         ExchangeKind::Headers => 3,
     });
-    out.extend([u8::from(def.auto_delete), u8::from(def.internal)]);
+    out.extend([u8::from(def.auto_delete), u8::from(def.internal), u8::from(def.delayed)]);
     put_table(out, &def.arguments);
 }
 
@@ -33,6 +33,7 @@ pub(super) fn exchange(r: &mut Reader<'_>) -> Result<ExchangeDef, DecodeError> {
         durable: true,
         auto_delete: r.bool()?,
         internal: r.bool()?,
+        delayed: r.bool()?,
         arguments: table(r)?,
     })
 }
@@ -52,6 +53,9 @@ pub(super) fn put_queue(out: &mut Vec<u8>, def: &QueueDef) {
     });
     put_opt_str(out, o.dead_letter_exchange.as_deref());
     put_opt_str(out, o.dead_letter_routing_key.as_deref());
+    put_opt_uint(out, o.priority_max.map(u64::from));
+    out.push(u8::from(o.single_active_consumer));
+    put_opt_uint(out, o.delivery_limit);
     put_table(out, &def.arguments);
 }
 
@@ -74,9 +78,17 @@ pub(super) fn queue(r: &mut Reader<'_>) -> Result<QueueDef, DecodeError> {
             },
             dead_letter_exchange: r.opt_str()?,
             dead_letter_routing_key: r.opt_str()?,
+            priority_max: priority(r)?,
+            single_active_consumer: r.bool()?,
+            delivery_limit: r.opt_uint()?,
         },
         arguments: table(r)?,
     })
+}
+
+fn priority(r: &mut Reader<'_>) -> Result<Option<u8>, DecodeError> {
+    let number = r.opt_uint()?;
+    number.map(|n| u8::try_from(n).map_err(|_| r.error("a priority above 255"))).transpose()
 }
 
 pub(super) fn put_binding(out: &mut Vec<u8>, def: &BindingDef) {

@@ -18,6 +18,7 @@ mod publish;
 mod queue;
 mod ready;
 mod session;
+mod settings;
 mod settle;
 mod timers;
 mod topology;
@@ -37,7 +38,7 @@ use self::consumer::Consumer;
 use self::queue::Queue;
 use self::session::Session;
 use self::timers::Timers;
-use crate::topology::{Declared, Topology};
+use crate::topology::Topology;
 use crate::{Entry, Fact, Ledger, Run};
 
 pub use self::queue::QueueStatus;
@@ -71,6 +72,8 @@ pub enum Output {
         /// Messages still ready in its queue.
         ready: u64,
     },
+    /// Its virtual host is gone: the session is to end.
+    VhostDeleted,
     /// A consumer was ended.
     Detached {
         /// Which.
@@ -380,7 +383,7 @@ impl Dispatcher {
     }
 
     /// Answers a request once everything gathered or in flight is committed, whoever caused it.
-    fn answer_committed(
+    pub fn answer_committed(
         &mut self,
         ledger: &Ledger,
         session: SessionId,
@@ -431,18 +434,6 @@ impl Dispatcher {
     /// How many consumers there are.
     pub fn consumer_count(&self) -> usize {
         self.consumers.len()
-    }
-
-    /// Declares a virtual host, if it is new.
-    pub fn declare_vhost(&mut self, name: &str) {
-        if self.topology.declare_vhost(name) == Declared::New {
-            self.propose(Fact::DeclareVhost(name.into()), name.len() as u64);
-        }
-    }
-
-    /// Whether there is such a virtual host.
-    pub fn has_vhost(&self, name: &str) -> bool {
-        self.topology.exchange(name, "").is_ok()
     }
 }
 

@@ -117,6 +117,7 @@ impl Exchange {
                 durable: true,
                 auto_delete: false,
                 internal: false,
+                delayed: false,
                 arguments: Table::default(),
             })
         })

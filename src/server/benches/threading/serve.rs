@@ -13,7 +13,7 @@ use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{LogOptions, RealStorage};
 use isthmus_broker::{
-    Authenticate, Broker, BrokerOptions, Combining, Driver, Login, RecoveryError, Shard,
+    Authenticate, Broker, BrokerOptions, Combining, Driver, Login, Peer, RecoveryError, Shard,
 };
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
@@ -118,7 +118,7 @@ async fn accept(broker: Broker) -> Result<(), Box<dyn Error>> {
                 Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
             };
             // The load hangs up without a word, and notices itself if it is hung up on.
-            drop(broker.serve(stream, peer, session, std::future::pending()).await);
+            drop(broker.serve(stream, Peer::plain(peer), session, std::future::pending()).await);
         });
     }
 }
@@ -170,8 +170,10 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
 struct Anyone;
 
 impl Authenticate for Anyone {
-    fn login(&self, credentials: Credentials, _peer: SocketAddr) -> Login {
-        let Credentials::Password { user, .. } = credentials;
+    fn login(&self, credentials: Credentials, _peer: &Peer) -> Login {
+        let Credentials::Password { user, .. } = credentials else {
+            unreachable!("the load generator gives passwords");
+        };
         Box::pin(async move { Ok(Arc::from(&*user)) })
     }
 }

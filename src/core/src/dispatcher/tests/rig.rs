@@ -608,6 +608,7 @@ pub(super) fn exchange(name: &str, kind: ExchangeKind) -> ExchangeDef {
         durable: true,
         auto_delete: false,
         internal: false,
+        delayed: false,
         arguments: Table::default(),
     }
 }

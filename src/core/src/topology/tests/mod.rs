@@ -26,6 +26,7 @@ fn exchange(name: &str, kind: ExchangeKind) -> ExchangeDef {
         durable: true,
         auto_delete: false,
         internal: false,
+        delayed: false,
         arguments: Table::default(),
     }
 }
