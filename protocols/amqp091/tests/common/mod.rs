@@ -233,7 +233,9 @@ impl Broker {
         };
         match command {
             Command::Authenticate { token, credentials } => {
-                let Credentials::Password { user, password } = credentials;
+                let Credentials::Password { user, password } = credentials else {
+                    panic!("a password was expected");
+                };
                 let result = if password.0 == "guest" {
                     Ok(Reply::Authenticated { user: user.as_str().into() })
                 } else {
@@ -280,6 +282,7 @@ impl Broker {
                 let n = self.queues.get_mut(&queue).map_or(0, |q| q.drain(..).count());
                 done(token, Ok(Reply::Messages(n as u64)))
             }
+            Command::Manage { op, .. } => panic!("AMQP 0-9-1 has nothing like {op:?}"),
             Command::Credit { .. } | Command::Window { .. } => vec![],
             Command::Extend { .. } => panic!("AMQP 0-9-1 has no leases"),
         }

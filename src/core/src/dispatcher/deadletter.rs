@@ -37,7 +37,7 @@ impl Dispatcher {
     ) -> u64 {
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
         let Some(range) = queue.ready.peek() else { return 0 };
-        let moves = queue.def.options.dead_letter_exchange.is_some();
+        let moves = queue.options.dead_letter_exchange.is_some();
         let len = if moves { len.min(MOVES_MAX) } else { len };
         let Some(run) = queue.find(ledger, range.first, range.len.min(len)) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
@@ -51,7 +51,7 @@ impl Dispatcher {
     /// Drops or dead-letters messages that are neither ready nor checked out.
     pub(super) fn discard(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
-        if queue.def.options.dead_letter_exchange.is_none() {
+        if queue.options.dead_letter_exchange.is_none() {
             self.counters.dropped += u64::from(run.len);
             self.gone(id, run.first, u64::from(run.len));
             return;
@@ -80,7 +80,7 @@ impl Dispatcher {
         reason: DeathReason,
     ) {
         let Some(queue) = self.queues.get(&id) else { return };
-        let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.def.options);
+        let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.options);
         let vhost = Arc::clone(&queue.vhost);
         let targets = self.dead_letter_targets(&vhost, run, &annotations);
         let annotations = Arc::new(annotations);

@@ -91,7 +91,7 @@ impl Dispatcher {
         let Some(run) = queue.find(ledger, range.first, len) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
-        let ttl_ms = queue.def.options.message_ttl_ms;
+        let ttl_ms = queue.options.message_ttl_ms;
         let live = if queue.can_expire && run.first < queue.new_from {
             // The front one is live; what has expired behind it is left for the next look.
             (1..run.len).take_while(|i| run.expires_at(*i, ttl_ms) > now).count() as u32 + 1
@@ -184,7 +184,7 @@ impl Dispatcher {
                 return self.mark_dirty(id);
             }
             let Some(queue) = self.queues.get(&id) else { return };
-            let options = &queue.def.options;
+            let options = &queue.options;
             let excess = options.length_max.map_or(0, |max| queue.ready.len().saturating_sub(max));
             let bytes_over = options.bytes_max.is_some_and(|max| queue.ready_bytes > max);
             let excess = excess.max(u64::from(bytes_over && !queue.ready.is_empty()));

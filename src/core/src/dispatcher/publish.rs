@@ -200,7 +200,7 @@ impl Dispatcher {
 
     /// Dead-letters a message that a full queue refuses, if the queue is to do so.
     fn turn_away(&mut self, id: QueueId, batch: &Arc<Batch>, record: u32) {
-        let options = self.queues.get(&id).map(|q| &q.def.options);
+        let options = self.queues.get(&id).map(|q| &q.options);
         if options.is_some_and(|o| {
             o.overflow == Overflow::RejectPublishDlx && o.dead_letter_exchange.is_some()
         }) {
@@ -278,7 +278,7 @@ impl Routed {
 impl super::queue::Queue {
     /// How many of the messages a queue that refuses when full may take.
     fn room_for(&self, batch: &Batch, record: u32, len: u32) -> u32 {
-        let options = &self.def.options;
+        let options = &self.options;
         if options.overflow == Overflow::DropHead {
             return len;
         }

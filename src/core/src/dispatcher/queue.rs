@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, Sequence, Time};
+use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence, Time};
 
 use super::checkouts::Checkouts;
 use super::ready::Ready;
@@ -16,6 +16,8 @@ pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) vhost: Arc<str>,
     pub(super) def: Arc<QueueDef>,
+    /// What holds for it now.
+    pub(super) options: QueueOptions,
     /// The sequence of the next message.
     pub(super) next: Sequence,
     /// Messages that are not in the log.
@@ -82,6 +84,7 @@ impl Queue {
             id,
             vhost: Arc::clone(vhost),
             can_expire: def.options.message_ttl_ms.is_some(),
+            options: def.options.clone(),
             def,
             next: 1,
             volatile: RunMap::default(),

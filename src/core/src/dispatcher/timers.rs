@@ -82,7 +82,7 @@ impl Dispatcher {
             let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
             let Some(range) = queue.ready.peek() else { return };
             let Some(run) = queue.find(ledger, range.first, range.len) else { return };
-            let ttl_ms = queue.def.options.message_ttl_ms;
+            let ttl_ms = queue.options.message_ttl_ms;
             let now = self.clock.log;
             if run.first >= queue.new_from {
                 return;
@@ -106,7 +106,7 @@ impl Dispatcher {
     pub(super) fn in_use(&mut self, id: QueueId) {
         let now = self.clock.monotonic;
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let Some(expires_ms) = queue.def.options.expires_ms else { return };
+        let Some(expires_ms) = queue.options.expires_ms else { return };
         queue.used_at = now;
         // One timer a queue, however often it is used: when it runs out, it is set anew.
         if !std::mem::replace(&mut queue.expiry_armed, true) {
@@ -117,7 +117,7 @@ impl Dispatcher {
     /// Deletes a queue that nobody has used for as long as it was declared to last.
     fn end_if_unused(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_armed) else { return };
-        let Some(expires_ms) = queue.def.options.expires_ms else { return };
+        let Some(expires_ms) = queue.options.expires_ms else { return };
         let due = queue.used_at + Duration::from_millis(expires_ms);
         if queue.consumers.is_empty() && due <= self.clock.monotonic {
             self.remove_queue(id);
