@@ -483,6 +483,7 @@ fn in_words(output: &Output) -> String {
             format!("consumer {consumer}: credit {credit}, {why}, {ready} ready")
         }
         Output::Detached { consumer, reason } => format!("consumer {consumer}: {reason:?}"),
+        Output::VhostDeleted => "virtual host deleted".to_owned(),
     }
 }
 
