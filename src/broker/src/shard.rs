@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleNode;
 use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
-use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Output, codec};
+use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, codec};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
 use isthmus_storage::EncodeEntry;
 use tokio::sync::watch;
@@ -194,6 +194,7 @@ impl Shard {
             None => self.propose(ENTRIES_IN_FLIGHT_MAX),
         }
         self.post(wakes);
+        self.log_notes();
         self.timer.send_if_modified(|armed| std::mem::replace(armed, timeout) != timeout);
     }
 
@@ -353,6 +354,21 @@ impl Shard {
         }
         drop(rest);
         self.dispatcher.give_back(outputs);
+    }
+
+    /// Tells operators what they should hear of; at each doubling, lest one poisoned queue drown
+    /// the rest of the log.
+    fn log_notes(&mut self) {
+        for note in self.dispatcher.take_notes() {
+            let Note::Undeliverable { vhost, queue, total } = note;
+            if total.is_power_of_two() {
+                tracing::warn!(
+                    %vhost, %queue, total,
+                    "dropped a message that was delivered as often as the queue allows: \
+                     it has no dead-letter exchange"
+                );
+            }
+        }
     }
 
     /// How many entries this shard has proposed, the term's own included.

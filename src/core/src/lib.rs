@@ -16,7 +16,7 @@ mod runs;
 mod testing;
 pub mod topology;
 
-pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Output, QueueStatus};
+pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Note, Output, QueueStatus};
 pub use fact::{Entry, Fact, Placement};
 pub use ledger::{Ledger, QueueLedger, Settings};
 pub use runs::{Run, RunMap};

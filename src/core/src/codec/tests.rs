@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use isthmus_model::{
     Annotations, Batch, BindingDef, Death, DeathReason, Destination, EncodingId, ExchangeDef,
-    ExchangeKind, Lifetime, NO_TTL, Overflow, QueueDef, QueueOptions, Record, RecordFlags, Span,
-    Table, Value,
+    ExchangeKind, Lifetime, NO_TTL, Overflow, QueueDef, QueueOptions, Record, RecordFlags,
+    SettingKey, SettingKind, Span, Table, Value,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -180,6 +180,15 @@ fn annotations() -> impl Strategy<Value = Arc<Annotations>> {
     )
 }
 
+fn setting() -> impl Strategy<Value = Fact> {
+    let kind = prop::sample::select(SettingKind::ALL.to_vec());
+    let value = option::of(table().prop_map(Arc::new));
+    (kind, name(), name(), value).prop_map(|(kind, vhost, name, value)| Fact::Setting {
+        key: SettingKey { kind, vhost, name },
+        value,
+    })
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     let id = || number().prop_map(QueueId);
     let enqueue = batch().prop_flat_map(|batch| {
@@ -212,7 +221,10 @@ fn fact() -> impl Strategy<Value = Fact> {
         id().prop_map(|id| Fact::DeleteQueue { id }),
         (name(), binding_def()).prop_map(|(vhost, def)| Fact::Bind { vhost, def }),
         (name(), binding_def()).prop_map(|(vhost, def)| Fact::Unbind { vhost, def }),
-    ];
+        name().prop_map(Fact::DeleteVhost),
+        setting(),
+    ]
+    .boxed();
     let numbers = prop_oneof![
         number().prop_map(Fact::Term),
         id().prop_map(Fact::NextQueue),
@@ -232,7 +244,7 @@ fn fact() -> impl Strategy<Value = Fact> {
             redelivered_below
         }),
     ];
-    prop_oneof![topology, numbers, enqueue, restore, moved]
+    prop_oneof![topology, numbers.boxed(), enqueue.boxed(), restore.boxed(), moved.boxed()]
 }
 
 fn entry() -> impl Strategy<Value = Entry> {

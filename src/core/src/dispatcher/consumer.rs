@@ -115,8 +115,9 @@ impl Dispatcher {
                 attach.consumer
             )));
         }
-        let taken =
-            queue.exclusive_consumer.is_some() || (attach.exclusive && !queue.consumers.is_empty());
+        let one_at_a_time = queue.options.single_active_consumer;
+        let taken = queue.exclusive_consumer.is_some()
+            || (attach.exclusive && (one_at_a_time || !queue.consumers.is_empty()));
         if taken {
             return Err(CommandError::Refused(format!(
                 "queue '{}' in vhost '{}' in exclusive use",
@@ -142,6 +143,9 @@ impl Dispatcher {
         if attach.exclusive {
             queue.exclusive_consumer = Some(key);
         }
+        if one_at_a_time {
+            queue.active_consumer.get_or_insert(key);
+        }
         self.watch_drain(key);
         self.give_turn(key);
         Ok(queue_id)
@@ -150,13 +154,28 @@ impl Dispatcher {
     /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
     pub(super) fn give_turn(&mut self, key: usize) {
         let consumer = &mut self.consumers[key];
-        let (queue, priority) = (consumer.queue, consumer.priority);
-        if !std::mem::replace(&mut consumer.has_turn, true)
-            && let Some(queue) = self.queues.get_mut(&queue)
+        let (id, priority) = (consumer.queue, consumer.priority);
+        if let Some(queue) = self.queues.get_mut(&id)
+            && queue.serves(key)
+            && !std::mem::replace(&mut consumer.has_turn, true)
         {
             queue.turns.push(priority, key);
         }
-        self.mark_dirty(queue);
+        self.mark_dirty(id);
+    }
+
+    /// Of a queue that serves one consumer at a time, another takes over from one that is gone:
+    /// that of the highest priority, and of several the one that came first.
+    fn activate_next(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let candidates = queue.consumers.iter().copied();
+        queue.active_consumer = candidates.max_by_key(|key| {
+            let consumer = &self.consumers[*key];
+            (consumer.priority, std::cmp::Reverse(consumer.number))
+        });
+        if let Some(key) = queue.active_consumer {
+            self.give_turn(key);
+        }
     }
 
     /// Sees to it that credit which is given up is told of, and when.
@@ -203,6 +222,7 @@ impl Dispatcher {
     /// session.
     pub(super) fn end_consumer(&mut self, key: usize) -> QueueId {
         let consumer = self.consumers.remove(key);
+        let mut was_active = false;
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
                 queue.consumers.remove(place);
@@ -211,6 +231,10 @@ impl Dispatcher {
             if queue.exclusive_consumer == Some(key) {
                 queue.exclusive_consumer = None;
             }
+            was_active = queue.active_consumer == Some(key);
+        }
+        if was_active {
+            self.activate_next(consumer.queue);
         }
         self.in_use(consumer.queue);
         consumer.queue

@@ -26,23 +26,24 @@ const MOVES_MAX: u64 = 64;
 
 impl Dispatcher {
     /// Takes up to `len` messages, as far as they lie in one run, off the front of the ready ones
-    /// and drops or dead-letters them: only some, if each is to be moved by itself.
-    /// Returns how many.
+    /// of the highest priority up to `priority`, and drops or dead-letters them: only some, if
+    /// each is to be moved by itself. Returns how many.
     pub(super) fn take_front(
         &mut self,
         ledger: &Ledger,
         id: QueueId,
+        priority: u8,
         len: u64,
         reason: DeathReason,
     ) -> u64 {
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
-        let Some(range) = queue.ready.peek() else { return 0 };
+        let Some(range) = queue.ready.peek_up_to(priority) else { return 0 };
         let moves = queue.options.dead_letter_exchange.is_some();
         let len = if moves { len.min(MOVES_MAX) } else { len };
         let Some(run) = queue.find(ledger, range.first, range.len.min(len)) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
-        queue.ready.take(u64::from(run.len));
+        queue.ready.take(range.priority, u64::from(run.len));
         queue.ready_bytes -= run.body_bytes();
         self.discard(id, &run, reason);
         u64::from(run.len)

@@ -47,7 +47,7 @@ impl Dispatcher {
                 return self.mark_dirty(id);
             }
             self.expire_front(ledger, id);
-            if self.queues.get(&id).is_none_or(|q| q.ready.is_empty()) {
+            if self.queues.get(&id).is_none_or(|q| q.ready.is_empty() || q.waits_for_returns()) {
                 break;
             }
             let Some((key, credit, room)) = self.next_consumer(id) else { break };
@@ -100,7 +100,7 @@ impl Dispatcher {
         };
         let (len, cost) = fits(&run, live, room);
         let run = Run { len, ..run };
-        queue.ready.take(u64::from(len));
+        queue.ready.take(range.priority, u64::from(len));
         queue.ready_bytes -= run.body_bytes();
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
@@ -191,7 +191,7 @@ impl Dispatcher {
             if excess == 0 {
                 return;
             }
-            self.take_front(ledger, id, excess, DeathReason::MaxLength);
+            self.take_front(ledger, id, u8::MAX, excess, DeathReason::MaxLength);
         }
     }
 }

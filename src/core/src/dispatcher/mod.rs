@@ -83,6 +83,21 @@ pub enum Output {
     },
 }
 
+/// Something that operators should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A message was dropped: it was delivered as often as its queue allows, and the queue has no
+    /// dead-letter target.
+    Undeliverable {
+        /// The queue's virtual host.
+        vhost: Arc<str>,
+        /// Its name.
+        queue: Arc<str>,
+        /// Messages of this queue that ended so since the term began.
+        total: u64,
+    },
+}
+
 /// The two clocks of a turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
@@ -123,6 +138,8 @@ pub struct Counters {
     pub dead_lettered: u64,
     /// Messages dropped: rejected, expired or over a limit, with no dead-letter target.
     pub dropped: u64,
+    /// Those of the dropped that were delivered as often as their queue allows.
+    pub dropped_undeliverable: u64,
 }
 
 /// What waits for an entry's commit.
@@ -174,6 +191,7 @@ pub struct Dispatcher {
     dirty: Vec<QueueId>,
     timers: Timers,
     outputs: Vec<(SessionId, Output)>,
+    notes: Vec<Note>,
     counters: Counters,
     /// Kept to save allocations on the hot path.
     routes: Vec<QueueId>,
@@ -206,6 +224,7 @@ impl Dispatcher {
             dirty: Vec::new(),
             timers: Timers::default(),
             outputs: Vec::new(),
+            notes: Vec::new(),
             counters: Counters::default(),
             routes: Vec::new(),
         };
@@ -284,6 +303,7 @@ impl Dispatcher {
             }
             After::Returned { queue, first, len } => {
                 if let Some(q) = self.queues.get_mut(&queue) {
+                    q.returning -= len;
                     q.came_back(ledger, first, len);
                     self.mark_dirty(queue);
                 }
@@ -412,6 +432,11 @@ impl Dispatcher {
             outputs.clear();
             self.outputs = outputs;
         }
+    }
+
+    /// What operators should hear of.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Counts since the term began.

@@ -37,8 +37,14 @@ pub(super) struct Queue {
     pub(super) turns: Turns,
     /// The consumer that has the queue for itself.
     pub(super) exclusive_consumer: Option<usize>,
+    /// The one that gets messages, if only one at a time does.
+    pub(super) active_consumer: Option<usize>,
+    /// Messages whose failed delivery is on its way into the log.
+    pub(super) returning: u64,
     /// Whether a consumer may have credit that it is to be told of when it ends.
     pub(super) drains: bool,
+    /// Messages dropped because they were delivered as often as the queue allows.
+    pub(super) undeliverable: u64,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
     /// Whether a message that can expire ever came in.
@@ -96,7 +102,10 @@ impl Queue {
             consumers: Vec::new(),
             turns: Turns::default(),
             exclusive_consumer: None,
+            active_consumer: None,
+            returning: 0,
             drains: false,
+            undeliverable: 0,
             had_consumer: false,
             new_from: Sequence::MAX,
             used_at: Time(0),
@@ -111,9 +120,20 @@ impl Queue {
         self.next = held.next;
         for run in held.runs.iter() {
             self.note_ttl(run);
-            self.ready.push(run.first, u64::from(run.len));
+            self.line_up(run);
             self.ready_bytes += run.body_bytes();
         }
+    }
+
+    /// Whether a consumer of this queue may get messages.
+    pub(super) fn serves(&self, consumer: usize) -> bool {
+        !self.options.single_active_consumer || self.active_consumer == Some(consumer)
+    }
+
+    /// Whether deliveries wait for messages that are on their way back: with a single consumer at
+    /// a time, whoever takes over gets them in the queue's order.
+    pub(super) fn waits_for_returns(&self) -> bool {
+        self.options.single_active_consumer && self.returning > 0
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -155,7 +175,7 @@ impl Queue {
         self.pending -= u64::from(run.len);
         self.pending_bytes -= run.body_bytes();
         self.note_ttl(&run);
-        self.ready.push(run.first, u64::from(run.len));
+        self.line_up(&run);
         self.ready_bytes += run.body_bytes();
         self.volatile.insert(run);
     }
@@ -164,9 +184,14 @@ impl Queue {
     pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.new_from = self.new_from.min(first);
         self.pending -= len;
-        self.ready.push(first, len);
+        if self.options.priority_max.is_none() {
+            self.ready.push(0, first, len);
+        }
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
+            if queue.options.priority_max.is_some() {
+                queue.line_up(&run);
+            }
             let bytes = run.body_bytes();
             queue.pending_bytes -= bytes;
             queue.ready_bytes += bytes;
@@ -175,8 +200,41 @@ impl Queue {
 
     /// Delivered messages are ready again.
     pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
-        self.ready.put_back(first, len);
-        self.each_part(ledger, first, len, |queue, run| queue.ready_bytes += run.body_bytes());
+        if self.options.priority_max.is_none() {
+            self.ready.put_back(0, first, len);
+        }
+        self.each_part(ledger, first, len, |queue, run| {
+            queue.ready_bytes += run.body_bytes();
+            for (priority, first, len) in queue.by_priority(&run) {
+                queue.ready.put_back(priority, first, len);
+            }
+        });
+    }
+
+    /// Messages become visible, each behind those of its priority.
+    fn line_up(&mut self, run: &Run) {
+        if self.options.priority_max.is_none() {
+            return self.ready.push(0, run.first, u64::from(run.len));
+        }
+        for (priority, first, len) in self.by_priority(run) {
+            self.ready.push(priority, first, len);
+        }
+    }
+
+    /// The run cut where priorities change: (priority, first sequence, how many). Nothing of a
+    /// queue that looks at no priorities.
+    fn by_priority(&self, run: &Run) -> Vec<(u8, Sequence, u64)> {
+        let Some(max) = self.options.priority_max else { return Vec::new() };
+        let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
+        let alike = records.chunk_by(|a, b| a.priority.min(max) == b.priority.min(max));
+        let mut first = run.first;
+        alike
+            .map(|part| {
+                let len = part.len() as u64;
+                first += len;
+                (part[0].priority.min(max), first - len, len)
+            })
+            .collect()
     }
 
     fn each_part(

@@ -1,5 +1,7 @@
 //! What becomes of deliveries.
 
+use std::sync::Arc;
+
 use isthmus_model::{
     DeathReason, Outcome, QueueId, Reply, Sequence, SessionId, Settlement, Time, Token,
     TransactionId,
@@ -7,7 +9,7 @@ use isthmus_model::{
 
 use super::checkouts::Checkout;
 use super::session::Deferred;
-use super::{After, Dispatcher};
+use super::{After, Dispatcher, Note};
 use crate::{Fact, Ledger};
 
 /// Queues that a session may have taken messages from before it is asked whether they still exist.
@@ -131,15 +133,49 @@ impl Dispatcher {
         }
     }
 
-    /// Messages go back to their places with one failed delivery more. The count of a durable
+    /// Messages go back to their places with one failed delivery more, or leave the queue if that
+    /// is one more than it allows. The count of a durable
     /// one is a fact: the message is ready again once that is committed, so that no delivery
     /// shows a count that a failover could take back.
     fn give_back_counted(&mut self, ledger: &Ledger, id: QueueId, first: Sequence, len: u64) {
         let Some(queue) = self.queues.get(&id) else { return };
+        if queue.options.delivery_limit.is_none() {
+            return self.count_and_return(ledger, id, first, len);
+        }
+        let mut at = first;
+        while at < first + len {
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let Some(run) = queue.find(ledger, at, first + len - at) else {
+                panic!("queue {id}: message {at} is checked out and nowhere");
+            };
+            at = run.end();
+            let failed = u64::from(run.delivery_count) + 1;
+            if queue.options.delivery_limit.is_none_or(|limit| failed <= limit) {
+                self.count_and_return(ledger, id, run.first, u64::from(run.len));
+                continue;
+            }
+            if queue.options.dead_letter_exchange.is_none() {
+                queue.undeliverable += u64::from(run.len);
+                self.counters.dropped_undeliverable += u64::from(run.len);
+                self.notes.push(Note::Undeliverable {
+                    vhost: Arc::clone(&queue.vhost),
+                    queue: Arc::clone(&queue.def.name),
+                    total: queue.undeliverable,
+                });
+            }
+            self.discard(id, &run, DeathReason::DeliveryLimit);
+        }
+    }
+
+    fn count_and_return(&mut self, ledger: &Ledger, id: QueueId, first: Sequence, len: u64) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         for (first, len, durable) in queue.by_durability(first, len) {
             if durable {
                 self.propose(Fact::Count { queue: id, first, len }, 24);
                 self.gather.after.push(After::Returned { queue: id, first, len });
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.returning += len;
+                }
             } else if let Some(queue) = self.queues.get_mut(&id) {
                 queue.volatile.modify(first, len, |run| run.delivery_count += 1);
                 queue.came_back(ledger, first, len);

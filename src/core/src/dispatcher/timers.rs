@@ -73,31 +73,34 @@ impl Dispatcher {
 
     /// Takes expired messages off the front of the queue and sets its timer for the next. Like
     /// RabbitMQ's queues, it looks at the front only: what expires behind a message that does not
-    /// waits for it, so that no scan is needed however long the queue is.
+    /// waits for it, so that no scan is needed however long the queue is. Each priority has a
+    /// front of its own.
     pub(super) fn expire_front(&mut self, ledger: &Ledger, id: QueueId) {
+        let mut priority = u8::MAX;
         loop {
             if self.has_gathered_enough() {
                 return self.mark_dirty(id);
             }
             let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
-            let Some(range) = queue.ready.peek() else { return };
+            let Some(range) = queue.ready.peek_up_to(priority) else { return };
             let Some(run) = queue.find(ledger, range.first, range.len) else { return };
             let ttl_ms = queue.options.message_ttl_ms;
             let now = self.clock.log;
-            if run.first >= queue.new_from {
-                return;
-            }
+            let is_new = run.first >= queue.new_from;
             let expired =
                 (0..run.len).take_while(|i| run.expires_at(*i, ttl_ms) <= now).count() as u32;
-            if expired == 0 {
+            if is_new || expired == 0 {
                 let at = run.expires_at(0, ttl_ms);
-                if at < queue.timer_at {
+                if !is_new && at < queue.timer_at {
                     queue.timer_at = at;
                     self.timers.expiry_at(at, id);
                 }
-                return;
+                let Some(lower) = range.priority.checked_sub(1) else { return };
+                priority = lower;
+                continue;
             }
-            let taken = self.take_front(ledger, id, u64::from(expired), DeathReason::Expired);
+            let reason = DeathReason::Expired;
+            let taken = self.take_front(ledger, id, priority, u64::from(expired), reason);
             self.counters.expired += taken;
         }
     }

@@ -273,7 +273,7 @@ impl Dispatcher {
             let mut messages = 0;
             while let Some(queue) = self.queues.get_mut(&id) {
                 let Some(range) = queue.ready.peek() else { break };
-                queue.ready.take(range.len);
+                queue.ready.take(range.priority, range.len);
                 messages += range.len;
                 self.gone(id, range.first, range.len);
             }

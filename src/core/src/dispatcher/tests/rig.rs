@@ -508,6 +508,7 @@ pub(super) struct Message {
     key: String,
     body: String,
     ttl_ms: u32,
+    priority: u8,
     flags: RecordFlags,
 }
 
@@ -523,6 +524,7 @@ pub(super) fn transient(queue: &str, body: impl Into<String>) -> Message {
         key: queue.into(),
         body: body.into(),
         ttl_ms: NO_TTL,
+        priority: 0,
         flags: RecordFlags::default(),
     }
 }
@@ -540,6 +542,10 @@ impl Message {
 
     pub(super) fn ttl_ms(self, ttl_ms: u32) -> Message {
         Message { ttl_ms, ..self }
+    }
+
+    pub(super) fn priority(self, priority: u8) -> Message {
+        Message { priority, ..self }
     }
 
     pub(super) fn mandatory(self) -> Message {
@@ -563,7 +569,7 @@ pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
             head: put("\0\0"),
             body: put(&m.body),
             ttl_ms: m.ttl_ms,
-            priority: 0,
+            priority: m.priority,
             flags: m.flags,
         })
         .collect();
