@@ -367,28 +367,10 @@ fn channel_cases() -> Vec<(&'static str, Vec<u8>, Closed, &'static str)> {
             "NOT_IMPLEMENTED - queue type 'stream'",
         ),
         (
-            "priorities",
-            with_argument("x-max-priority", AMQPValue::LongInt(5)),
-            on_connection(540, 50, 10),
-            "x-max-priority",
-        ),
-        (
             "expires",
             with_argument("x-expires", AMQPValue::LongInt(0)),
             on_channel(406, 50, 10),
             "invalid arg 'x-expires' for queue 'args' in vhost '/'",
-        ),
-        (
-            "single active consumer",
-            with_argument("x-single-active-consumer", AMQPValue::Boolean(true)),
-            on_connection(540, 50, 10),
-            "x-single-active-consumer",
-        ),
-        (
-            "delivery limit",
-            with_argument("x-delivery-limit", AMQPValue::LongInt(5)),
-            on_connection(540, 50, 10),
-            "x-delivery-limit",
         ),
     ]
 }

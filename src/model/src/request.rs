@@ -24,6 +24,9 @@ pub enum TopologyChange {
     /// Declare a queue; an equal one may exist. An empty name asks for a name to be made.
     /// Answer: [`Reply::Queue`](crate::Reply::Queue).
     DeclareQueue(QueueDef),
+    /// Declare a queue that the session needs for itself; its name may be a reserved one, and must
+    /// be new. Answer: [`Reply::Queue`](crate::Reply::Queue).
+    DeclareOwnQueue(QueueDef),
     /// Ask how a queue is. Answer: [`Reply::Queue`](crate::Reply::Queue).
     LookUpQueue {
         /// Its name.

@@ -89,7 +89,12 @@ impl Broker {
     /// the connection closes in the protocol's way; if that takes longer than
     /// `shutdown.drain_s`, this future is dropped.
     pub(crate) async fn serve_amqp(self, stream: TcpStream, peer: SocketAddr, closing: Closing) {
-        let config = self.session;
+        let mut secret = [0; 16];
+        if let Err(error) = getrandom::fill(&mut secret) {
+            return tracing::error!(%error, "a connection is closed: no random numbers");
+        }
+        let name_secret = u128::from_le_bytes(secret);
+        let config = SessionConfig { name_secret, ..self.session };
         let session = |id: SessionId, now| {
             Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
         };

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use isthmus_model::NO_TTL;
+use isthmus_model::{NO_TTL, Value};
 
 use super::reader::{Malformed, Reader};
 use super::table;
@@ -45,6 +45,11 @@ mod flag {
     pub(super) const UNKNOWN: u16 = 0b11;
 }
 
+/// Headers that name further routing keys, of which receivers do not see the second
+/// (<https://www.rabbitmq.com/docs/sender-selected>).
+const MORE_KEYS: [&str; 2] = ["CC", BCC];
+const BCC: &str = "BCC";
+
 /// What the broker reads of a head; ranges are offsets into it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -56,6 +61,10 @@ pub struct Head {
     pub durable: bool,
     /// The priority; 0 if there is none.
     pub priority: u8,
+    /// Whether the headers name more routing keys (`CC`, `BCC`).
+    pub more_keys: bool,
+    /// The reply-to address's text.
+    pub reply_to: Option<Range<usize>>,
     /// The expiration's text.
     pub expiration: Option<Range<usize>>,
     /// The user id's text.
@@ -100,7 +109,7 @@ impl Head {
                 }
                 flag::DELIVERY_MODE | flag::PRIORITY => Some(r.u8()?.to_string()),
                 flag::TIMESTAMP => Some(r.u64()?.to_string()),
-                _ => Some(String::from_utf8_lossy(r.short_string()?.as_ref()).into_owned()),
+                _ => Some(String::from_utf8_lossy(r.short_string()?).into_owned()),
             };
             if property == name {
                 return Ok(text);
@@ -127,6 +136,7 @@ impl Head {
         if has(flag::HEADERS) {
             let bytes = r.long_string()?;
             table::validate(bytes)?;
+            known.more_keys = MORE_KEYS.iter().any(|name| table::find(bytes, name).is_some());
             known.headers = Some(at(&r) - bytes.len()..at(&r));
         }
         known.headers_at = headers_start..at(&r);
@@ -136,10 +146,12 @@ impl Head {
         if has(flag::PRIORITY) {
             known.priority = r.u8()?;
         }
-        for bit in [flag::CORRELATION_ID, flag::REPLY_TO] {
-            if has(bit) {
-                r.short_string()?;
-            }
+        if has(flag::CORRELATION_ID) {
+            r.short_string()?;
+        }
+        if has(flag::REPLY_TO) {
+            let len = r.short_string()?.len();
+            known.reply_to = Some(at(&r) - len..at(&r));
         }
         if has(flag::EXPIRATION) {
             let len = r.short_string()?.len();
@@ -176,6 +188,47 @@ impl Head {
             None => Ok(NO_TTL),
             Some(range) => parse_expiration(&head[range.clone()]),
         }
+    }
+
+    /// Refuses further routing keys that are not a list of strings.
+    ///
+    /// # Errors
+    /// Which header it is, and what it is instead.
+    pub fn check_more_keys(&self, head: &[u8]) -> Result<(), String> {
+        let Some(headers) = self.headers.clone().filter(|_| self.more_keys) else { return Ok(()) };
+        for name in MORE_KEYS {
+            let Some(entry) = table::find(&head[headers.clone()], name) else { continue };
+            let list = table::read(entry.raw).ok().and_then(|mut one| one.0.pop());
+            let strings = match list {
+                Some((_, Value::List(keys))) => keys.iter().all(|key| key.as_str().is_some()),
+                _ => false,
+            };
+            if !strings {
+                return Err(format!("header '{name}' must be an array of strings"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `head` again without the routing keys that receivers are not to see; `None` if there are
+    /// none.
+    pub fn without_bcc(&self, head: &[u8]) -> Option<Vec<u8>> {
+        let own = &head[self.headers.clone()?];
+        let kept = table::Entries::new(own).map_while(Result::ok).filter(|e| e.name != b"BCC");
+        let kept: Vec<u8> = kept.flat_map(|e| e.raw).copied().collect();
+        (kept.len() < own.len()).then(|| self.rewritten(head, &kept, true))
+    }
+
+    /// `head` again with another reply-to address, of 255 bytes at the most; `None` if it has
+    /// none to replace.
+    pub fn with_reply_to(&self, head: &[u8], address: &str) -> Option<Vec<u8>> {
+        let old = self.reply_to.clone()?;
+        let mut out = Vec::with_capacity(head.len() + address.len());
+        // One octet of length stands before the text.
+        out.extend_from_slice(&head[..old.start - 1]);
+        table::write_short_string(&mut out, address.as_bytes());
+        out.extend_from_slice(&head[old.end..]);
+        Some(out)
     }
 
     /// `head` again with `headers` (entries without a length) as its headers table, and without

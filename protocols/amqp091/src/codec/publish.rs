@@ -76,6 +76,10 @@ pub fn read_header(payload: &[u8]) -> Result<ContentHeader<'_>, Malformed> {
     Ok(ContentHeader { class, body_size, head: &payload[HEADER_FIXED_BYTES..] })
 }
 
+/// The queue that stands for a channel's own replies
+/// (<https://www.rabbitmq.com/docs/direct-reply-to>).
+pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// What lies at the start of some bytes that begin with a `basic.publish`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peeked {
@@ -108,7 +112,9 @@ const SHORT_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Decodes the message that begins in `bytes` at `at`, with the complete method frame `method`.
 ///
-/// A message with a user id is irregular: whether it may be taken depends on more than its bytes.
+/// A message with a user id, with further routing keys or with the address that stands for the
+/// channel's own replies is irregular: whether and as what it is taken depends on more than its
+/// bytes.
 #[inline]
 pub fn peek(bytes: &[u8], at: usize, method: &Frame<'_>, limits: Limits) -> Peeked {
     let Ok(arguments) = read_arguments(method.payload) else { return Peeked::Irregular };
@@ -127,6 +133,8 @@ pub fn peek(bytes: &[u8], at: usize, method: &Frame<'_>, limits: Limits) -> Peek
         || content.body_size > limits.body_max
         || arguments.immediate
         || head.user_id.is_some()
+        || head.more_keys
+        || head.reply_to.clone().is_some_and(|at| content.head[at] == *REPLY_TO.as_bytes())
     {
         return Peeked::Irregular;
     }

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use amq_protocol::protocol::queue;
 use isthmus_model::{Overflow, QueueOptions, Table, Value};
 
 use crate::fault::{Fault, ReplyCode};
 
 /// Arguments that say how RabbitMQ lays a queue out; here every queue is laid out alike.
-const WITHOUT_EFFECT: [&str; 5] = [
+const WITHOUT_EFFECT: [&str; 8] = [
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-target-group-size",
     "x-queue-mode",
     "x-queue-version",
     "x-queue-master-locator",
@@ -16,14 +20,10 @@ const WITHOUT_EFFECT: [&str; 5] = [
 ];
 
 /// Arguments that change what a queue does in ways that no queue here does.
-const NOT_IMPLEMENTED: [&str; 6] = [
-    "x-max-priority",
-    "x-single-active-consumer",
-    "x-delivery-limit",
-    "x-max-in-memory-length",
-    "x-max-in-memory-bytes",
-    "x-quorum-target-group-size",
-];
+const NOT_IMPLEMENTED: [&str; 2] = ["x-max-age", "x-stream-max-segment-size-bytes"];
+
+/// Failed deliveries that RabbitMQ's quorum queues allow where nothing else is said.
+const QUORUM_DELIVERY_LIMIT: u64 = 20;
 
 /// The largest number of milliseconds that RabbitMQ takes.
 const MS_MAX: i64 = u32::MAX as i64;
@@ -37,8 +37,9 @@ pub(super) fn queue_options(
     arguments: &Table,
     name: &str,
     vhost: &str,
-) -> Result<QueueOptions, Fault> {
+) -> Result<(QueueOptions, QueueKind), Fault> {
     let mut options = QueueOptions::default();
+    let (mut kind, mut limit) = (QueueKind::Classic, None);
     for (argument, value) in &arguments.0 {
         let invalid = |why: String| {
             Fault::new(
@@ -68,7 +69,22 @@ pub(super) fn queue_options(
             "x-dead-letter-routing-key" => {
                 options.dead_letter_routing_key = Some(text(value).map_err(invalid)?);
             }
-            "x-queue-type" => queue_type(&text(value).map_err(invalid)?)?,
+            "x-max-priority" => {
+                let n = number(value, i64::MAX).map_err(invalid)?;
+                let max =
+                    u8::try_from(n).map_err(|_| invalid("{max_value_exceeded,255}".into()))?;
+                options.priority_max = (max > 0).then_some(max);
+            }
+            "x-single-active-consumer" => match value {
+                Value::Bool(single) => options.single_active_consumer = *single,
+                other => return Err(invalid(unacceptable(other))),
+            },
+            // A negative limit is none.
+            "x-delivery-limit" => {
+                let n = value.as_i64().ok_or_else(|| invalid(unacceptable(value)))?;
+                limit = Some(u64::try_from(n).ok());
+            }
+            "x-queue-type" => kind = queue_type(&text(value).map_err(invalid)?)?,
             other if NOT_IMPLEMENTED.contains(&other) => {
                 return Err(not_implemented(&format!("queue argument '{other}'")));
             }
@@ -85,7 +101,43 @@ pub(super) fn queue_options(
             ),
         ));
     }
-    Ok(options)
+    options.delivery_limit = limit.unwrap_or(match kind {
+        QueueKind::Classic => None,
+        QueueKind::Quorum => Some(QUORUM_DELIVERY_LIMIT),
+    });
+    Ok((options, kind))
+}
+
+/// What RabbitMQ's users choose by `x-queue-type`. Here both are the same queue; what they promise
+/// beside that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueueKind {
+    Classic,
+    Quorum,
+}
+
+impl QueueKind {
+    /// Refuses what RabbitMQ does not let such a queue be.
+    ///
+    /// # Errors
+    /// A 406 that names the property.
+    pub(super) fn check(self, declare: &queue::Declare, vhost: &str) -> Result<(), Fault> {
+        if self == QueueKind::Classic {
+            return Ok(());
+        }
+        let refused = if declare.auto_delete {
+            "auto-delete"
+        } else if declare.exclusive {
+            "exclusive-owner"
+        } else if !declare.durable {
+            "non-durable"
+        } else {
+            return Ok(());
+        };
+        let name = declare.queue.as_str();
+        let text = format!("invalid property '{refused}' for queue '{name}' in vhost '{vhost}'");
+        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+    }
 }
 
 /// A 540 for `what`.
@@ -93,10 +145,13 @@ pub(super) fn not_implemented(what: &str) -> Fault {
     Fault::new(ReplyCode::NotImplemented, format!("{what} is not implemented"))
 }
 
-fn queue_type(kind: &str) -> Result<(), Fault> {
+fn queue_type(kind: &str) -> Result<QueueKind, Fault> {
     match kind {
-        "classic" | "quorum" => Ok(()),
-        "stream" => Err(not_implemented("queue type 'stream'")),
+        "classic" => Ok(QueueKind::Classic),
+        "quorum" => Ok(QueueKind::Quorum),
+        "stream" => Err(not_implemented(
+            "queue type 'stream' (declare it as 'classic' or 'quorum', which both are kept on disk)",
+        )),
         other => {
             Err(Fault::new(ReplyCode::PreconditionFailed, format!("invalid queue type '{other}'")))
         }

@@ -10,6 +10,7 @@ use isthmus_model::{ConsumerId, Outcome, Token, TransactionId};
 use crate::fault::{Fault, ReplyCode};
 
 use super::publish::Assembly;
+use super::reply::Replies;
 use super::transaction::Transaction;
 use super::{Amqp091Session, Handled};
 
@@ -45,6 +46,8 @@ pub(super) struct Channel {
     pub(super) windowed: bool,
     /// The queue that methods without a queue's name mean.
     pub(super) last_queue: Arc<str>,
+    /// Where replies to its requests go, if it consumes them.
+    pub(super) replies: Option<Replies>,
     /// Whether the client has closed it and waits for close-ok only.
     pub(super) leaving: bool,
 }
@@ -123,6 +126,7 @@ impl Channel {
             prefetch: 0,
             windowed: false,
             last_queue: Arc::from(""),
+            replies: None,
             leaving: false,
         }
     }

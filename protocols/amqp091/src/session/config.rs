@@ -24,6 +24,10 @@ pub struct SessionConfig {
     pub handshake_timeout: Duration,
     /// How long a client may take to answer `connection.close`.
     pub close_timeout: Duration,
+    /// Whether the client has shown a certificate that was verified, so that EXTERNAL is offered.
+    pub has_certificate: bool,
+    /// From which the names of reply queues are made: unpredictable, and of this session alone.
+    pub name_secret: u128,
     /// The product's name, in the server properties.
     pub product: Arc<str>,
     /// The product's version, in the server properties.
@@ -45,6 +49,8 @@ impl SessionConfig {
             message_bytes_max: 128 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(10),
+            has_certificate: false,
+            name_secret: 0,
             product: Arc::from("Isthmus"),
             version: Arc::from(env!("CARGO_PKG_VERSION")),
             cluster_name: Arc::from("isthmus"),

@@ -43,6 +43,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) user: Arc<str>,
+    /// How it has logged in.
+    mechanism: Arc<str>,
     pub(super) vhost: Arc<str>,
     /// The largest frame in octets, as negotiated; what must be allowed for until then.
     pub(super) frame_max: u32,
@@ -59,6 +61,7 @@ impl Default for Peer {
     fn default() -> Peer {
         Peer {
             user: Arc::from(""),
+            mechanism: Arc::from(""),
             vhost: Arc::from(""),
             frame_max: frame::MIN_MAX_BYTES,
             channel_max: 0,
@@ -118,8 +121,10 @@ impl Liveness {
     }
 }
 
-/// The mechanism that is offered (RFC 4616).
-const MECHANISM: &str = "PLAIN";
+/// The mechanisms that everybody may use: RFC 4616, and the one of AMQP 0-8.
+const MECHANISMS: &str = "PLAIN AMQPLAIN";
+/// Those of clients with a certificate (RFC 4422, appendix A).
+const MECHANISMS_WITH_CERTIFICATE: &str = "PLAIN AMQPLAIN EXTERNAL";
 /// The locale that is offered.
 const LOCALE: &str = "en_US";
 
@@ -144,11 +149,13 @@ impl Amqp091Session {
 
     fn send_start(&mut self) {
         let properties = self.server_properties();
+        let mechanisms =
+            if self.config.has_certificate { MECHANISMS_WITH_CERTIFICATE } else { MECHANISMS };
         frame::write(self.out.outbox.buf(), frame::METHOD, 0, |out| {
             // connection.start, version 0-9.
             out.extend_from_slice(&[0, 10, 0, 10, 0, 9]);
             table::write(out, &properties);
-            for text in [MECHANISM, LOCALE] {
+            for text in [mechanisms, LOCALE] {
                 table::with_length(out, |out| out.extend_from_slice(text.as_bytes()));
             }
         });
@@ -162,8 +169,10 @@ impl Amqp091Session {
             "basic.nack",
             "consumer_cancel_notify",
             "connection.blocked",
-            "per_consumer_qos",
+            "consumer_priorities",
             "authentication_failure_close",
+            "per_consumer_qos",
+            "direct_reply_to",
         ];
         let capabilities = capabilities.map(|name| (name.to_owned(), Value::Bool(true))).to_vec();
         Table(vec![
@@ -227,22 +236,29 @@ impl Amqp091Session {
             self.peer.authentication_failure_close = has("authentication_failure_close");
         }
         let mechanism = start.mechanism.as_str();
-        if mechanism != MECHANISM {
-            return Err(Fault::new(
-                ReplyCode::CommandInvalid,
-                format!("unknown authentication mechanism '{mechanism}'"),
-            ));
-        }
-        let (user, password) = plain(start.response.as_bytes())
-            .ok_or_else(|| Fault::new(ReplyCode::SyntaxError, "invalid PLAIN response"))?;
+        let credentials = self.credentials(mechanism, start.response.as_bytes())?;
         let token = self.out.token(0);
+        self.peer.mechanism = mechanism.into();
         self.phase = Phase::Authenticating { token, deadline };
-        let password = Secret(password);
-        self.command(Command::Authenticate {
-            token,
-            credentials: Credentials::Password { user, password },
-        });
+        self.command(Command::Authenticate { token, credentials });
         Ok(())
+    }
+
+    /// What the client's response proves.
+    fn credentials(&self, mechanism: &str, response: &[u8]) -> Result<Credentials, Fault> {
+        let given = match mechanism {
+            "PLAIN" => plain(response),
+            "AMQPLAIN" => amqplain(response),
+            "EXTERNAL" if self.config.has_certificate => return Ok(Credentials::Certificate),
+            _ => {
+                let text = format!("unknown authentication mechanism '{mechanism}'");
+                return Err(Fault::new(ReplyCode::CommandInvalid, text));
+            }
+        };
+        let (user, password) = given.ok_or_else(|| {
+            Fault::new(ReplyCode::SyntaxError, format!("invalid {mechanism} response"))
+        })?;
+        Ok(Credentials::Password { user, password: Secret(password) })
     }
 
     /// Takes in what the broker says of the credentials or of the virtual host. Returns whether
@@ -294,8 +310,11 @@ impl Amqp091Session {
             self.phase = Phase::Closed;
             return;
         }
-        let text = "Login was refused using authentication mechanism PLAIN. For details see the \
-                    broker logfile.";
+        let text = format!(
+            "Login was refused using authentication mechanism {}. For details see the broker \
+             logfile.",
+            self.peer.mechanism
+        );
         self.fail(0, &Fault::new(ReplyCode::AccessRefused, text));
     }
 
@@ -475,4 +494,14 @@ fn plain(response: &[u8]) -> Option<(String, String)> {
     let user = String::from_utf8(parts.next()?.to_vec()).ok()?;
     let password = String::from_utf8(parts.next()?.to_vec()).ok()?;
     Some((user, password))
+}
+
+/// User and password of an AMQPLAIN response: a table without its length.
+fn amqplain(response: &[u8]) -> Option<(String, String)> {
+    table::validate(response).ok()?;
+    let text = |name| {
+        let entry = table::find(response, name).filter(|entry| entry.kind == b'S')?;
+        String::from_utf8(entry.value.to_vec()).ok()
+    };
+    Some((text("LOGIN")?, text("PASSWORD")?))
 }

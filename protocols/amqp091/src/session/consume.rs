@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, basic};
 use isthmus_contract::{Attach, AttachMode, Command, Credit, Delivery, Reply};
-use isthmus_model::{Annotations, ConsumerId, Outcome, Record, Settlement, Token, WindowId};
+use isthmus_model::{
+    Annotations, ConsumerId, Outcome, Record, RecordFlags, Settlement, Token, WindowId,
+};
 
 use crate::codec::deaths;
 use crate::codec::deliver::{self, Content, DeliverPrefix, Route};
+use crate::codec::head::Head;
 use crate::codec::method::{self, Method};
+use crate::codec::publish::REPLY_TO;
 use crate::fault::{Fault, ReplyCode};
 
 use super::channel::{Answer, Op, Slot};
@@ -98,7 +102,6 @@ impl Amqp091Session {
     ) -> Handled {
         let arguments =
             method.arguments().map_err(|e| Fault::new(ReplyCode::SyntaxError, e.to_string()))?;
-        let queue = self.queue_name(number, &consume.queue)?;
         let id = self.next_consumer_id();
         let tag: Arc<str> = match consume.consumer_tag.as_str() {
             "" => Arc::from(format!("amq.ctag-{:x}-{:x}", self.config.id.0, id.0)),
@@ -111,6 +114,12 @@ impl Amqp091Session {
                 format!("attempt to reuse consumer tag '{tag}'"),
             ));
         }
+        let queue = if consume.queue.as_str() == REPLY_TO {
+            self.begin_replies(number, consume, &tag)?
+        } else {
+            self.queue_name(number, &consume.queue)?
+        };
+        let Some(channel) = self.open_channel(number) else { return Ok(()) };
         channel.consumers.insert(tag.clone(), id);
         let consumer = Consumer {
             channel: number,
@@ -154,6 +163,7 @@ impl Amqp091Session {
             consumer_tag: tag.clone(),
         }));
         let op = if cancel.nowait { Op::Nothing } else { Op::Say(ok) };
+        self.end_replies(number, tag.as_str());
         let known = self.open_channel(number).and_then(|c| c.consumers.remove(tag.as_str()));
         let Some(consumer) = known else {
             // A consumer that is not there is cancelled.
@@ -400,6 +410,10 @@ impl Message<'_> {
         let chunk = &delivery.batch.chunk;
         let mut content = Content { head: record.head.of(chunk), chunk, body: record.body };
         let annotations: Option<&Annotations> = delivery.annotations.as_deref();
+        let stripped = record.flags.has(RecordFlags::MORE_KEYS).then(|| without_bcc(content.head));
+        if let Some(head) = stripped.as_ref().and_then(|head| head.as_deref()) {
+            content.head = head;
+        }
         if annotations.is_none() && delivery.delivery_count == 0 {
             encode(Route::published(record, chunk), content);
             return;
@@ -418,4 +432,10 @@ impl Message<'_> {
         }
         encode(route, content);
     }
+}
+
+/// A head without what receivers are not to see; `None` if it is as they may see it.
+#[cold]
+fn without_bcc(head: &[u8]) -> Option<Vec<u8>> {
+    Head::read(head).ok()?.without_bcc(head)
 }

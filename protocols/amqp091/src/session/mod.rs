@@ -2,7 +2,7 @@
 //!
 //! [`connection`] is the handshake, heartbeats and the end; [`channel`] what a channel is and how
 //! it opens and closes; [`publish`], [`consume`], [`settle`], [`topology`] and [`transaction`] are
-//! what clients do on it; [`done`] tells them how it went.
+//! what clients do on it, [`reply`] how answers find them; [`done`] tells them how it went.
 
 mod arguments;
 mod channel;
@@ -12,6 +12,7 @@ mod consume;
 mod done;
 mod outgoing;
 mod publish;
+mod reply;
 mod settle;
 mod topology;
 mod transaction;
@@ -62,6 +63,8 @@ pub struct Amqp091Session {
     channels: Vec<Slot>,
     consumers: HashMap<ConsumerId, Consumer>,
     last_consumer: u64,
+    /// Reply queues made so far.
+    reply_queues: u64,
     /// Methods that are not answered, over all channels.
     outstanding: usize,
     /// Detached consumers by the token of their `Detach`: until it is answered, deliveries may
@@ -84,6 +87,7 @@ impl Amqp091Session {
             channels: Vec::new(),
             consumers: HashMap::new(),
             last_consumer: 0,
+            reply_queues: 0,
             outstanding: 0,
             detaching: HashMap::new(),
             pressure: false,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use isthmus_contract::{
     CommandError, ConfirmRun, Confirms, PublishException, PublishRefusal, Reply,
 };
-use isthmus_model::{Record, Span, Token, TransactionId};
+use isthmus_model::{Record, RecordFlags, Span, Token, TransactionId};
 
 use crate::codec::deliver::{self, Content, Route};
 use crate::codec::frame::{self, Frame};
@@ -39,6 +39,8 @@ struct Announced {
     head: Span,
     body_size: usize,
     durable: bool,
+    /// Its headers name more routing keys.
+    more_keys: bool,
     priority: u8,
     ttl_ms: u32,
 }
@@ -64,6 +66,10 @@ impl Assembly {
     fn finish(self) -> Option<(Bytes, Record)> {
         let content = self.content?;
         let start = content.head.end() as usize;
+        let mut flags = codec::flags(content.durable, self.mandatory);
+        if content.more_keys {
+            flags = flags.with(RecordFlags::MORE_KEYS);
+        }
         let record = Record {
             exchange: self.exchange,
             routing_key: self.routing_key,
@@ -71,7 +77,7 @@ impl Assembly {
             body: Span::new(start, content.body_size),
             ttl_ms: content.ttl_ms,
             priority: content.priority,
-            flags: codec::flags(content.durable, self.mandatory),
+            flags,
         };
         Some((self.chunk.into(), record))
     }
@@ -266,13 +272,17 @@ impl Amqp091Session {
         let ttl_ms = head
             .ttl_ms(content.head)
             .map_err(|BadExpiration(text)| precondition(format!("invalid expiration '{text}'")))?;
+        head.check_more_keys(content.head).map_err(precondition)?;
+        let own_replies = self.reply_address(number, &head, content.head)?;
         if let Some(Channel { assembly: Some(assembly), .. }) = self.open_channel(number) {
-            let span = Span::new(assembly.chunk.len(), content.head.len());
-            assembly.chunk.extend_from_slice(content.head);
+            let written = own_replies.as_deref().unwrap_or(content.head);
+            let span = Span::new(assembly.chunk.len(), written.len());
+            assembly.chunk.extend_from_slice(written);
             assembly.content = Some(Announced {
                 head: span,
                 body_size,
                 durable: head.durable,
+                more_keys: head.more_keys,
                 priority: head.priority,
                 ttl_ms,
             });

@@ -7,15 +7,19 @@ use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use amq_protocol::types::ShortString;
 use isthmus_contract::{Command, ManageOp, TopologyChange};
 use isthmus_model::{
-    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, QueueDef, Table,
+    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, QueueDef, Table, Value,
 };
 
 use crate::codec::method::Method;
+use crate::codec::publish::REPLY_TO;
 use crate::fault::{Fault, ReplyCode};
 
 use super::arguments::queue_options;
 use super::channel::Op;
 use super::{Amqp091Session, Handled, name};
+
+/// The type of exchanges that hold messages back.
+const DELAYED_TYPE: &str = "x-delayed-message";
 
 fn arguments(method: &Method<'_>) -> Result<Table, Fault> {
     method.arguments().map_err(|e| Fault::new(ReplyCode::SyntaxError, e.to_string()))
@@ -30,6 +34,23 @@ fn not_default(exchange: &ShortString) -> Result<Arc<str>, Fault> {
         ));
     }
     Ok(name(exchange))
+}
+
+/// The kind of exchange called `name`, and whether it holds messages back first
+/// (`x-delayed-message`, which says in `x-delayed-type` how it routes them then).
+fn exchange_kind(name: &str, arguments: &Table) -> Result<(ExchangeKind, bool), Fault> {
+    if name == DELAYED_TYPE {
+        let kind = arguments.get("x-delayed-type").and_then(Value::as_str);
+        let kind = kind.and_then(ExchangeKind::from_name).ok_or_else(|| {
+            let text = "Invalid argument, 'x-delayed-type' must be an existing exchange type";
+            Fault::new(ReplyCode::PreconditionFailed, text)
+        })?;
+        return Ok((kind, true));
+    }
+    let kind = ExchangeKind::from_name(name).ok_or_else(|| {
+        Fault::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{name}'"))
+    })?;
+    Ok((kind, false))
 }
 
 fn unless(nowait: bool, ok: AMQPClass) -> Op {
@@ -106,17 +127,14 @@ impl Amqp091Session {
             self.change(number, (40, 10), op, TopologyChange::LookUpExchange { name: exchange });
             return Ok(());
         }
-        let kind = ExchangeKind::from_name(declare.kind.as_str()).ok_or_else(|| {
-            let kind = declare.kind.as_str();
-            Fault::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{kind}'"))
-        })?;
+        let (kind, delayed) = exchange_kind(declare.kind.as_str(), &arguments)?;
         let def = ExchangeDef {
             name: exchange,
             kind,
             durable: declare.durable,
             auto_delete: declare.auto_delete,
             internal: declare.internal,
-            delayed: false,
+            delayed,
             arguments,
         };
         self.change(number, (40, 10), op, TopologyChange::DeclareExchange(def));
@@ -202,6 +220,18 @@ impl Amqp091Session {
         declare: &queue::Declare,
         arguments: Table,
     ) -> Handled {
+        if declare.queue.as_str() == REPLY_TO {
+            // It exists for everybody, as far as anybody can tell.
+            let class = queue::AMQPMethod::DeclareOk(queue::DeclareOk {
+                queue: REPLY_TO.into(),
+                message_count: 0,
+                consumer_count: 1,
+            });
+            if !declare.nowait {
+                self.reply(number, AMQPClass::Queue(class));
+            }
+            return Ok(());
+        }
         let unnamed = !declare.passive && declare.queue.as_str().is_empty();
         let op = Op::DeclareQueue { nowait: declare.nowait, unnamed };
         if declare.passive {
@@ -210,7 +240,8 @@ impl Amqp091Session {
             return Ok(());
         }
         let queue = name(&declare.queue);
-        let options = queue_options(&arguments, &queue, &self.peer.vhost)?;
+        let (options, kind) = queue_options(&arguments, &queue, &self.peer.vhost)?;
+        kind.check(declare, &self.peer.vhost)?;
         let lifetime = if declare.exclusive {
             Lifetime::Exclusive(self.config.id)
         } else if declare.durable {

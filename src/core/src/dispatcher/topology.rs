@@ -16,6 +16,9 @@ use crate::{Fact, Ledger};
 /// About what a declaration costs in the log.
 const DECLARATION_BYTES: u64 = 256;
 
+/// How the names of queues begin that sessions keep for answers to their requests.
+const REPLY_QUEUES: &str = "amq.rabbitmq.reply-to.";
+
 impl Dispatcher {
     /// Declares, binds, looks up or deletes.
     pub fn change_topology(
@@ -74,7 +77,13 @@ impl Dispatcher {
                 }
                 Ok(Reply::Ok)
             }
-            TopologyChange::DeclareQueue(def) => self.declare_queue(id, vhost, def),
+            TopologyChange::DeclareQueue(def) => self.declare_queue(id, vhost, def, false),
+            TopologyChange::DeclareOwnQueue(def) => self.declare_queue(id, vhost, def, true),
+            // Whoever knows a reply queue's name may ask whether its owner is still there.
+            TopologyChange::LookUpQueue { name } if name.starts_with(REPLY_QUEUES) => {
+                let entry = self.topology.queue(vhost, &name)?;
+                Ok(self.queue_reply(entry.id, Arc::clone(&entry.def.name)))
+            }
             TopologyChange::LookUpQueue { name } => {
                 let (queue, name) = self.usable_queue(id, &name)?;
                 Ok(self.queue_reply(queue, name))
@@ -138,10 +147,13 @@ impl Dispatcher {
         session: SessionId,
         vhost: &Arc<str>,
         mut def: QueueDef,
+        own: bool,
     ) -> Result<Reply, CommandError> {
         let id = self.next_queue;
-        let declared = if def.name.is_empty() {
-            def.name = self.make_name();
+        let declared = if own || def.name.is_empty() {
+            if def.name.is_empty() {
+                def.name = self.make_name();
+            }
             self.topology.declare_system_queue(vhost, def.clone(), id)?
         } else {
             self.topology.declare_queue(vhost, def.clone(), id)?
