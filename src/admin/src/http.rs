@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::health::{Report, Status};
 use crate::metrics::{self, Metrics};
@@ -118,7 +118,7 @@ async fn limit_body(request: Request, next: Next) -> Response {
 /// Serves one accepted connection until the client closes it, is too slow, or `closing` completes
 /// and the request being answered is finished.
 pub async fn serve_connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     router: Router,
     closing: impl Future<Output = ()> + Send,
 ) {
@@ -127,7 +127,7 @@ pub async fn serve_connection(
 
 async fn serve_within(
     head_timeout: Duration,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     router: Router,
     closing: impl Future<Output = ()> + Send,
 ) {
@@ -153,7 +153,7 @@ async fn serve_within(
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::{Role, Snapshot};

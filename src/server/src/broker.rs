@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use isthmus_broker::storage::{self, LogOptions, RealStorage};
 use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, Peer, RecoveryError};
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
 use crate::connections::Closing;
@@ -88,20 +87,24 @@ impl Broker {
     /// Serves one connection to an AMQP 0-9-1 listener until it ends. When `closing` completes,
     /// the connection closes in the protocol's way; if that takes longer than
     /// `shutdown.drain_s`, this future is dropped.
-    pub(crate) async fn serve_amqp(self, stream: TcpStream, peer: SocketAddr, closing: Closing) {
+    pub(crate) async fn serve_amqp<S>(self, stream: S, peer: Peer, closing: Closing)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut secret = [0; 16];
         if let Err(error) = getrandom::fill(&mut secret) {
             return tracing::error!(%error, "a connection is closed: no random numbers");
         }
         let name_secret = u128::from_le_bytes(secret);
-        let config = SessionConfig { name_secret, ..self.session };
+        let has_certificate = peer.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+        let address = peer.address;
+        let config = SessionConfig { name_secret, has_certificate, ..self.session };
         let session = |id: SessionId, now| {
             Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
         };
-        let served =
-            self.broker.serve(stream, Peer::plain(peer), session, closing.requested()).await;
+        let served = self.broker.serve(stream, peer, session, closing.requested()).await;
         if let Err(error) = served {
-            tracing::debug!(%peer, %error, "connection lost");
+            tracing::debug!(peer = %address, %error, "connection lost");
         }
     }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::certs_cli::{self, CertsCommand};
 use crate::config::{Config, Problem, Sources};
 use crate::users_cli::{self, UsersCommand};
 use crate::{logging, run};
@@ -44,6 +45,11 @@ enum Command {
         /// The configuration file
         file: PathBuf,
     },
+    /// Make certificates
+    Certs {
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
     /// Add, list and remove users
     Users {
         #[command(subcommand)]
@@ -60,6 +66,13 @@ pub(crate) fn main() -> ExitCode {
             run::run(config).map_err(|error| error.to_string())
         }),
         Command::Check { file } => check(file, config),
+        Command::Certs { command } => match certs_cli::run(&command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format_args!("isthmus: {error}"));
+                ExitCode::FAILURE
+            }
+        },
         Command::Users { command } => with_config(&config.sources(), |config| {
             users_cli::run(&command, &config).map_err(|error| error.to_string())
         }),

@@ -1,6 +1,7 @@
 //! The Isthmus message broker.
 
 mod broker;
+mod certs_cli;
 mod cli;
 mod config;
 mod connections;
@@ -10,6 +11,7 @@ mod memory;
 mod net;
 mod run;
 mod signals;
+mod tls;
 mod users;
 mod users_cli;
 

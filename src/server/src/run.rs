@@ -15,18 +15,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_admin::{Admin, Metrics, Role, Snapshot, Status};
+use isthmus_broker::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
 use crate::broker::{Broker, BrokerError};
-use crate::config::Config;
+use crate::config::{Config, ListenAddrs};
 use crate::connections::{Closing, Connections};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
+use crate::tls::{self, Tls, TlsError};
 use crate::users::{Authenticator, HashError, Hashing, PasswordStore, UserFile, UserFileError};
 
 /// The version of this program.
@@ -64,6 +67,9 @@ pub(crate) enum RunError {
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// A file that TLS needs cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -113,12 +119,19 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     raise_descriptor_limit(config.limits.connections_max);
     warn_of_plain_text(&config);
 
+    let tls = load_tls(&config)?;
+
     let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
     let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
+    let off = ListenAddrs::default();
+    let secure = |addrs| if tls.is_some() { addrs } else { &off };
+    let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
+    let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
     let figures = Arc::new(Figures { connections: connections.clone(), broker: OnceLock::new() });
-    let http_addrs = addrs(&http)?;
-    let http = HttpServer::start(http, Admin::new(Arc::clone(&status), figures.clone()));
+    let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
+    let admin = Admin::new(Arc::clone(&status), figures.clone());
+    let http = HttpServer::start(http, https, tls.as_ref(), admin);
 
     let broker = tokio::select! {
         broker = Broker::start(Arc::clone(&config), Arc::clone(&authenticator)) => broker?,
@@ -129,8 +142,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     };
     // Set once, here: nothing else fills the cell.
     figures.broker.set(broker.clone()).ok();
-    let amqp = amqp.listen()?;
-    let amqp_addrs = addrs(&amqp)?;
+    let (amqp, amqps) = (amqp.listen()?, amqps.listen()?);
+    let (amqp_addrs, amqps_addrs) = (addrs(&amqp)?, addrs(&amqps)?);
     let mut accepting = JoinSet::new();
     for listener in amqp {
         let broker = broker.clone();
@@ -139,17 +152,39 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             "amqp",
             listener,
             &connections,
-            move |stream, peer, closing| broker.clone().serve_amqp(stream, peer, closing),
+            move |stream, peer, closing| {
+                broker.clone().serve_amqp(stream, Peer::plain(peer), closing)
+            },
+        );
+    }
+    for listener in amqps {
+        let Some(tls) = tls.clone() else { break };
+        let broker = broker.clone();
+        accept_into(
+            &mut accepting,
+            "amqps",
+            listener,
+            &connections,
+            move |stream, peer, closing| {
+                let (broker, tls) = (broker.clone(), tls.clone());
+                async move {
+                    if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
+                        broker.serve_amqp(stream, peer, closing).await;
+                    }
+                }
+            },
         );
     }
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
     let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
-    tracing::info!(amqp, http = http_at, "ready");
+    let (amqps, https) = (amqps_addrs.map(display), https_addrs.map(display));
+    tracing::info!(amqp, amqps, http = http_at, https, "ready");
 
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &config, &authenticator) => match never {},
+        never = reload_at_each(&mut reloads, &config, &authenticator, tls.as_ref()) => match never {},
+        never = follow_files(&config, tls.as_ref()) => match never {},
     };
     stop_signals.exit_at_next();
     status.set_ready(false);
@@ -189,15 +224,49 @@ async fn wait_for_stop(
     }
 }
 
-/// Reads the users again at every signal.
+/// Reads the users and what TLS needs again at every signal.
 async fn reload_at_each(
     reloads: &mut Signal,
     config: &Arc<Config>,
     authenticator: &Authenticator,
+    tls: Option<&Tls>,
 ) -> Infallible {
     loop {
         reloads.recv().await;
         reload_users(config, authenticator).await;
+        if let Some(tls) = tls {
+            tls::reload(config, tls).await;
+        }
+    }
+}
+
+/// Reads what TLS needs again whenever it changes.
+async fn follow_files(config: &Arc<Config>, tls: Option<&Tls>) -> Infallible {
+    match tls {
+        Some(tls) => tls::reload_at_change(Arc::clone(config), tls.clone()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What TLS listeners need; `None` if no certificate is configured.
+fn load_tls(config: &Config) -> Result<Option<Tls>, RunError> {
+    Ok(if config.tls.is_on() { Some(Tls::load(&config.tls)?) } else { None })
+}
+
+/// Does a TLS handshake; `None` if it fails, which is everyday.
+async fn handshake(
+    tls: &Tls,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<(TlsStream<TcpStream>, Peer)> {
+    match tls.accept(stream).await {
+        Ok((stream, secured)) => {
+            Some((stream, Peer { address: peer, tls: Some(Arc::new(secured)) }))
+        }
+        Err(error) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            None
+        }
     }
 }
 
@@ -231,7 +300,12 @@ struct HttpServer {
 }
 
 impl HttpServer {
-    fn start(listeners: Vec<TcpListener>, admin: Admin) -> Self {
+    fn start(
+        listeners: Vec<TcpListener>,
+        secure: Vec<TcpListener>,
+        tls: Option<&Tls>,
+        admin: Admin,
+    ) -> Self {
         let connections = Connections::new(HTTP_CONNECTIONS_MAX);
         let router = isthmus_admin::router(admin);
         let mut accepting = JoinSet::new();
@@ -244,6 +318,25 @@ impl HttpServer {
                 &connections,
                 move |stream, _, closing| {
                     isthmus_admin::serve_connection(stream, router.clone(), closing.requested())
+                },
+            );
+        }
+        for listener in secure {
+            let Some(tls) = tls.cloned() else { break };
+            let router = router.clone();
+            accept_into(
+                &mut accepting,
+                "https",
+                listener,
+                &connections,
+                move |stream, peer, closing| {
+                    let (tls, router) = (tls.clone(), router.clone());
+                    async move {
+                        if let Some((stream, _)) = handshake(&tls, stream, peer).await {
+                            let closing = closing.requested();
+                            isthmus_admin::serve_connection(stream, router, closing).await;
+                        }
+                    }
                 },
             );
         }
@@ -331,7 +424,7 @@ fn raise_descriptor_limit(connections_max: u32) {
 
 /// Says which listeners would carry passwords in plain text beyond this machine.
 fn warn_of_plain_text(config: &Config) {
-    for (listener, addrs) in config.listeners.iter() {
+    for (listener, addrs) in config.listeners.plain() {
         for addr in &addrs.0 {
             let parsed = addr.host.parse::<std::net::IpAddr>();
             if !parsed.map_or(addr.host == "localhost", |ip| ip.to_canonical().is_loopback()) {

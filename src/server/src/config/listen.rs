@@ -14,16 +14,14 @@ pub(crate) struct KnownListener {
 
 /// Listener names whose protocols this version does not serve. They are known so that a
 /// configuration written for a later version is refused with the reason instead of as a typo.
-pub(crate) const NOT_SERVED: [KnownListener; 10] = [
+pub(crate) const NOT_SERVED: [KnownListener; 8] = [
     KnownListener { name: "mqtt", protocol: "MQTT" },
     KnownListener { name: "stomp", protocol: "STOMP" },
     KnownListener { name: "any", protocol: "protocol detection" },
     KnownListener { name: "aws", protocol: "the AWS API" },
-    KnownListener { name: "amqps", protocol: "AMQP over TLS" },
     KnownListener { name: "mqtts", protocol: "MQTT over TLS" },
     KnownListener { name: "stomps", protocol: "STOMP over TLS" },
     KnownListener { name: "anys", protocol: "protocol detection over TLS" },
-    KnownListener { name: "https", protocol: "HTTP over TLS" },
     KnownListener { name: "awss", protocol: "the AWS API over TLS" },
 ];
 

@@ -9,6 +9,7 @@
 mod keys;
 mod listen;
 mod sources;
+mod tls;
 mod units;
 mod value;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources, line_of};
+pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
 pub(crate) use units::{ByteSize, TimeSpan};
 
 /// The whole configuration.
@@ -31,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: DataDirPath,
     /// `[listeners]`
     pub(crate) listeners: Listeners,
+    /// `[tls]`
+    pub(crate) tls: Tls,
     /// `[log]`
     pub(crate) log: Log,
     /// `[auth]`
@@ -62,18 +66,32 @@ pub(crate) struct Listeners {
     pub(crate) amqp: ListenAddrs,
     /// Health and metrics over HTTP in plain text.
     pub(crate) http: ListenAddrs,
+    /// AMQP 0-9-1 over TLS; opened if there is a certificate.
+    pub(crate) amqps: ListenAddrs,
+    /// Health and metrics over HTTPS; opened if there is a certificate.
+    pub(crate) https: ListenAddrs,
 }
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { amqp: ListenAddrs::loopback(5672), http: ListenAddrs::loopback(15672) }
+        Self {
+            amqp: ListenAddrs::loopback(5672),
+            http: ListenAddrs::loopback(15672),
+            amqps: ListenAddrs::loopback(5671),
+            https: ListenAddrs::loopback(15671),
+        }
     }
 }
 
 impl Listeners {
-    /// Every listener by name.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &ListenAddrs)> {
-        [("amqp", &self.amqp), ("http", &self.http)].into_iter()
+    /// The listeners in plain text by name.
+    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 2] {
+        [("amqp", &self.amqp), ("http", &self.http)]
+    }
+
+    /// Their twins with TLS.
+    fn secure(&self) -> [(&'static str, &ListenAddrs); 2] {
+        [("amqps", &self.amqps), ("https", &self.https)]
     }
 }
 
@@ -287,8 +305,22 @@ impl Config {
             };
             report(key, message);
         }
+        for (key, message) in self.tls.check() {
+            report(key, message);
+        }
+        if !self.tls.is_on() {
+            let defaults = Listeners::default();
+            for ((name, addrs), (_, default)) in
+                self.listeners.secure().into_iter().zip(defaults.secure())
+            {
+                if !addrs.0.is_empty() && addrs != default {
+                    let message = "needs tls.certificate and tls.key, or \"off\"".to_owned();
+                    report(&format!("listeners.{name}"), message);
+                }
+            }
+        }
         let mut taken: Vec<(&str, &ListenAddr)> = Vec::new();
-        for (name, addrs) in self.listeners.iter() {
+        for (name, addrs) in self.open_listeners() {
             for addr in addrs.0.iter().filter(|addr| addr.port != 0) {
                 match taken.iter().find(|(_, other)| *other == addr) {
                     Some((other, _)) => report(
@@ -299,9 +331,15 @@ impl Config {
                 }
             }
         }
-        if self.listeners.iter().all(|(_, addrs)| addrs.0.is_empty()) {
+        if self.open_listeners().all(|(_, addrs)| addrs.0.is_empty()) {
             report("listeners.amqp", "every listener is off; set at least one address".to_owned());
         }
+    }
+
+    /// The listeners that are opened, by name; those that are off have no address.
+    fn open_listeners(&self) -> impl Iterator<Item = (&'static str, &ListenAddrs)> {
+        let secure = self.listeners.secure().into_iter().filter(|_| self.tls.is_on());
+        self.listeners.plain().into_iter().chain(secure)
     }
 
     /// The data directory.

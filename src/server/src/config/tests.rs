@@ -98,9 +98,20 @@ fn listeners_of_later_versions_are_refused_with_the_reason() {
             "FILE:2: listeners.mqtt: MQTT is not served by this version; set it to \"off\" or remove it"
         ]
     );
-    assert!(problems("[listeners]\namqps = \"127.0.0.1:5671\"")[0].contains("AMQP over TLS"));
+    assert!(problems("[listeners]\nmqtts = \"127.0.0.1:8883\"")[0].contains("MQTT over TLS"));
     assert!(problems("[cluster]\nnodes = [\"a:1\"]")[0].contains("not in this version"));
     assert!(load_text("[listeners]\nmqtt = \"off\"", Sources::default()).is_ok());
+}
+
+#[test]
+fn listeners_with_tls_need_a_certificate() {
+    let needs = "needs tls.certificate and tls.key, or \"off\"";
+    assert_eq!(
+        problems("[listeners]\namqps = \"0.0.0.0:5671\""),
+        [format!("FILE:2: listeners.amqps: {needs}")]
+    );
+    let with = "[listeners]\namqps = \"0.0.0.0:5671\"\n[tls]\ncertificate = \"c\"\nkey = [\"k\"]";
+    assert!(load_text(with, Sources::default()).is_ok());
 }
 
 #[test]

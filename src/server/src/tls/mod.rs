@@ -1,0 +1,90 @@
+//! TLS: certificates, client certificates, revocation lists, and changing all of them without a
+//! restart.
+//!
+//! [`files`] reads and checks what the configuration names, [`resolver`] picks the certificate
+//! that a client asks for, [`identity`] says whom a client's certificate names, [`reload`] watches
+//! the files. What a handshake needs is one value, replaced as a whole: connections that are open
+//! keep what they began with.
+
+mod files;
+mod identity;
+mod reload;
+mod resolver;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use isthmus_broker::TlsPeer;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub(crate) use files::TlsError;
+pub(crate) use reload::{reload, reload_at_change};
+
+use crate::config::Tls as TlsConfig;
+
+/// Handshakes at once. Each costs a signature, about a millisecond of a core with RSA; a flood of
+/// them must not take all cores from messaging.
+const HANDSHAKES_MAX: usize = 64;
+
+/// What TLS listeners share. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    current: Arc<ArcSwap<ServerConfig>>,
+    handshakes: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+impl Tls {
+    /// Reads the files that the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`], naming the file and what is wrong with it.
+    pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        Ok(Self {
+            current: Arc::new(ArcSwap::new(files::load(config)?)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            timeout: config.handshake_timeout.0,
+        })
+    }
+
+    /// Reads the files again. New handshakes use what they say; if they are not in order, what was
+    /// read before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tls::load`]; then everything is as before.
+    pub(crate) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
+        self.current.store(files::load(config)?);
+        Ok(())
+    }
+
+    /// Does the server's part of a handshake, within the configured time; also says what it came
+    /// to.
+    ///
+    /// # Errors
+    ///
+    /// What the client did wrong, or that it was too slow.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, TlsPeer)> {
+        let handshake = async {
+            let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
+            let stream = TlsAcceptor::from(self.current.load_full()).accept(stream).await?;
+            drop(permit);
+            Ok::<_, io::Error>(stream)
+        };
+        let stream = tokio::time::timeout(self.timeout, handshake).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")
+        })??;
+        let peer = identity::of_connection(stream.get_ref().1);
+        Ok((stream, peer))
+    }
+}
