@@ -216,7 +216,6 @@ def test_a_deleted_queue_dead_letters_nothing(channel, name, graveyard):
     assert message_count(channel, graveyard) == 0
 
 
-@not_yet
 def test_higher_priorities_come_first_in_a_priority_queue(channel, name):
     declare(channel, name, max_priority=5)
     for priority in (1, 5, None, 3, 9, 5):

@@ -51,8 +51,8 @@ pub struct BrokerOptions {
     pub publish_bytes_max: u64,
     /// Bytes in the log after which a checkpoint is written.
     pub checkpoint_after_bytes: u64,
-    /// Mixed into names that the broker makes up.
-    pub name_seed: u64,
+    /// The key of names that the broker makes up: random, so that nobody can guess them.
+    pub name_seed: [u8; 32],
     /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
     /// cannot be relied on. Nothing is confirmed any more by a log that has failed; the process is
     /// expected to end.

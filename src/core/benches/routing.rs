@@ -138,7 +138,7 @@ fn route(c: &mut Criterion) {
             b.iter(|| {
                 out.clear();
                 topology
-                    .route("/", black_box(exchange), black_box(key), &mut headers, &mut out)
+                    .route("/", black_box(exchange), &[black_box(key)], &mut headers, &mut out)
                     .expect("routed");
                 black_box(&out);
             });

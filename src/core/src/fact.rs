@@ -7,6 +7,8 @@ use isthmus_model::{
     Time,
 };
 
+use crate::dedup::{DedupKey, WindowOf};
+
 /// One log entry's contents: atomic, the facts in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
@@ -136,6 +138,20 @@ pub enum Fact {
         key: SettingKey,
         /// Its value from now on.
         value: Option<Arc<Table>>,
+    },
+    /// Keys were seen, and are remembered in this order, each until its end in log time.
+    Remember {
+        /// By whom.
+        window: WindowOf,
+        /// The keys.
+        keys: Vec<(DedupKey, Time)>,
+    },
+    /// Keys are forgotten.
+    Forget {
+        /// By whom.
+        window: WindowOf,
+        /// The keys.
+        keys: Vec<DedupKey>,
     },
     /// The next queue's id is at least this, in a checkpoint: ids are never reused.
     NextQueue(QueueId),

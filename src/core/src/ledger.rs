@@ -1,6 +1,6 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use isthmus_model::{
@@ -8,12 +8,19 @@ use isthmus_model::{
 };
 use rpds::RedBlackTreeMapSync;
 
+use crate::dedup::{Window, WindowOf};
 use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Placement, Run, RunMap};
 
 /// About what a fact has beside the bodies of its messages, so that many small ones do not make
 /// one large entry.
 const FACT_BYTES: u64 = 128;
+
+/// Keys of a deduplication window in one fact of a checkpoint.
+const KEYS_MAX: usize = 1024;
+
+/// What such a key takes there, about.
+const KEY_BYTES: u64 = 26;
 
 /// Messages, settlements, delivery counts and durable topology, as the log tells them.
 ///
@@ -25,6 +32,8 @@ pub struct Ledger {
     topology: Topology,
     queues: HashMap<QueueId, QueueLedger>,
     settings: Settings,
+    /// Shared with copies of the ledger until they differ.
+    windows: BTreeMap<WindowOf, Arc<Window>>,
     next_queue: QueueId,
     term: u64,
     time: Time,
@@ -105,6 +114,7 @@ impl Ledger {
             topology: Topology::new(),
             queues: HashMap::new(),
             settings: Settings::default(),
+            windows: BTreeMap::new(),
             next_queue: QueueId(1),
             term: 0,
             time: Time(0),
@@ -119,6 +129,11 @@ impl Ledger {
     /// What operators have defined.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Deduplication windows of durable exchanges and queues, as far as keys are in them.
+    pub fn windows(&self) -> &BTreeMap<WindowOf, Arc<Window>> {
+        &self.windows
     }
 
     /// The ledger of a durable queue.
@@ -202,8 +217,31 @@ impl Ledger {
                     });
                 }
             }
+            Fact::Remember { window, keys } => {
+                // One that was deleted before this was committed remembers nothing.
+                if self.has_window(window) {
+                    let window = Arc::make_mut(self.windows.entry(window.clone()).or_default());
+                    keys.iter().for_each(|(key, until)| window.remember(*key, *until, true));
+                }
+            }
+            Fact::Forget { window, keys } => {
+                if let Some(window) = self.windows.get_mut(window) {
+                    let window = Arc::make_mut(window);
+                    for key in keys {
+                        window.forget(key);
+                    }
+                }
+            }
             Fact::NextQueue(id) => self.next_queue = *id,
             Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
+        }
+    }
+
+    /// Whether what a deduplication window belongs to is there.
+    fn has_window(&self, of: &WindowOf) -> bool {
+        match of {
+            WindowOf::Exchange { vhost, name } => self.topology.exchange(vhost, name).is_ok(),
+            WindowOf::Queue(id) => self.queues.contains_key(id),
         }
     }
 
@@ -235,10 +273,14 @@ impl Ledger {
             Fact::DeleteVhost(name) => {
                 for queue in self.topology.delete_vhost(name)? {
                     self.queues.remove(&queue.id);
+                    self.windows.remove(&WindowOf::Queue(queue.id));
                 }
+                self.windows.retain(|of, _| !of.is_exchange_in(name));
                 self.settings.forget_vhost(name);
             }
             Fact::DeleteExchange { vhost, name } => {
+                let (host, exchange) = (Arc::clone(vhost), Arc::clone(name));
+                self.windows.remove(&WindowOf::Exchange { vhost: host, name: exchange });
                 let end = Destination::Exchange(Arc::clone(name));
                 let from = self.topology.bindings_from(vhost, name)?.cloned();
                 let to = self.topology.bindings_to(vhost, &end)?.cloned();
@@ -259,6 +301,7 @@ impl Ledger {
             }
             Fact::DeleteQueue { id } => {
                 self.queues.remove(id);
+                self.windows.remove(&WindowOf::Queue(*id));
                 let Some((vhost, entry)) = self.topology.queue_by_id(*id) else { return Ok(()) };
                 let (vhost, entry) = (Arc::clone(vhost), entry.clone());
                 let end = Destination::Queue(Arc::clone(&entry.def.name));
@@ -339,7 +382,14 @@ impl Ledger {
             queue.runs.iter().map(move |run| restore(id, run)).chain([state])
         });
         let time = self.time;
-        let mut facts = self.topology_facts().into_iter().chain(messages);
+        let windows = self.windows.iter().flat_map(|(of, window)| {
+            let mut keys = window.iter();
+            std::iter::from_fn(move || {
+                let keys: Vec<_> = keys.by_ref().take(KEYS_MAX).collect();
+                (!keys.is_empty()).then(|| Fact::Remember { window: of.clone(), keys })
+            })
+        });
+        let mut facts = self.topology_facts().into_iter().chain(windows).chain(messages);
         std::iter::from_fn(move || {
             let mut entry = Entry { time, facts: Vec::new() };
             let mut bytes = 0;
@@ -347,6 +397,7 @@ impl Ledger {
                 let Some(fact) = facts.next() else { break };
                 bytes += match &fact {
                     Fact::Restore { batch, .. } => batch.chunk.len() as u64,
+                    Fact::Remember { keys, .. } => keys.len() as u64 * KEY_BYTES,
                     _ => 0,
                 };
                 bytes += FACT_BYTES;

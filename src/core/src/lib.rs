@@ -8,9 +8,11 @@
 //! - [`Dispatcher`]: what the leader decides; it proposes facts and delivers what is committed.
 
 pub mod codec;
+pub mod dedup;
 mod dispatcher;
 mod fact;
 mod ledger;
+pub mod policy;
 mod runs;
 #[cfg(test)]
 mod testing;

@@ -30,5 +30,6 @@ pub use setting::{SettingKey, SettingKind};
 pub use time::Time;
 pub use topology::{
     BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions,
+    REPLY_QUEUE_PREFIX,
 };
 pub use value::{Table, Value};

@@ -24,6 +24,14 @@ pub enum TopologyChange {
     /// Declare a queue; an equal one may exist. An empty name asks for a name to be made.
     /// Answer: [`Reply::Queue`](crate::Reply::Queue).
     DeclareQueue(QueueDef),
+    /// Declare a queue under a name that the broker makes: the prefix, and after it what nobody
+    /// can guess. Answer: [`Reply::Queue`](crate::Reply::Queue).
+    MakeQueue {
+        /// What the name begins with; names that only the broker gives are allowed here.
+        prefix: Arc<str>,
+        /// The queue; its name does not matter.
+        def: QueueDef,
+    },
     /// Declare a queue that the session needs for itself; its name may be a reserved one, and must
     /// be new. Answer: [`Reply::Queue`](crate::Reply::Queue).
     DeclareOwnQueue(QueueDef),

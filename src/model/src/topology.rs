@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use crate::{SessionId, Table};
 
+/// What the names of queues begin with that take replies (RabbitMQ's direct reply-to): each is of
+/// one session alone, except that every session may ask whether it is there.
+pub const REPLY_QUEUE_PREFIX: &str = "amq.rabbitmq.reply-to.";
+
 /// How an exchange picks the bindings that a message follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {
@@ -15,6 +19,11 @@ pub enum ExchangeKind {
     Topic,
     /// The message's headers against the binding's arguments.
     Headers,
+    /// One of the bindings, picked by a hash of the routing key or of a property; a binding's key
+    /// is its weight.
+    ConsistentHash,
+    /// Every binding, for messages that were not seen before.
+    Deduplication,
 }
 
 impl ExchangeKind {
@@ -25,6 +34,8 @@ impl ExchangeKind {
             "fanout" => ExchangeKind::Fanout,
             "topic" => ExchangeKind::Topic,
             "headers" => ExchangeKind::Headers,
+            "x-consistent-hash" => ExchangeKind::ConsistentHash,
+            "x-message-deduplication" => ExchangeKind::Deduplication,
             _ => return None,
         })
     }
@@ -36,6 +47,8 @@ impl ExchangeKind {
             ExchangeKind::Fanout => "fanout",
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
+            ExchangeKind::ConsistentHash => "x-consistent-hash",
+            ExchangeKind::Deduplication => "x-message-deduplication",
         }
     }
 }

@@ -70,4 +70,23 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether a value in it lies within more than `levels_max` lists and tables. Does not recurse:
+    /// it is asked about what came from outside, before anything else looks at it.
+    pub fn nests_deeper_than(&self, levels_max: usize) -> bool {
+        let mut left: Vec<(&Value, usize)> = self.0.iter().map(|(_, value)| (value, 0)).collect();
+        while let Some((value, level)) = left.pop() {
+            if level > levels_max {
+                return true;
+            }
+            match value {
+                Value::List(items) => left.extend(items.iter().map(|item| (item, level + 1))),
+                Value::Map(table) => {
+                    left.extend(table.0.iter().map(|(_, value)| (value, level + 1)));
+                }
+                _ => {}
+            }
+        }
+        false
+    }
 }

@@ -162,6 +162,8 @@ fn start(
         entry_bytes_max: ENTRY_BYTES_MAX,
         ..LogOptions::default()
     };
+    let mut name_seed = [0; 32];
+    getrandom::fill(&mut name_seed)?;
     let options = BrokerOptions {
         storage,
         node: SingleOptions { log, ..SingleOptions::default() },
@@ -174,7 +176,7 @@ fn start(
         outbox_bytes_max: config.limits.outbox_bytes_max.0,
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
         checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
-        name_seed: getrandom::u64()?,
+        name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
     };
     isthmus_broker::Broker::start(options, Combining::start)

@@ -111,7 +111,7 @@ impl Setup {
             outbox_bytes_max: self.outbox_bytes_max,
             publish_bytes_max: self.publish_bytes_max,
             checkpoint_after_bytes: self.checkpoint_after_bytes,
-            name_seed: 1,
+            name_seed: [1; 32],
             on_log_failure: Box::new(move |error| heard.lock().push(error)),
         };
         Ok((Broker::start(options, drive)?, failures))

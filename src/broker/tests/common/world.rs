@@ -590,8 +590,13 @@ impl World {
                 .look(move |shard| {
                     let topology = shard.dispatcher().topology();
                     let mut routes = Vec::new();
-                    let routed =
-                        topology.route(VHOST, EXCHANGE, &queue, &mut Table::default, &mut routes);
+                    let routed = topology.route(
+                        VHOST,
+                        EXCHANGE,
+                        &[&queue],
+                        &mut Table::default,
+                        &mut routes,
+                    );
                     (topology.queue(VHOST, &queue).is_ok(), routed.is_ok() && !routes.is_empty())
                 })
                 .await;

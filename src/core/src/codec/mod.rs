@@ -4,6 +4,7 @@
 //! tag that is never given another meaning. What a message says is written once, however many
 //! queues it came into. A reader keeps the payload as the chunk of the batches in it.
 
+mod dedup;
 mod message;
 mod topology;
 mod value;
@@ -14,9 +15,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isthmus_model::{QueueId, SettingKey, SettingKind, Time};
 
+pub use value::LEVELS_MAX;
 pub use wire::DecodeError;
 use wire::{Reader, put_bytes, put_uint};
 
+use crate::dedup::DedupKey;
 use crate::{Entry, Fact};
 
 /// The version of the payload format that this code writes; it reads no other yet.
@@ -139,6 +142,21 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
                 value::put_table(out, value);
             }
         }
+        Fact::Remember { window, keys } => {
+            out.push(18);
+            dedup::put_window(out, window);
+            put_uint(out, keys.len() as u64);
+            for (key, until) in keys {
+                out.extend(key.0);
+                put_uint(out, until.0);
+            }
+        }
+        Fact::Forget { window, keys } => {
+            out.push(19);
+            dedup::put_window(out, window);
+            put_uint(out, keys.len() as u64);
+            keys.iter().for_each(|key| out.extend(key.0));
+        }
     }
 }
 
@@ -196,6 +214,13 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             let key = SettingKey { kind, vhost: r.arc_str()?, name: r.arc_str()? };
             let value = if r.bool()? { Some(Arc::new(value::table(r)?)) } else { None };
             Fact::Setting { key, value }
+        }
+        18 => Fact::Remember {
+            window: dedup::window(r)?,
+            keys: r.list(|r| Ok((DedupKey(r.fixed()?), Time(r.uint()?))))?,
+        },
+        19 => {
+            Fact::Forget { window: dedup::window(r)?, keys: r.list(|r| Ok(DedupKey(r.fixed()?)))? }
         }
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })

@@ -18,6 +18,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Placement;
+use crate::dedup::{DedupKey, WindowOf};
 use crate::testing::cases;
 
 fn encoded(entry: &Entry) -> Bytes {
@@ -63,8 +64,9 @@ fn table() -> impl Strategy<Value = Table> {
 }
 
 fn exchange_def() -> impl Strategy<Value = ExchangeDef> {
-    use ExchangeKind::{Direct, Fanout, Headers, Topic};
-    let kind = prop::sample::select(vec![Direct, Fanout, Topic, Headers]);
+    use ExchangeKind::{ConsistentHash, Deduplication, Direct, Fanout, Headers, Topic};
+    let kinds = vec![Direct, Fanout, Topic, Headers, ConsistentHash, Deduplication];
+    let kind = prop::sample::select(kinds);
     (name(), kind, any::<(bool, bool, bool)>(), table()).prop_map(
         |(name, kind, flags, arguments)| {
             let (auto_delete, internal, delayed) = flags;
@@ -244,7 +246,29 @@ fn fact() -> impl Strategy<Value = Fact> {
             redelivered_below
         }),
     ];
-    prop_oneof![topology, numbers.boxed(), enqueue.boxed(), restore.boxed(), moved.boxed()]
+    prop_oneof![
+        topology,
+        numbers.boxed(),
+        enqueue.boxed(),
+        restore.boxed(),
+        moved.boxed(),
+        remembering().boxed()
+    ]
+}
+
+fn remembering() -> impl Strategy<Value = Fact> {
+    let window = || {
+        prop_oneof![
+            number().prop_map(|id| WindowOf::Queue(QueueId(id))),
+            (name(), name()).prop_map(|(vhost, name)| WindowOf::Exchange { vhost, name }),
+        ]
+    };
+    let key = || any::<[u8; 16]>().prop_map(DedupKey);
+    prop_oneof![
+        (window(), vec((key(), number().prop_map(Time)), 0..4))
+            .prop_map(|(window, keys)| Fact::Remember { window, keys }),
+        (window(), vec(key(), 0..4)).prop_map(|(window, keys)| Fact::Forget { window, keys }),
+    ]
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -398,7 +422,7 @@ fn boast(fact: &[u8]) -> Bytes {
 #[test]
 fn a_size_that_is_not_there_is_refused_before_anything_is_allocated() {
     const HUGE: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
-    for tag in 2..=14u8 {
+    for tag in (2..=14u8).chain(16..=19) {
         for zeros in 0..12 {
             let mut fact = vec![tag];
             fact.extend(vec![0; zeros]);
@@ -438,6 +462,14 @@ fn values_that_nest_as_deep_as_a_client_may_send_them_are_read_and_deeper_ones_r
     let deep = nested(200);
     assert_eq!(decode(&encoded(&deep)).unwrap(), deep);
     assert!(decode(&encoded(&nested(300))).is_err());
+    // What is asked about a table before it is let in is what is found when it is read.
+    for depth in [LEVELS_MAX, LEVELS_MAX + 1] {
+        let entry = nested(depth);
+        let [Fact::Bind { def, .. }] = &entry.facts[..] else { unreachable!() };
+        let too_deep = def.arguments.nests_deeper_than(LEVELS_MAX);
+        assert_eq!(decode(&encoded(&entry)).is_err(), too_deep, "{depth}");
+        assert_eq!(too_deep, depth > LEVELS_MAX);
+    }
 }
 
 #[test]

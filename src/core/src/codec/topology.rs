@@ -14,6 +14,8 @@ pub(super) fn put_exchange(out: &mut Vec<u8>, def: &ExchangeDef) {
         ExchangeKind::Fanout => 1,
         ExchangeKind::Topic => 2,
         ExchangeKind::Headers => 3,
+        ExchangeKind::ConsistentHash => 4,
+        ExchangeKind::Deduplication => 5,
     });
     out.extend([u8::from(def.auto_delete), u8::from(def.internal), u8::from(def.delayed)]);
     put_table(out, &def.arguments);
@@ -27,6 +29,8 @@ pub(super) fn exchange(r: &mut Reader<'_>) -> Result<ExchangeDef, DecodeError> {
             1 => ExchangeKind::Fanout,
             2 => ExchangeKind::Topic,
             3 => ExchangeKind::Headers,
+            4 => ExchangeKind::ConsistentHash,
+            5 => ExchangeKind::Deduplication,
             _ => return Err(r.error("an unknown kind of exchange")),
         },
         // The log holds durable exchanges only.

@@ -4,8 +4,9 @@ use isthmus_model::{Table, Value};
 
 use super::wire::{DecodeError, Reader, put_bytes, put_int, put_uint};
 
-/// Values nested deeper than this are refused when they come in; the log holds none.
-const DEPTH_MAX: u32 = 256;
+/// Lists and tables that a value may lie within. Values that are nested deeper are refused when
+/// they come in; the log holds none.
+pub const LEVELS_MAX: usize = 256;
 
 pub(super) fn put_table(out: &mut Vec<u8>, table: &Table) {
     put_uint(out, table.0.len() as u64);
@@ -67,12 +68,12 @@ pub(super) fn table(r: &mut Reader<'_>) -> Result<Table, DecodeError> {
     table_at(r, 0)
 }
 
-fn table_at(r: &mut Reader<'_>, depth: u32) -> Result<Table, DecodeError> {
+fn table_at(r: &mut Reader<'_>, depth: usize) -> Result<Table, DecodeError> {
     r.list(|r| Ok((r.str()?.to_owned(), value_at(r, depth)?))).map(Table)
 }
 
-fn value_at(r: &mut Reader<'_>, depth: u32) -> Result<Value, DecodeError> {
-    if depth > DEPTH_MAX {
+fn value_at(r: &mut Reader<'_>, depth: usize) -> Result<Value, DecodeError> {
+    if depth > LEVELS_MAX {
         return Err(r.error("values nested too deeply"));
     }
     Ok(match r.u8()? {

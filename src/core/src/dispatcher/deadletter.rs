@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use isthmus_model::{
-    Annotations, Batch, Death, DeathReason, Encodings, NO_TTL, QueueId, Record, RecordFlags,
-    Sequence, Table, Time,
+    Annotations, Death, DeathReason, NO_TTL, QueueId, RecordFlags, Sequence, Time,
 };
 
+use super::publish::Head;
 use super::{After, Dispatcher};
 use crate::{Fact, Ledger, Placement, Run};
 
@@ -83,7 +83,12 @@ impl Dispatcher {
         let Some(queue) = self.queues.get(&id) else { return };
         let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.options);
         let vhost = Arc::clone(&queue.vhost);
-        let targets = self.dead_letter_targets(&vhost, run, &annotations);
+        // The keys that a message names beside its own count as long as none was put in its
+        // place.
+        let record = &run.batch.records[run.record as usize];
+        let keeps_keys = queue.options.dead_letter_routing_key.is_none()
+            && annotations.routing_key.as_deref() == Some(run.batch.routing_key(record));
+        let targets = self.dead_letter_targets(&vhost, run, &annotations, keeps_keys);
         let annotations = Arc::new(annotations);
         if targets.is_empty() {
             self.counters.dropped += 1;
@@ -165,15 +170,17 @@ impl Dispatcher {
         vhost: &str,
         run: &Run,
         annotations: &Annotations,
+        keeps_keys: bool,
     ) -> Vec<QueueId> {
         let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key) else {
             return Vec::new();
         };
         let record = &run.batch.records[run.record as usize];
-        let encodings = self.options.encodings;
-        let mut headers = || headers_of(encodings, &run.batch, record);
+        let mut head = Head::of(self.options.encodings, &run.batch, record);
+        let more = if keeps_keys { head.more_keys() } else { Vec::new() };
+        let keys: Vec<&str> = std::iter::once(&**key).chain(more.iter().map(|k| &**k)).collect();
         let mut targets = Vec::new();
-        if self.topology.route(vhost, exchange, key, &mut headers, &mut targets).is_err() {
+        if self.topology.route(vhost, exchange, &keys, &mut head, &mut targets).is_err() {
             return Vec::new();
         }
         targets.retain(|id| {
@@ -181,11 +188,6 @@ impl Dispatcher {
         });
         targets
     }
-}
-
-/// The user's headers of a message.
-pub(super) fn headers_of(encodings: Encodings, batch: &Batch, record: &Record) -> Table {
-    encodings.get(batch.encoding).map(|e| e.headers(batch.head(record))).unwrap_or_default()
 }
 
 /// Whether a message that died as `deaths` tell (latest first) comes back to `queue` without a

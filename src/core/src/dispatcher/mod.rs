@@ -13,7 +13,9 @@
 mod checkouts;
 mod consumer;
 mod deadletter;
+mod dedup;
 mod deliver;
+mod policies;
 mod publish;
 mod queue;
 mod ready;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 
 use isthmus_model::{
     CommandError, ConsumerId, Delivery, DetachReason, Encodings, QueueId, Reply, Sequence,
-    SessionId, Time, Token,
+    SessionId, SettingKey, Time, Token,
 };
 use slab::Slab;
 
@@ -38,6 +40,8 @@ use self::consumer::Consumer;
 use self::queue::Queue;
 use self::session::Session;
 use self::timers::Timers;
+use crate::dedup::{Window, WindowOf};
+use crate::policy::Policies;
 use crate::topology::Topology;
 use crate::{Entry, Fact, Ledger, Run};
 
@@ -115,8 +119,8 @@ pub struct DispatcherOptions {
     pub encodings: Encodings,
     /// Bytes that may wait in a session's outbox before its consumers are passed over.
     pub outbox_bytes_max: u64,
-    /// Mixed into names that are made up, so that clients cannot guess each other's.
-    pub name_seed: u64,
+    /// The key that names are made with: random, so that clients cannot guess each other's.
+    pub name_seed: [u8; 32],
 }
 
 /// Counts since the term began; none ever goes down.
@@ -132,6 +136,8 @@ pub struct Counters {
     pub redelivered: u64,
     /// Messages accepted.
     pub acknowledged: u64,
+    /// Messages that were seen before and went nowhere, or not into a queue.
+    pub deduplicated: u64,
     /// Messages that expired.
     pub expired: u64,
     /// Messages that left a queue for a dead-letter exchange.
@@ -155,6 +161,10 @@ enum After {
     Say { session: SessionId, output: Output },
     /// A session's deferred requests go on.
     Resume { session: SessionId },
+    /// A policy has changed.
+    Policy { key: SettingKey },
+    /// A virtual host's settings are gone with it.
+    VhostForgotten { vhost: Arc<str> },
 }
 
 /// Facts for the next entry, and what waits for its commit.
@@ -175,6 +185,9 @@ pub struct Dispatcher {
     topology: Topology,
     next_queue: QueueId,
     queues: HashMap<QueueId, Queue>,
+    policies: Policies,
+    /// Deduplication windows of exchanges and queues, durable or not.
+    windows: HashMap<WindowOf, Window>,
     sessions: HashMap<SessionId, Session>,
     consumers: Slab<Consumer>,
     next_consumer_number: u64,
@@ -211,6 +224,12 @@ impl Dispatcher {
             topology: ledger.topology().clone(),
             next_queue: ledger.next_queue(),
             queues: HashMap::new(),
+            policies: Policies::of(ledger.settings()),
+            windows: ledger
+                .windows()
+                .iter()
+                .map(|(of, window)| (of.clone(), (**window).clone()))
+                .collect(),
             sessions: HashMap::new(),
             consumers: Slab::new(),
             next_consumer_number: 1,
@@ -231,6 +250,7 @@ impl Dispatcher {
         for vhost in ledger.topology().vhosts() {
             for entry in ledger.topology().queues(vhost).unwrap_or_default() {
                 let mut queue = Queue::new(vhost, Arc::clone(&entry.def), entry.id);
+                queue.set_policies(dispatcher.policies.of_queue(vhost, &entry.def));
                 if let Some(held) = ledger.queue(entry.id) {
                     queue.recover(held);
                 }
@@ -239,6 +259,7 @@ impl Dispatcher {
                 dispatcher.mark_dirty(entry.id);
             }
         }
+        dispatcher.govern_everything(ledger);
         dispatcher
     }
 
@@ -311,6 +332,8 @@ impl Dispatcher {
             After::Volatile { queue, run } => self.enter_volatile(queue, run),
             After::Say { session, output } => self.say(session, output),
             After::Resume { session } => self.resume(ledger, session),
+            After::Policy { key } => self.policy_changed(ledger, &key),
+            After::VhostForgotten { vhost } => self.vhost_forgotten(&vhost),
         }
     }
 
@@ -413,12 +436,18 @@ impl Dispatcher {
         if token == Token::SILENT && result.is_ok() {
             return;
         }
+        self.wait_for_everybody(session);
+        self.answer(ledger, session, token, result);
+    }
+
+    /// Lets what `session` is told from now on wait for everything gathered or in flight, whoever
+    /// caused it.
+    fn wait_for_everybody(&mut self, session: SessionId) {
         if let Some(s) = self.sessions.get_mut(&session) {
             // Later answers to this session wait for the same entry, so that none overtakes.
             let newest = self.proposed + u64::from(!self.gather.facts.is_empty());
             s.last_entry = s.last_entry.max(newest);
         }
-        self.answer(ledger, session, token, result);
     }
 
     /// What there is to say, in order of saying for each session.

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, DeathReason, Overflow, PublishException, PublishRefusal, QueueId, Record,
-    RecordFlags, Reply, Sequence, SessionId, Token, TransactionId,
+    Batch, CommandError, DeathReason, Encoding, Encodings, Overflow, PublishException,
+    PublishRefusal, QueueId, Record, RecordFlags, Reply, Sequence, SessionId, Table, Time, Token,
+    TransactionId,
 };
 
-use super::deadletter::{Origin, headers_of};
+use super::deadletter::Origin;
 use super::session::Deferred;
 use super::{After, Dispatcher};
+use crate::dedup::{DedupKey, DedupOptions, WindowOf};
+use crate::topology::Properties;
 use crate::{Fact, Ledger, Placement, Run};
 
 /// Bytes of an entry for each message beside its head and body, about.
@@ -23,6 +26,80 @@ pub(super) struct Routed {
     /// How messages come into their queues, durable or not, in the order of their publishing.
     effects: Vec<After>,
     pub(super) exceptions: Vec<PublishException>,
+    /// Whether a message was dropped because it was seen before.
+    has_duplicates: bool,
+}
+
+/// Where a message goes.
+#[derive(Default)]
+struct Way {
+    /// Why it goes nowhere.
+    refusal: Option<PublishRefusal>,
+    /// Whether more than its address decided that, so that its neighbours may go elsewhere.
+    is_own: bool,
+    /// Whether its exchange has seen it before.
+    is_duplicate: bool,
+    /// What its exchange is to remember if it is taken.
+    once: Option<Once>,
+}
+
+impl Way {
+    fn refused(self, refusal: PublishRefusal) -> Way {
+        Way { refusal: Some(refusal), ..self }
+    }
+}
+
+/// A message that is to be routed once.
+struct Once {
+    window: WindowOf,
+    options: Arc<DedupOptions>,
+    key: (DedupKey, Time),
+    durable: bool,
+}
+
+/// The properties of a message, read if they are asked for.
+pub(super) struct Head<'m> {
+    encodings: Encodings,
+    batch: &'m Batch,
+    record: &'m Record,
+    /// Whether they were.
+    is_asked: bool,
+}
+
+impl<'m> Head<'m> {
+    pub(super) fn of(encodings: Encodings, batch: &'m Batch, record: &'m Record) -> Head<'m> {
+        Head { encodings, batch, record, is_asked: false }
+    }
+
+    fn encoding(&self) -> Option<&'static dyn Encoding> {
+        self.encodings.get(self.batch.encoding)
+    }
+
+    /// The routing keys that the message names beside its own.
+    pub(super) fn more_keys(&self) -> Vec<String> {
+        if !self.record.flags.has(RecordFlags::MORE_KEYS) {
+            return Vec::new();
+        }
+        let head = self.batch.head(self.record);
+        self.encoding().map(|e| e.more_routing_keys(head)).unwrap_or_default()
+    }
+}
+
+impl Properties for Head<'_> {
+    fn headers(&mut self) -> Table {
+        self.is_asked = true;
+        headers_of(self.encodings, self.batch, self.record)
+    }
+
+    fn property(&mut self, name: &str) -> Option<String> {
+        self.is_asked = true;
+        self.encoding()?.property(self.batch.head(self.record), name)
+    }
+}
+
+/// The user's headers of a message.
+pub(super) fn headers_of(encodings: Encodings, batch: &Batch, record: &Record) -> Table {
+    encodings.get(batch.encoding).map(|e| e.headers(batch.head(record))).unwrap_or_default()
 }
 
 impl Dispatcher {
@@ -76,6 +153,11 @@ impl Dispatcher {
             self.log_placements(batch, routed.placements);
         }
         self.touch_log_since(written, session);
+        if routed.has_duplicates {
+            // The message that was seen before may be on its way through the log: only when it is
+            // safe, its duplicate is.
+            self.wait_for_everybody(session);
+        }
         for effect in routed.effects {
             // A transient message waits behind earlier durable ones of its session.
             self.behind(ledger, session, effect);
@@ -103,7 +185,10 @@ impl Dispatcher {
     /// Routes every message of a batch. Neighbours with the same address and durability are
     /// routed once and go on as one run.
     fn route_batch(&mut self, session: SessionId, batch: &Arc<Batch>, routed: &mut Routed) {
-        let Some(vhost) = self.sessions.get(&session).map(|s| Arc::clone(&s.vhost)) else { return };
+        let Ok(vhost) = self.vhost_of(session) else {
+            // Nothing of it may seem to have been taken.
+            return routed.refuse(batch, 0, batch.records.len() as u32, PublishRefusal::NoExchange);
+        };
         let chunk = &batch.chunk[..];
         let records = &batch.records;
         self.counters.published += records.len() as u64;
@@ -113,25 +198,14 @@ impl Dispatcher {
             let address = (head.exchange.of(chunk), head.routing_key.of(chunk));
             let mut routes = std::mem::take(&mut self.routes);
             routes.clear();
-            let (refusal, by_headers) = self.route(&vhost, batch, head, &mut routes);
+            let way = self.route(&vhost, batch, head, &mut routes);
             let alike = |r: &Record| {
-                !by_headers
+                !way.is_own
                     && r.flags == head.flags
                     && (r.exchange.of(chunk), r.routing_key.of(chunk)) == address
             };
             let len = 1 + records[first + 1..].iter().take_while(|r| alike(r)).count();
-            let (record, len32) = (first as u32, len as u32);
-            if routes.is_empty() {
-                self.counters.unroutable += u64::from(len32);
-            }
-            match refusal {
-                Some(refusal) => routed.refuse(batch, record, len32, refusal),
-                None => {
-                    for queue in &routes {
-                        self.place(*queue, batch, record, len32, routed);
-                    }
-                }
-            }
+            self.follow(&way, batch, first as u32, len as u32, &routes, routed);
             self.routes = routes;
             first += len;
         }
@@ -139,42 +213,137 @@ impl Dispatcher {
         routed.exceptions.dedup_by_key(|e| e.record);
     }
 
-    /// Where one message goes, or why nowhere; and whether its own headers decided that.
+    /// Lets `len` records from `record` go where they were routed to.
+    fn follow(
+        &mut self,
+        way: &Way,
+        batch: &Arc<Batch>,
+        record: u32,
+        len: u32,
+        routes: &[QueueId],
+        routed: &mut Routed,
+    ) {
+        if way.is_duplicate {
+            return self.drop_duplicate(routed);
+        }
+        if routes.is_empty() {
+            self.counters.unroutable += u64::from(len);
+        }
+        let refused = routed.exceptions.len();
+        match way.refusal {
+            Some(refusal) => routed.refuse(batch, record, len, refusal),
+            None => {
+                for queue in routes {
+                    self.place(*queue, batch, record, len, routed);
+                }
+            }
+        }
+        // What was refused may come again.
+        if let Some(once) = &way.once
+            && routed.exceptions.len() == refused
+        {
+            let seen = &batch.records[record as usize];
+            self.remember(&once.window, once.options.size, once.key, seen, once.durable);
+        }
+    }
+
+    fn drop_duplicate(&mut self, routed: &mut Routed) {
+        self.counters.deduplicated += 1;
+        routed.has_duplicates = true;
+    }
+
+    /// Where one message goes, or why nowhere.
     fn route(
         &self,
-        vhost: &str,
+        vhost: &Arc<str>,
         batch: &Batch,
         record: &Record,
         routes: &mut Vec<QueueId>,
-    ) -> (Option<PublishRefusal>, bool) {
+    ) -> Way {
         let exchange = batch.exchange(record);
-        let encodings = self.options.encodings;
-        let mut by_headers = false;
-        let mut headers = || {
-            by_headers = true;
-            headers_of(encodings, batch, record)
-        };
+        let mut way = Way::default();
         if !exchange.is_empty() {
-            match self.topology.exchange(vhost, exchange) {
-                Err(_) => return (Some(PublishRefusal::NoExchange), false),
-                Ok(def) if def.internal => {
-                    return (Some(PublishRefusal::InternalExchange), false);
+            let dedup = match self.topology.entrance(vhost, exchange) {
+                Err(_) => return way.refused(PublishRefusal::NoExchange),
+                Ok((def, _)) if def.internal => {
+                    return way.refused(PublishRefusal::InternalExchange);
                 }
-                Ok(_) => {}
+                Ok((def, dedup)) => dedup.map(|options| (def, options)),
+            };
+            if let Some((def, options)) = dedup {
+                way.is_own = true;
+                way.once = self.dedup_key(options, batch, record).map(|key| Once {
+                    window: WindowOf::Exchange {
+                        vhost: Arc::clone(vhost),
+                        name: Arc::clone(&def.name),
+                    },
+                    options: Arc::clone(options),
+                    key,
+                    durable: def.durable,
+                });
+                if let Some(once) = &way.once
+                    && self.has_seen(&once.window, &once.key.0)
+                {
+                    way.is_duplicate = true;
+                    return way;
+                }
             }
         }
         let key = batch.routing_key(record);
-        if self.topology.route(vhost, exchange, key, &mut headers, routes).is_err() {
-            return (Some(PublishRefusal::NoExchange), by_headers);
+        let mut head = Head::of(self.options.encodings, batch, record);
+        let result = if record.flags.has(RecordFlags::MORE_KEYS) {
+            way.is_own = true;
+            let more = head.more_keys();
+            let keys: Vec<&str> = std::iter::once(key).chain(more.iter().map(|k| &**k)).collect();
+            self.topology.route(vhost, exchange, &keys, &mut head, routes)
+        } else {
+            self.topology.route(vhost, exchange, &[key], &mut head, routes)
+        };
+        way.is_own |= head.is_asked;
+        if result.is_err() {
+            return way.refused(PublishRefusal::NoExchange);
         }
         if routes.is_empty() && record.flags.has(RecordFlags::MANDATORY) {
-            return (Some(PublishRefusal::Unroutable), by_headers);
+            return way.refused(PublishRefusal::Unroutable);
         }
-        (None, by_headers)
+        way
+    }
+
+    /// Lets `len` records from `record` into a queue, as far as its limits allow and, if it asks
+    /// for that, as far as they were not seen before.
+    fn place(
+        &mut self,
+        id: QueueId,
+        batch: &Arc<Batch>,
+        record: u32,
+        len: u32,
+        routed: &mut Routed,
+    ) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let Some(options) = queue.dedup.clone() else {
+            return self.place_all(id, batch, record, len, routed);
+        };
+        let durable = queue.is_durable();
+        let window = WindowOf::Queue(id);
+        for at in record..record + len {
+            let message = &batch.records[at as usize];
+            let key = self.dedup_key(&options, batch, message);
+            if key.is_some_and(|(key, _)| self.has_seen(&window, &key)) {
+                self.drop_duplicate(routed);
+                continue;
+            }
+            let refused = routed.exceptions.len();
+            self.place_all(id, batch, at, 1, routed);
+            if let Some(key) = key
+                && routed.exceptions.len() == refused
+            {
+                self.remember(&window, options.size, key, message, durable);
+            }
+        }
     }
 
     /// Lets `len` records from `record` into a queue, as far as its limits allow.
-    fn place(
+    fn place_all(
         &mut self,
         id: QueueId,
         batch: &Arc<Batch>,

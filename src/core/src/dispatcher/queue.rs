@@ -7,7 +7,9 @@ use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence,
 use super::checkouts::Checkouts;
 use super::ready::Ready;
 use super::turns::Turns;
+use crate::dedup::DedupOptions;
 use crate::ledger::QueueLedger;
+use crate::policy::Effective;
 use crate::{Ledger, Run, RunMap};
 
 /// Order, consumers and volatile messages of one queue.
@@ -16,8 +18,12 @@ pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) vhost: Arc<str>,
     pub(super) def: Arc<QueueDef>,
+    /// The policies that apply to it.
+    pub(super) policies: Effective,
     /// What holds for it now.
     pub(super) options: QueueOptions,
+    /// If messages that were seen before are not to come in.
+    pub(super) dedup: Option<Arc<DedupOptions>>,
     /// The sequence of the next message.
     pub(super) next: Sequence,
     /// Messages that are not in the log.
@@ -55,8 +61,8 @@ pub(super) struct Queue {
     pub(super) new_from: Sequence,
     /// When a queue that expires was last used.
     pub(super) used_at: Time,
-    /// Whether a timer is set for that.
-    pub(super) expiry_armed: bool,
+    /// When the timer for that is set, [`Time::NEVER`] if it is not.
+    pub(super) expiry_at: Time,
     /// When the timer for the front message is set.
     pub(super) timer_at: Time,
     /// In the dispatcher's list of queues to look at.
@@ -82,6 +88,10 @@ pub struct QueueStatus {
     pub unacked: u64,
     /// Its consumers.
     pub consumers: usize,
+    /// The policy that applies to it.
+    pub policy: Option<Arc<str>>,
+    /// The operator policy that applies to it.
+    pub operator_policy: Option<Arc<str>>,
 }
 
 impl Queue {
@@ -90,7 +100,10 @@ impl Queue {
             id,
             vhost: Arc::clone(vhost),
             can_expire: def.options.message_ttl_ms.is_some(),
+            policies: Effective::default(),
             options: def.options.clone(),
+            // Arguments that make no sense are refused before; an older log may hold some.
+            dedup: DedupOptions::of(&def.arguments).ok().flatten().map(Arc::new),
             def,
             next: 1,
             volatile: RunMap::default(),
@@ -109,7 +122,7 @@ impl Queue {
             had_consumer: false,
             new_from: Sequence::MAX,
             used_at: Time(0),
-            expiry_armed: false,
+            expiry_at: Time::NEVER,
             timer_at: Time::NEVER,
             dirty: false,
         }
@@ -123,6 +136,13 @@ impl Queue {
             self.line_up(run);
             self.ready_bytes += run.body_bytes();
         }
+    }
+
+    /// Lets policies hold.
+    pub(super) fn set_policies(&mut self, policies: Effective) {
+        self.options = policies.options(&self.def);
+        self.policies = policies;
+        self.can_expire |= self.options.message_ttl_ms.is_some();
     }
 
     /// Whether a consumer of this queue may get messages.
@@ -141,7 +161,10 @@ impl Queue {
     }
 
     pub(super) fn status(&self) -> QueueStatus {
+        let (policy, operator_policy) = self.policies.names();
         QueueStatus {
+            policy,
+            operator_policy,
             id: self.id,
             vhost: Arc::clone(&self.vhost),
             name: Arc::clone(&self.def.name),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, QueueId, SessionId, Settlement, Token, TopologyChange,
-    TransactionId, WindowId,
+    Attach, Batch, CommandError, ConsumerId, Credit, QueueId, SessionId, Settlement, Token,
+    TopologyChange, TransactionId, WindowId,
 };
 
 use super::consumer::Window;
@@ -17,6 +17,8 @@ use crate::Ledger;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) vhost: Arc<str>,
+    /// Whether its virtual host is gone. A new one of the same name is none of its business.
+    pub(super) has_lost_vhost: bool,
     /// Places in the table of consumers.
     pub(super) consumers: HashMap<ConsumerId, usize>,
     pub(super) windows: HashMap<WindowId, Window>,
@@ -59,6 +61,7 @@ impl Dispatcher {
             id,
             Session {
                 vhost: Arc::clone(vhost),
+                has_lost_vhost: false,
                 consumers: HashMap::new(),
                 windows: HashMap::new(),
                 outbox_bytes: 0,
@@ -71,6 +74,17 @@ impl Dispatcher {
                 checked_out_max: 0,
             },
         );
+    }
+
+    /// The virtual host that a session may use.
+    pub(super) fn vhost_of(&self, id: SessionId) -> Result<Arc<str>, CommandError> {
+        match self.sessions.get(&id) {
+            None => Err(CommandError::Invalid("the session is over".into())),
+            Some(session) if session.has_lost_vhost => {
+                Err(CommandError::NotFound(format!("vhost '{}' is deleted", session.vhost)))
+            }
+            Some(session) => Ok(Arc::clone(&session.vhost)),
+        }
     }
 
     /// The session is over: what it holds goes back, its consumers end, its transactions are

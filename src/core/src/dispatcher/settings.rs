@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{CommandError, Reply, SessionId, SettingKey, Table, Token};
+use isthmus_model::{CommandError, Reply, SessionId, SettingKey, SettingKind, Table, Token};
 
-use super::{Dispatcher, Output};
+use super::topology::check_nesting;
+use super::{After, Dispatcher, Output};
+use crate::policy::Policy;
 use crate::topology::Declared;
 use crate::{Fact, Ledger};
 
@@ -35,14 +37,19 @@ impl Dispatcher {
         // One that does not exist counts as deleted.
         if self.topology.delete_vhost(name).is_ok() {
             self.propose(Fact::DeleteVhost(name.into()), name.len() as u64);
+            self.forget_windows_of(name);
+            self.gather.after.push(After::VhostForgotten { vhost: name.into() });
             let mut users: Vec<SessionId> = self
                 .sessions
                 .iter()
-                .filter(|(_, s)| &*s.vhost == name)
+                .filter(|(_, s)| &*s.vhost == name && !s.has_lost_vhost)
                 .map(|(id, _)| *id)
                 .collect();
             users.sort_unstable();
             for user in users {
+                if let Some(session) = self.sessions.get_mut(&user) {
+                    session.has_lost_vhost = true;
+                }
                 self.say(user, Output::VhostDeleted);
             }
         }
@@ -58,12 +65,37 @@ impl Dispatcher {
         key: SettingKey,
         value: Option<Arc<Table>>,
     ) {
-        let result = if key.kind.is_of_vhost() && !self.has_vhost(&key.vhost) {
-            Err(CommandError::NotFound(format!("vhost '{}' not found", key.vhost)))
-        } else {
-            self.propose(Fact::Setting { key, value }, SETTING_BYTES);
-            Ok(Reply::Ok)
-        };
+        let result = self.check_setting(&key, value.as_deref()).map(|()| {
+            let is_policy = matches!(key.kind, SettingKind::Policy | SettingKind::OperatorPolicy);
+            self.propose(Fact::Setting { key: key.clone(), value }, SETTING_BYTES);
+            if is_policy {
+                self.gather.after.push(After::Policy { key });
+            }
+            Reply::Ok
+        });
         self.answer_committed(ledger, session, token, result);
+    }
+
+    fn check_setting(&self, key: &SettingKey, value: Option<&Table>) -> Result<(), CommandError> {
+        if key.kind.is_of_vhost() && !self.has_vhost(&key.vhost) {
+            return Err(CommandError::NotFound(format!("vhost '{}' not found", key.vhost)));
+        }
+        let Some(value) = value else { return Ok(()) };
+        check_nesting(value)?;
+        match key.kind {
+            SettingKind::Policy | SettingKind::OperatorPolicy => Policy::parse(key.kind, value)
+                .map(drop)
+                .map_err(|error| CommandError::Invalid(error.to_string())),
+            SettingKind::VhostLimit => {
+                let is_number = |name| value.get(name).is_none_or(|v| v.as_i64().is_some());
+                match ["max-queues", "max-connections"].into_iter().find(|name| !is_number(name)) {
+                    None => Ok(()),
+                    Some(name) => {
+                        Err(CommandError::Invalid(format!("'{name}' must be an integer")))
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -112,24 +112,24 @@ impl Dispatcher {
         let Some(expires_ms) = queue.options.expires_ms else { return };
         queue.used_at = now;
         // One timer a queue, however often it is used: when it runs out, it is set anew.
-        if !std::mem::replace(&mut queue.expiry_armed, true) {
-            self.timers.look_at(now + Duration::from_millis(expires_ms), id);
+        if queue.expiry_at == Time::NEVER {
+            queue.expiry_at = now + Duration::from_millis(expires_ms);
+            self.timers.look_at(queue.expiry_at, id);
         }
     }
 
-    /// Deletes a queue that nobody has used for as long as it was declared to last.
+    /// Deletes a queue that nobody has used for as long as it is to last.
     fn end_if_unused(&mut self, id: QueueId) {
-        let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_armed) else { return };
+        let now = self.clock.monotonic;
+        let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_at <= now) else { return };
         let Some(expires_ms) = queue.options.expires_ms else { return };
         let due = queue.used_at + Duration::from_millis(expires_ms);
-        if queue.consumers.is_empty() && due <= self.clock.monotonic {
+        if queue.consumers.is_empty() && due <= now {
             self.remove_queue(id);
             return;
         }
         // With consumers it does not end before they do, which counts as a use and sets a timer.
-        queue.expiry_armed = queue.consumers.is_empty();
-        if queue.expiry_armed {
-            self.timers.look_at(due, id);
-        }
+        queue.expiry_at = if queue.consumers.is_empty() { due } else { Time::NEVER };
+        self.timers.look_at(queue.expiry_at, id);
     }
 }

@@ -1,23 +1,29 @@
 //! Declarations and deletions.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
+use blake2::Blake2sMac;
+use blake2::digest::consts::U16;
+use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId, Reply,
-    SessionId, Token, TopologyChange,
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
+    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token, TopologyChange,
 };
 
 use super::Dispatcher;
 use super::queue::Queue;
 use super::session::Deferred;
+use crate::codec::LEVELS_MAX;
+use crate::dedup::{DedupOptions, WindowOf};
 use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError};
 use crate::{Fact, Ledger};
 
 /// About what a declaration costs in the log.
 const DECLARATION_BYTES: u64 = 256;
 
-/// How the names of queues begin that sessions keep for answers to their requests.
-const REPLY_QUEUES: &str = "amq.rabbitmq.reply-to.";
+/// What the names of queues begin with that clients declare without a name.
+const GENERATED_PREFIX: &str = "amq.gen-";
 
 impl Dispatcher {
     /// Declares, binds, looks up or deletes.
@@ -42,9 +48,12 @@ impl Dispatcher {
         change: TopologyChange,
     ) {
         let written = self.gather.written;
-        let result = match self.sessions.get(&id).map(|s| Arc::clone(&s.vhost)) {
-            Some(vhost) => self.try_topology(id, &vhost, change),
-            None => return,
+        if !self.sessions.contains_key(&id) {
+            return;
+        }
+        let result = match self.vhost_of(id) {
+            Ok(vhost) => self.try_topology(ledger, id, &vhost, change),
+            Err(error) => Err(error),
         };
         self.touch_log_since(written, id);
         // What is found to exist may exist by an entry that is not committed yet, of whomever.
@@ -53,13 +62,18 @@ impl Dispatcher {
 
     fn try_topology(
         &mut self,
+        ledger: &Ledger,
         id: SessionId,
         vhost: &Arc<str>,
         change: TopologyChange,
     ) -> Result<Reply, CommandError> {
         match change {
             TopologyChange::DeclareExchange(def) => {
+                check_nesting(&def.arguments)?;
                 let declared = self.topology.declare_exchange(vhost, def.clone())?;
+                if declared == Declared::New {
+                    self.govern_exchange(vhost, &def.name);
+                }
                 if declared == Declared::New && def.durable {
                     let vhost = Arc::clone(vhost);
                     self.propose(Fact::DeclareExchange { vhost, def }, DECLARATION_BYTES);
@@ -77,14 +91,24 @@ impl Dispatcher {
                 }
                 Ok(Reply::Ok)
             }
-            TopologyChange::DeclareQueue(def) => self.declare_queue(id, vhost, def, false),
-            TopologyChange::DeclareOwnQueue(def) => self.declare_queue(id, vhost, def, true),
-            // Whoever knows a reply queue's name may ask whether its owner is still there.
-            TopologyChange::LookUpQueue { name } if name.starts_with(REPLY_QUEUES) => {
-                let entry = self.topology.queue(vhost, &name)?;
-                Ok(self.queue_reply(entry.id, Arc::clone(&entry.def.name)))
+            TopologyChange::DeclareQueue(def) if def.name.is_empty() => {
+                self.make_queue(ledger, id, vhost, GENERATED_PREFIX, def)
+            }
+            TopologyChange::DeclareQueue(def) => {
+                self.declare_queue(ledger, id, vhost, def, Declarer::Client)
+            }
+            TopologyChange::DeclareOwnQueue(def) => {
+                self.declare_queue(ledger, id, vhost, def, Declarer::Broker)
+            }
+            TopologyChange::MakeQueue { prefix, def } => {
+                self.make_queue(ledger, id, vhost, &prefix, def)
             }
             TopologyChange::LookUpQueue { name } => {
+                // Whoever was told where to send replies may ask whether they are still awaited.
+                if name.starts_with(REPLY_QUEUE_PREFIX) {
+                    let entry = self.topology.queue(vhost, &name)?;
+                    return Ok(self.queue_reply(entry.id, Arc::clone(&entry.def.name)));
+                }
                 let (queue, name) = self.usable_queue(id, &name)?;
                 Ok(self.queue_reply(queue, name))
             }
@@ -92,6 +116,7 @@ impl Dispatcher {
                 self.delete_queue(id, vhost, &name, if_unused, if_empty)
             }
             TopologyChange::Bind(def) => {
+                check_nesting(&def.arguments)?;
                 self.check_destination(id, &def)?;
                 let declared = self.topology.bind(vhost, &def)?;
                 if declared == Declared::New && self.topology.is_durable(vhost, &def)? {
@@ -101,6 +126,7 @@ impl Dispatcher {
                 Ok(Reply::Ok)
             }
             TopologyChange::Unbind(def) => {
+                check_nesting(&def.arguments)?;
                 self.check_destination(id, &def)?;
                 let durable = self.topology.is_durable(vhost, &def)?;
                 let removed = self.topology.unbind(vhost, &def)?;
@@ -127,9 +153,8 @@ impl Dispatcher {
         id: SessionId,
         name: &str,
     ) -> Result<(QueueId, Arc<str>), CommandError> {
-        let vhost = self.sessions.get(&id).map(|s| &s.vhost);
-        let vhost = vhost.ok_or_else(|| CommandError::Invalid("the session is over".into()))?;
-        let entry = self.topology.queue_for(vhost, name, id)?;
+        let vhost = self.vhost_of(id)?;
+        let entry = self.topology.queue_for(&vhost, name, id)?;
         Ok((entry.id, Arc::clone(&entry.def.name)))
     }
 
@@ -142,21 +167,36 @@ impl Dispatcher {
         }
     }
 
-    fn declare_queue(
+    fn make_queue(
         &mut self,
+        ledger: &Ledger,
         session: SessionId,
         vhost: &Arc<str>,
-        mut def: QueueDef,
-        own: bool,
+        prefix: &str,
+        def: QueueDef,
     ) -> Result<Reply, CommandError> {
+        let name = self.make_name(prefix);
+        let def = QueueDef { name, ..def };
+        self.declare_queue(ledger, session, vhost, def, Declarer::Broker)
+    }
+
+    fn declare_queue(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        vhost: &Arc<str>,
+        def: QueueDef,
+        by: Declarer,
+    ) -> Result<Reply, CommandError> {
+        check_nesting(&def.arguments)?;
         let id = self.next_queue;
-        let declared = if own || def.name.is_empty() {
-            if def.name.is_empty() {
-                def.name = self.make_name();
-            }
-            self.topology.declare_system_queue(vhost, def.clone(), id)?
-        } else {
-            self.topology.declare_queue(vhost, def.clone(), id)?
+        if self.topology.queue(vhost, &def.name).is_err() {
+            self.check_queue_limit(ledger, vhost, &def.name)?;
+            DedupOptions::of(&def.arguments).map_err(CommandError::Precondition)?;
+        }
+        let declared = match by {
+            Declarer::Broker => self.topology.declare_system_queue(vhost, def.clone(), id)?,
+            Declarer::Client => self.topology.declare_queue(vhost, def.clone(), id)?,
         };
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
@@ -176,19 +216,48 @@ impl Dispatcher {
                 }
             }
         }
-        self.queues.insert(id, Queue::new(vhost, Arc::new(def), id));
+        let mut queue = Queue::new(vhost, Arc::new(def), id);
+        queue.set_policies(self.policies.of_queue(vhost, &queue.def));
+        self.queues.insert(id, queue);
         self.in_use(id);
         Ok(self.queue_reply(id, name))
     }
 
-    /// A queue name that was not given out before in this run, and that nobody can guess without
-    /// knowing the seed. Not for secrecy (permissions are for that), but against collisions of
-    /// clients that meant to be apart.
-    fn make_name(&mut self) -> Arc<str> {
+    /// Refuses a queue more where a virtual host has as many as it may have.
+    fn check_queue_limit(
+        &self,
+        ledger: &Ledger,
+        vhost: &Arc<str>,
+        name: &str,
+    ) -> Result<(), CommandError> {
+        let limits = SettingKey::of_vhost(SettingKind::VhostLimit, vhost, "");
+        let limit = ledger.settings().get(&limits).and_then(|limits| limits.get("max-queues"));
+        // A negative number stands for no limit.
+        let Some(max) = limit.and_then(|max| usize::try_from(max.as_i64()?).ok()) else {
+            return Ok(());
+        };
+        if self.topology.queue_count(vhost)? < max {
+            return Ok(());
+        }
+        Err(CommandError::Precondition(format!(
+            "cannot declare queue '{name}': queue limit in vhost '{vhost}' ({max}) is reached"
+        )))
+    }
+
+    /// A queue name that was not given out before, and that nobody can guess without knowing the
+    /// seed: a reply queue is open to whoever knows its name.
+    fn make_name(&mut self, prefix: &str) -> Arc<str> {
         self.names_made += 1;
-        let n = mix(self.options.name_seed ^ mix(self.term) ^ mix(self.names_made));
-        let m = mix(n ^ self.names_made);
-        format!("amq.gen-{n:016x}{:06x}", m & 0xff_ffff).into()
+        let seed = (&self.options.name_seed).into();
+        let mut mac = <Blake2sMac<U16> as KeyInit>::new(seed);
+        mac.update(&self.term.to_le_bytes());
+        mac.update(&self.names_made.to_le_bytes());
+        let mut name = String::from(prefix);
+        for byte in mac.finalize().into_bytes() {
+            // Writing to a string does not fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name.into()
     }
 
     fn delete_queue(
@@ -225,6 +294,7 @@ impl Dispatcher {
         for key in queue.consumers.clone() {
             self.cancel_consumer(key, DetachReason::QueueDeleted);
         }
+        self.windows.remove(&WindowOf::Queue(id));
         // Unsettled deliveries are gone with the queue, and no longer count against anybody.
         if let Some(mut queue) = self.queues.remove(&id) {
             for checkout in queue.checkouts.take_everything() {
@@ -247,6 +317,10 @@ impl Dispatcher {
             && queue.def.lifetime == Lifetime::Durable
         {
             self.propose(Fact::DeleteQueue { id: queue.id }, DECLARATION_BYTES);
+        }
+        for exchange in &removed.exchanges {
+            let (vhost, name) = (Arc::clone(vhost), Arc::clone(&exchange.name));
+            self.windows.remove(&WindowOf::Exchange { vhost, name });
         }
         for exchange in removed.exchanges.iter().filter(|e| e.durable) {
             let (vhost, name) = (Arc::clone(vhost), Arc::clone(&exchange.name));
@@ -299,12 +373,21 @@ impl Dispatcher {
     }
 }
 
-/// Spreads every bit of `n` over the whole number (the finalizer of a 64-bit mixing generator
-/// with the multipliers of Stafford's variant 13).
-fn mix(n: u64) -> u64 {
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
+/// Refuses values that are nested deeper than the log can be read.
+pub(super) fn check_nesting(arguments: &Table) -> Result<(), CommandError> {
+    if arguments.nests_deeper_than(LEVELS_MAX) {
+        return Err(CommandError::Invalid(format!(
+            "values are nested more than {LEVELS_MAX} levels deep"
+        )));
+    }
+    Ok(())
+}
+
+/// Who gives a queue its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Declarer {
+    Client,
+    Broker,
 }
 
 impl From<TopologyError> for CommandError {
@@ -319,7 +402,9 @@ impl From<TopologyError> for CommandError {
                 CommandError::Refused(text)
             }
             TopologyError::Locked { .. } => CommandError::Locked(text),
-            TopologyError::InvalidMatch { .. } => CommandError::Precondition(text),
+            TopologyError::InvalidMatch { .. } | TopologyError::InvalidArgument { .. } => {
+                CommandError::Precondition(text)
+            }
             TopologyError::TooManyWords { .. } => CommandError::Limit(text),
         }
     }

@@ -94,6 +94,12 @@ pub enum TopologyError {
         /// Its virtual host.
         vhost: Arc<str>,
     },
+    /// An argument of a declaration, or the key of a binding that means a number, is not usable.
+    #[error("{why}")]
+    InvalidArgument {
+        /// What is wrong with it.
+        why: Arc<str>,
+    },
     /// A headers exchange does not know this way of matching.
     #[error("invalid x-match field value {value}; expected all, any, all-with-x, or any-with-x")]
     InvalidMatch {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use isthmus_model::{BindingDef, Destination, ExchangeDef, ExchangeKind, Table};
 use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
 
+use super::hash::{self, Hash, HashOn, HashRoutes};
 use super::headers::HeaderRoutes;
 use super::targets::{Reached, Target, Targets};
 use super::trie::{self, Trie, WORDS_MAX};
 use super::values::Canonical;
-use super::{TopologyError, headers};
+use super::{Message, TopologyError, headers};
+use crate::dedup::DedupOptions;
 
 /// A binding, ordered by its source, destination, key and the meaning of its arguments.
 #[derive(Debug)]
@@ -56,8 +58,12 @@ pub(super) type Bindings = RedBlackTreeSetSync<Arc<Binding>>;
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) def: Arc<ExchangeDef>,
-    /// Where a message goes that follows no binding.
-    pub(super) alternate: Option<Arc<str>>,
+    /// Where a message goes that follows no binding, as declared.
+    declared_alternate: Option<Arc<str>>,
+    /// The same, as a policy says where nothing is declared.
+    pub(super) policy_alternate: Option<Arc<str>>,
+    /// If messages that were seen before are not to be routed.
+    pub(super) dedup: Option<Arc<DedupOptions>>,
     /// Of which it is the source.
     pub(super) outbound: Bindings,
     /// Of which it is the destination.
@@ -74,20 +80,30 @@ enum Routes {
     Fanout(Targets),
     Topic(Trie),
     Headers(HeaderRoutes),
+    Hash(HashOn, HashRoutes),
 }
 
 impl Exchange {
-    /// An exchange without bindings.
+    /// An exchange without bindings. Arguments that [`check_declaration`] would refuse mean
+    /// nothing: it is not asked about what is in the log.
     pub(super) fn new(def: ExchangeDef) -> Exchange {
         let routes = match def.kind {
             _ if def.name.is_empty() => Routes::Implicit,
             ExchangeKind::Direct => Routes::Direct(HashTrieMapSync::new_sync()),
-            ExchangeKind::Fanout => Routes::Fanout(Targets::default()),
+            ExchangeKind::Fanout | ExchangeKind::Deduplication => {
+                Routes::Fanout(Targets::default())
+            }
             ExchangeKind::Topic => Routes::Topic(Trie::default()),
             ExchangeKind::Headers => Routes::Headers(HeaderRoutes::default()),
+            ExchangeKind::ConsistentHash => {
+                let on = HashOn::of(&def).unwrap_or(HashOn::RoutingKey);
+                Routes::Hash(on, HashRoutes::default())
+            }
         };
         Exchange {
-            alternate: def
+            dedup: DedupOptions::of_exchange(&def).ok().flatten().map(Arc::new),
+            policy_alternate: None,
+            declared_alternate: def
                 .arguments
                 .get("alternate-exchange")
                 .and_then(|value| value.as_str())
@@ -97,6 +113,11 @@ impl Exchange {
             inbound: Bindings::new_sync(),
             routes,
         }
+    }
+
+    /// Where a message goes that follows no binding.
+    pub(super) fn alternate(&self) -> Option<&Arc<str>> {
+        self.declared_alternate.as_ref().or(self.policy_alternate.as_ref())
     }
 
     /// The exchanges that every virtual host has from its start.
@@ -133,6 +154,7 @@ impl Exchange {
                 _ => Ok(()),
             },
             Routes::Headers(_) => headers::check(&def.arguments),
+            Routes::Hash(..) => hash::weight(&def.routing_key).map(drop),
         }
     }
 
@@ -152,6 +174,7 @@ impl Exchange {
             Routes::Fanout(targets) => targets.add(target),
             Routes::Topic(trie) => trie.add(&def.routing_key, target),
             Routes::Headers(routes) => routes.add(&def.arguments, target),
+            Routes::Hash(_, routes) => routes.add(def, target),
         }
         self.outbound.insert_mut(binding.clone());
     }
@@ -171,31 +194,42 @@ impl Exchange {
             Routes::Fanout(targets) => targets.remove(target),
             Routes::Topic(trie) => trie.remove(&def.routing_key, target),
             Routes::Headers(routes) => routes.remove(&def.arguments, target),
+            Routes::Hash(_, routes) => routes.remove(def, target),
         }
         let was_there = self.outbound.remove_mut(binding);
         assert!(was_there, "a binding is listed as long as it routes");
     }
 
-    /// Adds what a message with `key` follows from here. `headers` is asked by a headers exchange
-    /// only.
+    /// Adds what a message follows from here.
     ///
     /// The default exchange has no bindings; its queues are its virtual host's to find.
-    pub(super) fn reach<'t, 'h>(
-        &'t self,
-        key: &str,
-        headers: impl FnOnce() -> &'h Table,
-        reached: &mut Reached<'t, '_>,
-    ) {
+    pub(super) fn reach<'t>(&'t self, message: &mut Message<'_>, reached: &mut Reached<'t, '_>) {
         match &self.routes {
             Routes::Implicit => {}
             Routes::Direct(by_key) => {
-                if let Some(targets) = by_key.get(key) {
-                    targets.reach(reached);
+                for key in message.keys {
+                    if let Some(targets) = by_key.get(*key) {
+                        targets.reach(reached);
+                    }
                 }
             }
             Routes::Fanout(targets) => targets.reach(reached),
-            Routes::Topic(trie) => trie.reach(key, reached),
-            Routes::Headers(routes) => routes.reach(headers(), reached),
+            Routes::Topic(trie) => message.keys.iter().for_each(|key| trie.reach(key, reached)),
+            Routes::Headers(routes) => routes.reach(message.headers(), reached),
+            Routes::Hash(on, routes) => {
+                let hash = match on {
+                    // Of several keys only the message's own counts: it goes to one place.
+                    HashOn::RoutingKey => {
+                        Hash::of(message.keys.first().copied().unwrap_or_default().as_bytes())
+                    }
+                    HashOn::Header(name) => Hash::of_header(message.headers(), name),
+                    HashOn::Property(name) => {
+                        let value = message.properties.property(name).unwrap_or_default();
+                        Hash::of(value.as_bytes())
+                    }
+                };
+                routes.reach(hash, reached);
+            }
         }
     }
 
@@ -203,4 +237,13 @@ impl Exchange {
     pub(super) fn is_default(&self) -> bool {
         matches!(self.routes, Routes::Implicit)
     }
+}
+
+/// Refuses a declaration whose arguments do not make sense for its kind.
+pub(super) fn check_declaration(def: &ExchangeDef) -> Result<(), TopologyError> {
+    if def.kind == ExchangeKind::ConsistentHash {
+        HashOn::of(def)?;
+    }
+    let dedup = DedupOptions::of_exchange(def);
+    dedup.map(drop).map_err(|why| TopologyError::InvalidArgument { why: why.into() })
 }

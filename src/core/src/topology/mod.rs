@@ -13,12 +13,13 @@
 //! |---|---|
 //! | `vhost` | both ends of every binding, and what goes with what when something is removed |
 //! | `exchange` | which structure each kind of exchange routes with |
-//! | `trie`, `headers`, `targets` | those structures |
+//! | `trie`, `headers`, `hash`, `targets` | those structures |
 //! | `equivalence`, `values` | when two declarations, or two values, mean the same |
 
 mod equivalence;
 mod error;
 mod exchange;
+mod hash;
 mod headers;
 mod targets;
 #[cfg(test)]
@@ -34,7 +35,45 @@ use rpds::HashTrieMapSync;
 
 pub use error::{ResourceKind, TopologyError};
 pub use trie::WORDS_MAX;
+pub(crate) use values::write_value;
 use vhost::{Declarer, VirtualHost};
+
+use crate::dedup::DedupOptions;
+
+/// What of a message, beside its routing keys, can decide where it goes.
+pub trait Properties {
+    /// Its headers.
+    fn headers(&mut self) -> Table;
+
+    /// The property called so ([`Encoding::property`](isthmus_model::Encoding::property)).
+    fn property(&mut self, name: &str) -> Option<String>;
+}
+
+/// Headers alone.
+impl<F: FnMut() -> Table> Properties for F {
+    fn headers(&mut self) -> Table {
+        self()
+    }
+
+    fn property(&mut self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// A message on its way.
+struct Message<'m> {
+    /// Its own routing key first.
+    keys: &'m [&'m str],
+    properties: &'m mut dyn Properties,
+    /// Its headers, once they were asked for.
+    headers: Option<Table>,
+}
+
+impl Message<'_> {
+    fn headers(&mut self) -> &Table {
+        self.headers.get_or_insert_with(|| self.properties.headers())
+    }
+}
 
 /// What became of a declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,22 +335,53 @@ impl Topology {
         self.vhost(vhost)?.is_durable(binding)
     }
 
-    /// Adds to `out` the queues that a message takes from `exchange`. All of `out` is then in
-    /// ascending order and without repetition, with what was in it before: so a message with
-    /// several routing keys is routed by each in turn.
+    /// Adds to `out` the queues that a message with `keys` (its routing key, and more if it names
+    /// more) takes from `exchange`. All of `out` is then in ascending order and without
+    /// repetition, with what was in it before.
     ///
-    /// `headers` is called only if a headers exchange is met, and then once. A message that
-    /// follows no binding of an exchange goes to its `alternate-exchange`, if that exists. Neither
-    /// the default exchange nor a direct or a fanout exchange allocates, but for what `out` grows.
+    /// Properties are asked for only if an exchange is met that routes by them, headers once at the
+    /// most. A message that follows no binding of an exchange by any of its keys goes to its
+    /// `alternate-exchange`, if that exists. Neither the default exchange nor a direct, a fanout or
+    /// a consistent hash exchange of routing keys allocates, but for what `out` grows.
     pub fn route(
         &self,
         vhost: &str,
         exchange: &str,
-        routing_key: &str,
-        headers: &mut dyn FnMut() -> Table,
+        keys: &[&str],
+        properties: &mut dyn Properties,
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
-        self.vhost(vhost)?.route(exchange, routing_key, headers, out)
+        let mut message = Message { keys, properties, headers: None };
+        self.vhost(vhost)?.route(exchange, &mut message, out)
+    }
+
+    /// The exchange that a message is published to, and whether it routes messages only that were
+    /// not seen before.
+    pub(crate) fn entrance(
+        &self,
+        vhost: &str,
+        exchange: &str,
+    ) -> Result<(&Arc<ExchangeDef>, Option<&Arc<DedupOptions>>), TopologyError> {
+        let exchange = self.vhost(vhost)?.exchange(exchange)?;
+        Ok((&exchange.def, exchange.dedup.as_ref()))
+    }
+
+    /// Lets messages that follow no binding of an exchange go to `alternate`, where its
+    /// declaration does not say where. The default exchange has none.
+    pub(crate) fn set_policy_alternate(
+        &mut self,
+        vhost: &str,
+        exchange: &str,
+        alternate: Option<&Arc<str>>,
+    ) {
+        if let Some(vhost) = self.vhosts.get_mut(vhost) {
+            vhost.set_policy_alternate(exchange, alternate);
+        }
+    }
+
+    /// How many queues a virtual host has.
+    pub fn queue_count(&self, vhost: &str) -> Result<usize, TopologyError> {
+        Ok(self.vhost(vhost)?.queue_count())
     }
 
     /// The exchanges of a virtual host in the order of their names.

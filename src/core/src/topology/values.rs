@@ -52,7 +52,7 @@ mod tag {
 
 /// Appends the form of `value`. Numbers are the same if they are equal as numbers, whatever their
 /// types; text is the same as its bytes, since AMQP 0-9-1's long strings are either.
-pub(super) fn write_value(value: &Value, out: &mut Vec<u8>) {
+pub(crate) fn write_value(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.push(tag::NULL),
         Value::Bool(b) => out.extend([tag::BOOL, u8::from(*b)]),

@@ -3,15 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use isthmus_model::{
-    BindingDef, Destination, ExchangeDef, Lifetime, QueueDef, QueueId, SessionId, Table,
-};
+use isthmus_model::{BindingDef, Destination, ExchangeDef, Lifetime, QueueDef, QueueId, SessionId};
 use rpds::HashTrieMapSync;
 
 use super::equivalence;
-use super::exchange::{Binding, Bindings, Exchange};
+use super::exchange::{self, Binding, Bindings, Exchange};
 use super::targets::{Reached, Target};
-use super::{Declared, DeclaredQueue, QueueEntry, Removed, ResourceKind, TopologyError};
+use super::{Declared, DeclaredQueue, Message, QueueEntry, Removed, ResourceKind, TopologyError};
 
 /// The names that only the broker gives.
 const RESERVED_PREFIX: &str = "amq.";
@@ -76,6 +74,18 @@ impl VirtualHost {
         all
     }
 
+    pub(super) fn queue_count(&self) -> usize {
+        self.queues.size()
+    }
+
+    pub(super) fn set_policy_alternate(&mut self, exchange: &str, alternate: Option<&Arc<str>>) {
+        if let Some(exchange) = self.exchanges.get_mut(exchange)
+            && !exchange.is_default()
+        {
+            exchange.policy_alternate = alternate.cloned();
+        }
+    }
+
     /// The bindings that lead to `destination`.
     pub(super) fn inbound(&self, destination: &Destination) -> Result<&Bindings, TopologyError> {
         Ok(match destination {
@@ -97,6 +107,9 @@ impl VirtualHost {
             return Ok(Declared::Existing);
         }
         check_name(ResourceKind::Exchange, &def.name, by)?;
+        if by == Declarer::Client {
+            exchange::check_declaration(&def)?;
+        }
         self.exchanges.insert_mut(def.name.clone(), Exchange::new(def));
         Ok(Declared::New)
     }
@@ -318,14 +331,12 @@ impl VirtualHost {
     pub(super) fn route(
         &self,
         exchange: &str,
-        key: &str,
-        headers: &mut dyn FnMut() -> Table,
+        message: &mut Message<'_>,
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
         let start = self.exchange(exchange)?;
-        let mut table = None;
         let mut reached = Reached { queues: out, exchanges: Vec::new(), any: false };
-        self.follow(start, key, headers, &mut table, &mut reached);
+        self.follow(start, message, &mut reached);
         if !reached.exchanges.is_empty() {
             let mut visited = HashSet::from([exchange]);
             while let Some(name) = reached.exchanges.pop() {
@@ -334,7 +345,7 @@ impl VirtualHost {
                 }
                 // An alternate exchange need not exist.
                 if let Some(exchange) = self.exchanges.get(name) {
-                    self.follow(exchange, key, headers, &mut table, &mut reached);
+                    self.follow(exchange, message, &mut reached);
                 }
             }
         }
@@ -345,27 +356,24 @@ impl VirtualHost {
         Ok(())
     }
 
-    /// Adds what a message with `key` follows from `exchange`: its bindings, or else its
-    /// alternate.
+    /// Adds what a message follows from `exchange`: its bindings, or else its alternate.
     fn follow<'t>(
         &'t self,
         exchange: &'t Exchange,
-        key: &str,
-        headers: &mut dyn FnMut() -> Table,
-        table: &mut Option<Table>,
+        message: &mut Message<'_>,
         reached: &mut Reached<'t, '_>,
     ) {
         reached.any = false;
         if exchange.is_default() {
-            if let Some(queue) = self.queues.get(key) {
+            for queue in message.keys.iter().filter_map(|key| self.queues.get(*key)) {
                 reached.any = true;
                 reached.queues.push(queue.entry.id);
             }
         } else {
-            exchange.reach(key, || table.get_or_insert_with(headers), reached);
+            exchange.reach(message, reached);
         }
         if !reached.any
-            && let Some(alternate) = &exchange.alternate
+            && let Some(alternate) = exchange.alternate()
         {
             reached.exchanges.push(alternate);
         }

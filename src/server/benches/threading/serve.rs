@@ -158,7 +158,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
         outbox_bytes_max: 256 << 10,
         publish_bytes_max: 4 << 20,
         checkpoint_after_bytes: 512 << 20,
-        name_seed: 0,
+        name_seed: [0; 32],
         on_log_failure: Box::new(|error| {
             eprintln!("the log has failed: {error}");
             std::process::abort();

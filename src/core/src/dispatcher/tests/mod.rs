@@ -4,6 +4,7 @@
 
 mod credit;
 mod deadletter;
+mod dedup;
 mod lifetime;
 mod limits;
 mod model;
@@ -15,3 +16,4 @@ mod rig;
 mod settle;
 mod single_active;
 mod transaction;
+mod vhost;

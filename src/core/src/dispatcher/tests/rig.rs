@@ -10,9 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isthmus_model::{
     Annotations, Attach, AttachMode, Batch, BindingDef, CommandError, ConsumerId, Credit,
-    Destination, EncodingId, Encodings, ExchangeDef, ExchangeKind, LeaseEpoch, Lifetime, NO_TTL,
-    Outcome, QueueDef, QueueId, QueueOptions, Record, RecordFlags, Reply, Sequence, SessionId,
-    Settlement, Span, Table, Time, Token, TopologyChange, TransactionId, WindowId,
+    Destination, Encoding, EncodingId, Encodings, ExchangeDef, ExchangeKind, LeaseEpoch, Lifetime,
+    NO_TTL, Outcome, QueueDef, QueueId, QueueOptions, Record, RecordFlags, Reply, Sequence,
+    SessionId, SettingKey, SettingKind, Settlement, Span, Table, Time, Token, TopologyChange,
+    TransactionId, Value, WindowId,
 };
 
 use crate::dispatcher::{Clock, Dispatcher, DispatcherOptions, Output, QueueStatus};
@@ -20,6 +21,38 @@ use crate::{Entry, Fact, Ledger, codec};
 
 /// The virtual host of sessions that name no other.
 pub(super) const VHOST: &str = "/";
+
+/// Heads of messages in tests: fields apart by `;`, of which `+key` is one more routing key,
+/// `.name=value` a property and `name=value` a header.
+struct TestEncoding;
+
+const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &TestEncoding)]);
+
+impl TestEncoding {
+    fn fields(head: &[u8]) -> impl Iterator<Item = &str> {
+        std::str::from_utf8(head).unwrap_or_default().split(';')
+    }
+}
+
+impl Encoding for TestEncoding {
+    fn headers(&self, head: &[u8]) -> Table {
+        let named = TestEncoding::fields(head).filter_map(|field| field.split_once('='));
+        let headers = named.filter(|(name, _)| !name.starts_with('.'));
+        Table(headers.map(|(name, value)| (name.into(), Value::String(value.into()))).collect())
+    }
+
+    fn more_routing_keys(&self, head: &[u8]) -> Vec<String> {
+        TestEncoding::fields(head)
+            .filter_map(|field| field.strip_prefix('+').map(str::to_owned))
+            .collect()
+    }
+
+    fn property(&self, head: &[u8], name: &str) -> Option<String> {
+        TestEncoding::fields(head)
+            .filter_map(|field| field.strip_prefix('.')?.split_once('='))
+            .find_map(|(n, value)| (n == name).then(|| value.to_owned()))
+    }
+}
 
 /// See the module's documentation.
 pub(super) struct Rig {
@@ -45,7 +78,7 @@ impl Rig {
     /// A rig whose sessions' outboxes hold so many bytes.
     pub(super) fn with_outbox(outbox_bytes_max: u64) -> Rig {
         let options =
-            DispatcherOptions { encodings: Encodings(&[]), outbox_bytes_max, name_seed: 7 };
+            DispatcherOptions { encodings: ENCODINGS, outbox_bytes_max, name_seed: [7; 32] };
         let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
         let ledger = Ledger::new();
         let mut rig = Rig {
@@ -239,6 +272,26 @@ impl Rig {
     pub(super) fn rollback(&mut self, name: &str, tx: u32) -> Token {
         let (id, token) = (self.session(name), self.token());
         self.dispatcher.rollback(&self.ledger, id, token, TransactionId(tx));
+        token
+    }
+
+    /// Gives a setting of the virtual host `/` a value, or none.
+    pub(super) fn set(
+        &mut self,
+        name: &str,
+        kind: SettingKind,
+        setting: &str,
+        value: Option<Table>,
+    ) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        let key = SettingKey::of_vhost(kind, VHOST, setting);
+        self.dispatcher.set_setting(&self.ledger, id, token, key, value.map(Arc::new));
+        token
+    }
+
+    pub(super) fn delete_vhost(&mut self, name: &str, vhost: &str) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        self.dispatcher.delete_vhost(&self.ledger, id, token, vhost);
         token
     }
 
@@ -510,6 +563,7 @@ pub(super) struct Message {
     ttl_ms: u32,
     priority: u8,
     flags: RecordFlags,
+    head: String,
 }
 
 /// A durable message to a queue.
@@ -526,6 +580,7 @@ pub(super) fn transient(queue: &str, body: impl Into<String>) -> Message {
         ttl_ms: NO_TTL,
         priority: 0,
         flags: RecordFlags::default(),
+        head: "\0\0".into(),
     }
 }
 
@@ -548,12 +603,20 @@ impl Message {
         Message { priority, ..self }
     }
 
+    /// With a head of these fields ([`TestEncoding`]).
+    pub(super) fn head(self, head: impl Into<String>) -> Message {
+        let head = head.into();
+        let more_keys = head.split(';').any(|field| field.starts_with('+'));
+        let more_keys = if more_keys { RecordFlags::MORE_KEYS } else { RecordFlags::default() };
+        Message { head, flags: self.flags.with(more_keys), ..self }
+    }
+
     pub(super) fn mandatory(self) -> Message {
         Message { flags: self.flags.with(RecordFlags::MANDATORY), ..self }
     }
 }
 
-/// One batch of messages, each with a head of two bytes.
+/// One batch of messages, each with a head of two bytes if it has no other.
 pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
     let mut chunk = Vec::new();
     let mut put = |bytes: &str| {
@@ -566,7 +629,7 @@ pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
         .map(|m| Record {
             exchange: put(&m.exchange),
             routing_key: put(&m.key),
-            head: put("\0\0"),
+            head: put(&m.head),
             body: put(&m.body),
             ttl_ms: m.ttl_ms,
             priority: m.priority,
@@ -618,6 +681,10 @@ pub(super) fn exchange(name: &str, kind: ExchangeKind) -> ExchangeDef {
         delayed: false,
         arguments: Table::default(),
     }
+}
+
+pub(super) fn table(fields: &[(&str, Value)]) -> Table {
+    Table(fields.iter().map(|(name, value)| ((*name).into(), value.clone())).collect())
 }
 
 pub(super) fn binding(exchange: &str, key: &str, queue: &str) -> BindingDef {

@@ -21,7 +21,7 @@ fn what_is_not_there_is_not_found() {
     assert_eq!(t.unbind("/", &to_queue("x", "", "nq")), Err(no_exchange.clone()));
     assert_eq!(t.unbind("/", &to_queue("amq.direct", "", "nq")), Err(no_queue.clone()));
     assert_eq!(t.is_durable("/", &to_queue("amq.direct", "", "nq")), Err(no_queue.clone()));
-    let routed = t.route("/", "x", "", &mut Table::default, &mut Vec::new());
+    let routed = t.route("/", "x", &[""], &mut Table::default, &mut Vec::new());
     assert_eq!(routed, Err(no_exchange.clone()));
     assert!(t.bindings_from("/", "x").is_err());
     assert!(t.bindings_to("/", &Destination::Queue("nq".into())).is_err());

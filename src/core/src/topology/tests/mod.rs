@@ -1,6 +1,7 @@
 //! Tests of the whole topology: by example, against a model, and of single matchers.
 
 mod errors;
+mod hash;
 mod lifecycle;
 mod model;
 mod routing;
@@ -79,7 +80,7 @@ fn route_with(topology: &Topology, exchange: &str, key: &str, headers: &Table) -
         calls += 1;
         headers.clone()
     };
-    topology.route("/", exchange, key, &mut headers, &mut out).expect("the exchange is there");
+    topology.route("/", exchange, &[key], &mut headers, &mut out).expect("the exchange is there");
     assert!(calls <= 1, "headers are asked for once at the most");
     out.into_iter().map(|id| id.0).collect()
 }

@@ -183,7 +183,8 @@ impl Model {
     fn follows(&self, binding: &BindingDef, key: &str, headers: &Table) -> bool {
         match self.exchanges[&binding.source].kind {
             ExchangeKind::Direct => *binding.routing_key == *key,
-            ExchangeKind::Fanout => true,
+            ExchangeKind::Fanout | ExchangeKind::Deduplication => true,
+            ExchangeKind::ConsistentHash => unreachable!("it is tested in a file of its own"),
             ExchangeKind::Topic => naive_match(&binding.routing_key, key),
             ExchangeKind::Headers => {
                 let how = binding.arguments.get("x-match").and_then(Value::as_str);

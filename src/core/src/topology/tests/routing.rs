@@ -38,7 +38,7 @@ fn what_was_found_before_is_kept_in_order() {
     }
     let mut out = Vec::new();
     for key in ["q2", "q1", "q2", "none"] {
-        t.route("/", "", key, &mut Table::default, &mut out).expect("routed");
+        t.route("/", "", &[key], &mut Table::default, &mut out).expect("routed");
     }
     assert_eq!(out, [QueueId(1), QueueId(2)]);
 }
