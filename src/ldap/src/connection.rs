@@ -98,7 +98,9 @@ impl Connector {
             let result = ldap.simple_bind(dn, password.reveal()).await.map_err(unavailable)?;
             match result.rc {
                 0 => {}
-                INVALID_CREDENTIALS | INAPPROPRIATE_AUTHENTICATION | INVALID_DN_SYNTAX
+                INVALID_CREDENTIALS
+                | INAPPROPRIATE_AUTHENTICATION
+                | INVALID_DN_SYNTAX
                 | NO_SUCH_OBJECT => return Err(OpenError::Refused),
                 _ => return Err(OpenError::Unavailable(result.to_string())),
             }

@@ -115,10 +115,9 @@ impl Directory {
                 Credentials::Account { dn: user_dn.to_owned(), password: password.clone() }
             }
             Bind::Anonymous => Credentials::Anonymous,
-            Bind::Account(account) => Credentials::Account {
-                dn: account.dn.clone(),
-                password: account.password.clone(),
-            },
+            Bind::Account(account) => {
+                Credentials::Account { dn: account.dn.clone(), password: account.password.clone() }
+            }
         }
     }
 

@@ -124,8 +124,7 @@ impl Identity {
             permission: permission.name(),
             ..self.values()
         };
-        let question =
-            Question::Resource(permission, resource, vhost.to_owned(), name.to_owned());
+        let question = Question::Resource(permission, resource, vhost.to_owned(), name.to_owned());
         self.answer(question, &self.shared.config.resource_access_query, &values).await
     }
 

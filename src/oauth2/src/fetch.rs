@@ -60,8 +60,10 @@ impl Fetcher {
 
     /// Fetches the content.
     pub(crate) fn fetch(&self) -> Result<Vec<u8>, KeysError> {
-        let failed =
-            |error: ureq::Error| KeysError::Fetch { url: self.url.clone(), reason: error.to_string() };
+        let failed = |error: ureq::Error| KeysError::Fetch {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        };
         let request = self.agent.get(&self.url).header("accept", "application/json");
         let mut response = request.call().map_err(failed)?;
         response.body_mut().with_config().limit(MAX_BYTES).read_to_vec().map_err(failed)
@@ -69,8 +71,8 @@ impl Fetcher {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, KeysError> {
-    let pem = std::fs::read(path)
-        .map_err(|source| KeysError::File { path: path.to_owned(), source })?;
+    let pem =
+        std::fs::read(path).map_err(|source| KeysError::File { path: path.to_owned(), source })?;
     let certificates: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
