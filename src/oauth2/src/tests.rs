@@ -141,10 +141,12 @@ async fn scopes_come_from_further_claims_and_aliases() {
     assert_eq!(grant.scopes, scopes);
     let source = verify("extra_scopes_source = 'extra'", &changes).await.expect("accepted");
     assert!(source.allows(Permission::Configure, "dev", "q"));
-    let prefix = verify("scope_prefix = 'x:'", &json!({ "scope": "x:read:*/* isthmus.write:*/*" }));
+    let changes = json!({ "scope": "x:read:*/* isthmus.write:*/*" });
+    let prefix = verify("scope_prefix = 'x:'", &changes);
     assert_eq!(prefix.await.expect("accepted").scopes, ["read:*/*"]);
     let many: Vec<String> = (0..2049).map(|n| format!("isthmus.read:*/{n}")).collect();
-    assert!(matches!(verify("", &json!({ "scope": many })).await, Err(Error::TooManyScopes(2048))));
+    let error = verify("", &json!({ "scope": many })).await;
+    assert!(matches!(error, Err(Error::TooManyScopes(2048))));
 }
 
 #[tokio::test]
