@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ use crate::{Config, Error, Grant, Permission, Verifier};
 /// A key of a provider.
 struct Signer {
     key: EncodingKey,
+    jwk: Option<Jwk>,
     algorithm: Algorithm,
     id: &'static str,
 }
@@ -27,18 +28,26 @@ impl Signer {
             Algorithm::RS256 | Algorithm::PS512 => &rcgen::PKCS_RSA_SHA256,
             _ => &rcgen::PKCS_ECDSA_P256_SHA256,
         };
-        let der = rcgen::KeyPair::generate_for(kind).expect("a key").serialize_der();
+        let pair = rcgen::KeyPair::generate_for(kind).expect("a key");
+        let der = pair.serialize_der();
         let key = match algorithm {
             Algorithm::EdDSA => EncodingKey::from_ed_der(&der),
             // The PKCS #1 key, behind the PKCS #8 header of a key of 2048 bits.
             Algorithm::RS256 | Algorithm::PS512 => EncodingKey::from_rsa_der(&der[26..]),
             _ => EncodingKey::from_ec_der(&der),
         };
-        Self { key, algorithm, id }
+        let jwk = match algorithm {
+            Algorithm::EdDSA => {
+                let public = DecodingKey::from_ed_der(pair.public_key_raw());
+                Jwk::from_decoding_key(&public, Some(algorithm))
+            }
+            _ => Jwk::from_encoding_key(&key, algorithm),
+        };
+        Self { key, jwk: Some(jwk.expect("a public key")), algorithm, id }
     }
 
     fn jwk(&self) -> Value {
-        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).expect("a public key");
+        let mut jwk = self.jwk.clone().expect("a key pair");
         jwk.common.key_id = Some(self.id.to_owned());
         serde_json::to_value(jwk).expect("JSON")
     }
@@ -222,7 +231,7 @@ async fn tokens_without_or_with_a_confused_algorithm_are_refused() {
         assert!(matches!(error, Error::NotAToken), "{error}");
     }
     let secret = EncodingKey::from_secret(keys.as_bytes());
-    let hmac = Signer { key: secret, algorithm: Algorithm::HS256, id: "two" };
+    let hmac = Signer { key: secret, jwk: None, algorithm: Algorithm::HS256, id: "two" };
     let error = verifier.verify(&hmac.token(&claims(&json!({})))).await.expect_err("HMAC");
     assert!(matches!(error, Error::Algorithm(Algorithm::HS256)), "{error}");
     let other = Signer { id: "two", ..one };
