@@ -24,9 +24,9 @@ pub struct Config {
     pub timeout_ms: u64,
     /// The distinguished name of a user; `${username}` is what the client says.
     pub user_dn_pattern: String,
-    /// The attribute by which users are searched for, in place of a pattern for their names; the
-    /// value searched for is `user_dn_pattern` unless that is a name's pattern, so mostly the
-    /// user's name.
+    /// The attribute by which users are searched for. The value searched for is
+    /// `user_dn_pattern`, as in RabbitMQ: leave that at `${username}` if the broker or nobody
+    /// searches.
     pub dn_lookup_attribute: Option<String>,
     /// Below what users are searched for.
     pub dn_lookup_base: Option<String>,

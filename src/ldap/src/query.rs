@@ -111,7 +111,7 @@ pub struct AttributeOf {
     pub attribute: String,
 }
 
-/// A case of a `for` query: `{ permission = "write", query = … }` and the like.
+/// A case of a `for` query: `{ variable = "permission", value = "write", query = … }`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
