@@ -18,7 +18,7 @@ mod pattern;
 mod tests;
 mod verifier;
 
-pub use config::{Algorithm, Config};
+pub use config::{Algorithm, Config, Scopes};
 pub use error::{ConfigError, Error, KeysError};
 pub use grant::{Grant, Permission};
 pub use verifier::Verifier;
