@@ -6,9 +6,11 @@
 //! read and its exchange written to, and so it is with an exchange and its alternate. Asking
 //! whether something is there needs no permission.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use isthmus_contract::{Command, Credentials, ManageOp, Publish};
 use isthmus_model::{
@@ -24,6 +26,32 @@ pub type Login = Pin<Box<dyn Future<Output = Result<Arc<dyn User>, CommandError>
 /// Entering a virtual host: what the user may do there, or why he may not enter.
 pub type Entering = Pin<Box<dyn Future<Output = Result<Box<dyn Access>, CommandError>> + Send>>;
 
+/// Why something is not allowed, or not yet.
+pub enum Denied {
+    /// It is not allowed.
+    Refused(CommandError),
+    /// Somebody must be asked: once this is over, the answer is known to whoever is asked again.
+    Asking(Asking),
+}
+
+/// A question to somebody who takes his time.
+pub type Asking = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl fmt::Debug for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Denied::Refused(error) => f.debug_tuple("Refused").field(error).finish(),
+            Denied::Asking(_) => f.write_str("Asking"),
+        }
+    }
+}
+
+impl From<CommandError> for Denied {
+    fn from(error: CommandError) -> Denied {
+        Denied::Refused(error)
+    }
+}
+
 /// Finds out who a client is.
 pub trait Authenticate: Send + Sync + 'static {
     /// Begins to verify `credentials` of the client at `peer`. Dropping the login
@@ -38,6 +66,18 @@ pub trait User: Send + Sync {
 
     /// What he is, such as `administrator`.
     fn tags(&self) -> Vec<String>;
+
+    /// Begins to verify a new secret in place of the one he has logged in with; `None` if none is
+    /// needed. Dropping the login gives it up.
+    fn refresh(&self, secret: &str) -> Option<Login> {
+        let _ = secret;
+        None
+    }
+
+    /// When what he has logged in with runs out: nothing is allowed any more then.
+    fn expires_at(&self) -> Option<SystemTime> {
+        None
+    }
 
     /// What he may do in `vhost`. Dropping the future gives it up.
     fn enter(&self, vhost: &Arc<str>) -> Entering;
@@ -60,19 +100,14 @@ pub trait Access: Send {
     /// Whether `action` may be done to `resource`.
     ///
     /// # Errors
-    /// [`CommandError::Refused`]
-    fn check(&mut self, action: Action, resource: Resource<'_>) -> Result<(), CommandError>;
+    /// [`Denied`]
+    fn check(&mut self, action: Action, resource: Resource<'_>) -> Result<(), Denied>;
 
     /// Whether `exchange` may be written to, or read from, with the routing key `key`.
     ///
     /// # Errors
-    /// [`CommandError::Refused`]
-    fn check_topic(
-        &mut self,
-        action: Action,
-        exchange: &str,
-        key: &str,
-    ) -> Result<(), CommandError>;
+    /// [`Denied`]
+    fn check_topic(&mut self, action: Action, exchange: &str, key: &str) -> Result<(), Denied>;
 
     /// Whether every publish would be allowed, so that none need be looked at.
     fn writes_everything(&mut self) -> bool;
@@ -83,11 +118,11 @@ pub trait Access: Send {
 pub struct Unrestricted;
 
 impl Access for Unrestricted {
-    fn check(&mut self, _: Action, _: Resource<'_>) -> Result<(), CommandError> {
+    fn check(&mut self, _: Action, _: Resource<'_>) -> Result<(), Denied> {
         Ok(())
     }
 
-    fn check_topic(&mut self, _: Action, _: &str, _: &str) -> Result<(), CommandError> {
+    fn check_topic(&mut self, _: Action, _: &str, _: &str) -> Result<(), Denied> {
         Ok(())
     }
 
@@ -102,15 +137,25 @@ pub(crate) struct Checked {
     pub(crate) command: Option<Command>,
     /// What is refused, to be answered after that.
     pub(crate) refused: Option<(Token, CommandError)>,
+    /// What is to be checked again once somebody has answered.
+    pub(crate) waiting: Option<(Command, Asking)>,
 }
 
 impl Checked {
     fn allowed(command: Command) -> Checked {
-        Checked { command: Some(command), refused: None }
+        Checked { command: Some(command), refused: None, waiting: None }
     }
 
-    fn refused(token: Token, error: CommandError) -> Checked {
-        Checked { command: None, refused: Some((token, error)) }
+    /// `rest` comes before what is denied and is allowed.
+    fn denied(rest: Option<Command>, command: Command, token: Token, denied: Denied) -> Checked {
+        match denied {
+            Denied::Refused(error) => {
+                Checked { command: rest, refused: Some((token, error)), waiting: None }
+            }
+            Denied::Asking(asking) => {
+                Checked { command: None, refused: None, waiting: Some((command, asking)) }
+            }
+        }
     }
 }
 
@@ -120,11 +165,11 @@ pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Comm
         Command::Publish(_) if access.writes_everything() => return Checked::allowed(command),
         Command::Publish(publish) => {
             let denied = (0..publish.batch.records.len()).find_map(|at| {
-                check_record(access, encodings, &publish.batch, at).err().map(|error| (at, error))
+                check_record(access, encodings, &publish.batch, at).err().map(|denied| (at, denied))
             });
-            let Some((at, error)) = denied else { return Checked::allowed(command) };
-            let token = publish.token;
-            return Checked { command: up_to(publish, at), refused: Some((token, error)) };
+            let Some((at, denied)) = denied else { return Checked::allowed(command) };
+            let (rest, token) = (up_to(publish, at), publish.token);
+            return Checked::denied(rest, command, token, denied);
         }
         Command::Topology { token, change } => (*token, check_change(access, change)),
         Command::Attach(attach) => (attach.token, check_read(access, &attach.queue)),
@@ -133,7 +178,7 @@ pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Comm
         }
         Command::Manage { token, .. } => {
             let text = "this is for operators: use the management API";
-            (*token, Err(CommandError::Refused(text.to_owned())))
+            (*token, Err(CommandError::Refused(text.to_owned()).into()))
         }
         Command::Authenticate { .. }
         | Command::Enter { .. }
@@ -146,7 +191,7 @@ pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Comm
     };
     match result {
         Ok(()) => Checked::allowed(command),
-        Err(error) => Checked::refused(token, error),
+        Err(denied) => Checked::denied(None, command, token, denied),
     }
 }
 
@@ -166,7 +211,7 @@ fn check_record(
     encodings: Encodings,
     batch: &Batch,
     at: usize,
-) -> Result<(), CommandError> {
+) -> Result<(), Denied> {
     let record = &batch.records[at];
     let exchange = batch.exchange(record);
     access.check(Action::Write, Resource::Exchange(exchange))?;
@@ -182,14 +227,14 @@ fn check_record(
 }
 
 /// Replies are for the session that asked for them, and for no other: the core sees to that.
-fn check_read(access: &mut dyn Access, queue: &str) -> Result<(), CommandError> {
+fn check_read(access: &mut dyn Access, queue: &str) -> Result<(), Denied> {
     if queue.starts_with(REPLY_QUEUE_PREFIX) {
         return Ok(());
     }
     access.check(Action::Read, Resource::Queue(queue))
 }
 
-fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), CommandError> {
+fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), Denied> {
     match change {
         TopologyChange::LookUpExchange { .. }
         | TopologyChange::LookUpQueue { .. }
@@ -222,7 +267,7 @@ fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), 
     }
 }
 
-fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<(), CommandError> {
+fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<(), Denied> {
     let queue = Resource::Queue(name);
     access.check(Action::Configure, queue)?;
     if let Some(exchange) = &def.options.dead_letter_exchange {
@@ -232,7 +277,7 @@ fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<()
     Ok(())
 }
 
-fn check_binding(access: &mut dyn Access, binding: &BindingDef) -> Result<(), CommandError> {
+fn check_binding(access: &mut dyn Access, binding: &BindingDef) -> Result<(), Denied> {
     let destination = match &binding.destination {
         Destination::Queue(name) => Resource::Queue(name),
         Destination::Exchange(name) => Resource::Exchange(name),

@@ -70,17 +70,20 @@ impl Client {
         &mut self,
         command: impl FnOnce(Token) -> Command,
     ) -> Result<Reply, CommandError> {
-        let token = self.send(command);
-        self.answer(token).await
-    }
-
-    /// Asks without waiting; [`Client::answer`] waits.
-    pub fn send(&mut self, command: impl FnOnce(Token) -> Command) -> Token {
         let token = self.next_token();
-        let command = command(token);
-        let checked = match &mut self.access {
-            Some(access) => check(&mut **access, self.encodings, command),
-            None => Checked { command: Some(command), refused: None },
+        let mut command = command(token);
+        let checked = loop {
+            let checked = match &mut self.access {
+                Some(access) => check(&mut **access, self.encodings, command),
+                None => Checked { command: Some(command), refused: None, waiting: None },
+            };
+            match checked.waiting {
+                Some((again, asking)) => {
+                    asking.await;
+                    command = again;
+                }
+                None => break checked,
+            }
         };
         let session = self.id;
         if let Some(command) = checked.command {
@@ -89,15 +92,11 @@ impl Client {
         if let Some((token, error)) = checked.refused {
             self.driver.submit(Input::Refuse { session, token, error });
         }
-        token
+        self.answer(token).await
     }
 
-    /// The answer to what was asked under `token`. Other events wait for [`Client::event`];
-    /// answers to be waited for must be waited for in order.
-    ///
-    /// # Errors
-    /// What the broker refuses.
-    pub async fn answer(&mut self, token: Token) -> Result<Reply, CommandError> {
+    /// The answer to what was asked under `token`; other events wait.
+    async fn answer(&mut self, token: Token) -> Result<Reply, CommandError> {
         loop {
             let is_it =
                 |event: &Event| matches!(event, Event::Done { token: t, .. } if *t == token);
@@ -105,19 +104,6 @@ impl Client {
                 && let Some(Event::Done { result, .. }) = self.events.remove(at)
             {
                 return result;
-            }
-            self.more().await;
-        }
-    }
-
-    /// The next event that is not an answer.
-    pub async fn event(&mut self) -> Event {
-        loop {
-            let is_other = |event: &Event| !matches!(event, Event::Done { .. });
-            if let Some(at) = self.events.iter().position(is_other)
-                && let Some(event) = self.events.remove(at)
-            {
-                return event;
             }
             self.more().await;
         }

@@ -7,14 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session};
+use isthmus_contract::{CloseReason, Command, Credentials, Event, Input as Bytes, Session};
 use isthmus_model::{CommandError, Encodings, Reply, SessionId, Time, Token};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::access::{Access, Authenticate, Entering, Login, User, check};
+use crate::access::{Access, Asking, Authenticate, Entering, Login, User, check};
 use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
@@ -88,7 +88,14 @@ pub(crate) struct Connection<S> {
     entering: Option<(Token, Arc<str>, Entering)>,
     /// What the user may do, once he has entered.
     access: Option<Box<dyn Access>>,
+    /// A command that waits until it is known whether it is allowed; what comes after it waits
+    /// with it.
+    held: Option<(Command, Asking)>,
+    /// When what the client has logged in with runs out.
+    expiry: Option<Pin<Box<Sleep>>>,
     registered: Registered,
+    /// Where it has entered.
+    vhost: Option<Arc<str>>,
     /// The session is, or was, known to the shard.
     entered: bool,
     /// The conversation is over, or was said to be: no event comes any more, no command counts,
@@ -135,7 +142,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             user: None,
             entering: None,
             access: None,
+            held: None,
+            expiry: None,
             registered,
+            vhost: None,
             entered: false,
             left: false,
             input: Bytes::new(),
@@ -190,6 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.handle_event(now, event);
         }
         self.events = events;
+        if let Some(expiry) = &mut self.expiry
+            && expiry.as_mut().poll(cx).is_ready()
+        {
+            self.expiry = None;
+            self.session.handle_event(now, Event::Closed(CloseReason::Expired));
+            self.leave();
+            moved = true;
+        }
         // Last, so that what was answered before is still told.
         if self.closing.as_mut().poll(cx).is_ready() {
             self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
@@ -207,6 +225,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.login = None;
         self.entering = None;
+        self.held = None;
+        self.expiry = None;
         // Nothing is answered any more, so nothing may be waited for.
         self.publishing.clear();
         self.publishing_bytes = 0;
@@ -244,7 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether more may be taken from the client now.
     fn is_taking(&mut self) -> bool {
-        self.publishing_bytes < self.options.publish_bytes_max
+        self.held.is_none()
+            && self.publishing_bytes < self.options.publish_bytes_max
             && self.session.outbox().len() < OUTBOX_BYTES_STOP
     }
 
@@ -285,15 +306,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Hands the session's commands on.
-    fn submit(&mut self) -> bool {
+    fn submit(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while let Some(command) = self.session.poll_command() {
+        if let Some((_, asking)) = &mut self.held {
+            if asking.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            moved = true;
+            if let Some((command, _)) = self.held.take() {
+                self.check(command);
+            }
+        }
+        while self.held.is_none()
+            && let Some(command) = self.session.poll_command()
+        {
             moved = true;
             match command {
                 _ if self.left => {}
                 Command::Authenticate { token, credentials } => {
-                    let login = self.authenticate.login(credentials, &self.options.peer);
-                    self.login = Some((token, login));
+                    self.authenticate(token, credentials);
                 }
                 Command::Enter { token, vhost } => self.enter(token, vhost),
                 // Settlements name no session: what has not entered may not speak at all.
@@ -319,18 +350,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Some(access) = &mut self.access else { return };
         if let Command::Publish(publish) = &command
             && publish.token != Token::SILENT
+            && self.publishing.back().is_none_or(|(token, _)| *token != publish.token)
         {
             let bytes = publish.batch.chunk.len() as u64;
             self.publishing.push_back((publish.token, bytes));
             self.publishing_bytes += bytes;
         }
         let checked = check(&mut **access, self.options.encodings, command);
+        self.held = checked.waiting;
         self.commands.extend(checked.command);
         if let Some((token, error)) = checked.refused {
             // In its turn: what was asked for before is answered before.
             self.submit_commands();
             self.driver.submit(Input::Refuse { session: self.options.id, token, error });
         }
+    }
+
+    /// Begins to find out who the client is, or whether it still is who it was.
+    fn authenticate(&mut self, token: Token, credentials: Credentials) {
+        let login = match (&self.user, &credentials) {
+            (Some(user), Credentials::Password { password, .. }) => {
+                user.refresh(&password.0).unwrap_or_else(|| {
+                    // What was verified once is not verified again.
+                    Box::pin(std::future::ready(Ok(Arc::clone(user))))
+                })
+            }
+            _ => self.authenticate.login(credentials, &self.options.peer),
+        };
+        self.login = Some((token, login));
     }
 
     /// The client is who he says.
@@ -343,6 +390,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let text = format!("this connection is of user '{}'", before.name());
                 return Err(CommandError::Refused(text));
             }
+        }
+        self.expiry = user.expires_at().map(|at| {
+            let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+            Box::pin(tokio::time::sleep(left))
+        });
+        // What he may do may have changed with the secret.
+        if let (Some(vhost), true) = (&self.vhost, self.entered) {
+            self.entering = Some((Token::SILENT, Arc::clone(vhost), user.enter(vhost)));
         }
         self.user = Some(user);
         Ok(Reply::Authenticated { user: name })
@@ -366,6 +421,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn may_enter(&mut self, result: Result<Box<dyn Access>, CommandError>) {
         let Some((token, vhost, _)) = self.entering.take() else { return };
         let Some(user) = &self.user else { return };
+        if self.entered {
+            // Refreshed: he is in already, and stays with what he may do now.
+            match result {
+                Ok(access) => self.access = Some(access),
+                Err(error) => {
+                    tracing::info!(peer = %self.options.peer.address, %error, "closed");
+                    let now = self.now();
+                    self.session.handle_event(now, Event::Closed(CloseReason::Expired));
+                    self.leave();
+                }
+            }
+            return;
+        }
         let result = result.and_then(|access| {
             self.registered.enter(&vhost, user.limits(&vhost))?;
             Ok(access)
@@ -378,6 +446,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(error) => Some(error),
         };
         self.entered = true;
+        self.vhost = Some(Arc::clone(&vhost));
         let session = self.options.id;
         let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
         self.driver.submit(Input::Open { session, token, vhost: Some(vhost), refusal, mailbox });
@@ -470,7 +539,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let mut moved = self.take_events(cx);
             moved |= self.check_timer(cx);
             moved |= self.read(cx, moved)?;
-            moved |= self.submit();
+            moved |= self.submit(cx);
             moved |= self.write(cx)?;
             if !moved {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.

@@ -26,7 +26,9 @@ mod shard;
 pub use isthmus_cluster as cluster;
 pub use isthmus_storage as storage;
 
-pub use access::{Access, Authenticate, Entering, Limits, Login, Unrestricted, User};
+pub use access::{
+    Access, Asking, Authenticate, Denied, Entering, Limits, Login, Unrestricted, User,
+};
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use client::Client;
 pub use driver::{Combining, Driver, abort_on_panic};

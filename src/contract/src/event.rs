@@ -49,6 +49,8 @@ pub enum CloseReason {
     NotLeader,
     /// An operator asked for it.
     Forced,
+    /// What the client has logged in with has run out.
+    Expired,
     /// Its virtual host was deleted.
     VhostDeleted,
 }

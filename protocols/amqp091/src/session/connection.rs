@@ -212,11 +212,7 @@ impl Amqp091Session {
                 self.phase = Phase::Closed;
                 Ok(())
             }
-            (M::UpdateSecret(_), Phase::Running) => {
-                // A password that was checked once is not checked again, here as in RabbitMQ.
-                self.say_connection(M::UpdateSecretOk(class::UpdateSecretOk {}));
-                Ok(())
-            }
+            (M::UpdateSecret(update), Phase::Running) => self.update_secret(update),
             _ => Err(Fault::new(ReplyCode::CommandInvalid, "connection method out of its turn")),
         }
     }
@@ -261,8 +257,21 @@ impl Amqp091Session {
         Ok(Credentials::Password { user, password: Secret(password) })
     }
 
+    /// The client has a new secret, as the one that it has logged in with is about to run out
+    /// (RabbitMQ's extension).
+    fn update_secret(&mut self, update: &class::UpdateSecret) -> Handled {
+        let secret = String::from_utf8(update.new_secret.as_bytes().to_vec())
+            .map_err(|_| Fault::new(ReplyCode::SyntaxError, "the new secret is not UTF-8"))?;
+        let token = self.out.token(0);
+        self.refreshing.push_back(token);
+        let (user, password) = (self.peer.user.to_string(), Secret(secret));
+        let credentials = Credentials::Password { user, password };
+        self.command(Command::Authenticate { token, credentials });
+        Ok(())
+    }
+
     /// Takes in what the broker says of the credentials or of the virtual host. Returns whether
-    /// the handshake waited for it.
+    /// it was asked for here.
     pub(super) fn handshake_done(
         &mut self,
         done: Token,
@@ -288,6 +297,18 @@ impl Amqp091Session {
             (&Phase::Entering { token, .. }, Err(error)) if token == done => {
                 let text = error.to_string();
                 self.fail(0, &Fault::new(ReplyCode::NotAllowed, text).of((10, 40)));
+            }
+            (Phase::Running, result) if self.refreshing.pop_front_if(|t| *t == done).is_some() => {
+                match result {
+                    Ok(_) => {
+                        let ok = class::AMQPMethod::UpdateSecretOk(class::UpdateSecretOk {});
+                        self.say_connection(ok);
+                    }
+                    Err(_) => {
+                        let text = "New secret was refused by one of the backends";
+                        self.fail(0, &Fault::new(ReplyCode::NotAllowed, text).of((10, 70)));
+                    }
+                }
             }
             _ => return false,
         }
@@ -403,6 +424,7 @@ impl Amqp091Session {
             CloseReason::NotLeader => "this node does not lead any more",
             CloseReason::Forced => "closed by an operator",
             CloseReason::VhostDeleted => "vhost is gone",
+            CloseReason::Expired => "credentials have expired",
         };
         if matches!(self.phase, Phase::Header { .. }) {
             self.phase = Phase::Closed;

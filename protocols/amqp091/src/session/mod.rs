@@ -16,7 +16,7 @@ mod settle;
 mod topology;
 mod transaction;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, basic, channel as channel_class, confirm, tx};
@@ -69,6 +69,8 @@ pub struct Amqp091Session {
     /// Detached consumers by the token of their `Detach`: until it is answered, deliveries may
     /// still arrive for them.
     detaching: HashMap<Token, ConsumerId>,
+    /// New secrets that are being verified, in the order in which they came.
+    refreshing: VecDeque<Token>,
     /// Whether the broker is short of memory or disk.
     pressure: bool,
 }
@@ -89,6 +91,7 @@ impl Amqp091Session {
             reply_queues: 0,
             outstanding: 0,
             detaching: HashMap::new(),
+            refreshing: VecDeque::new(),
             pressure: false,
             config,
         }

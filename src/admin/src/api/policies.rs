@@ -35,6 +35,11 @@ pub(super) async fn all(
             let mut policy = convert::object(table);
             policy["vhost"] = (*key.vhost).into();
             policy["name"] = (*key.name).into();
+            for (field, default) in [("apply-to", Value::from("all")), ("priority", 0.into())] {
+                if policy.get(field).is_none() {
+                    policy[field] = default;
+                }
+            }
             shown.push(policy);
         }
     }
