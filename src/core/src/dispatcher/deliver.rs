@@ -42,6 +42,9 @@ impl Dispatcher {
 
     /// Delivers from one queue until it is empty or nobody has credit.
     fn serve(&mut self, ledger: &Ledger, id: QueueId) {
+        if self.queues.get(&id).is_some_and(|q| q.held.is_some()) {
+            return self.release_due(ledger, id);
+        }
         loop {
             if self.has_gathered_enough() {
                 return self.mark_dirty(id);

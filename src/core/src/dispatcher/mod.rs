@@ -14,6 +14,7 @@ mod checkouts;
 mod consumer;
 mod deadletter;
 mod dedup;
+mod delayed;
 mod deliver;
 mod policies;
 mod publish;
@@ -249,7 +250,8 @@ impl Dispatcher {
         };
         for vhost in ledger.topology().vhosts() {
             for entry in ledger.topology().queues(vhost).unwrap_or_default() {
-                let mut queue = Queue::new(vhost, Arc::clone(&entry.def), entry.id);
+                let def = Arc::clone(&entry.def);
+                let mut queue = Queue::new(vhost, def, entry.id, options.encodings);
                 queue.set_policies(dispatcher.policies.of_queue(vhost, &entry.def));
                 if let Some(held) = ledger.queue(entry.id) {
                     queue.recover(held);
@@ -478,9 +480,10 @@ impl Dispatcher {
         &self.topology
     }
 
-    /// How every queue is, in order of ids.
+    /// How every queue is that clients can know of, in order of ids.
     pub fn queue_statuses(&self) -> Vec<QueueStatus> {
-        let mut statuses: Vec<_> = self.queues.values().map(Queue::status).collect();
+        let shown = self.queues.values().filter(|queue| queue.held.is_none());
+        let mut statuses: Vec<_> = shown.map(Queue::status).collect();
         statuses.sort_by_key(|s| s.id);
         statuses
     }
