@@ -107,6 +107,7 @@ impl Dispatcher {
         targets: Vec<QueueId>,
         annotations: &Arc<Annotations>,
     ) {
+        self.moved += 1;
         let durable = run.batch.records[run.record as usize].flags.has(RecordFlags::DURABLE);
         let (logged, volatile): (Vec<QueueId>, Vec<QueueId>) = targets
             .into_iter()

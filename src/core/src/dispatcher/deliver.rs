@@ -13,6 +13,10 @@ use crate::{Ledger, Run};
 /// turn.
 const GATHERED_BYTES_ENOUGH: u64 = 8 << 20;
 
+/// Messages moved one by one (dead letters, and what exchanges delayed) at which the same is done:
+/// they cost time even where they do not cost the log anything.
+const MOVED_ENOUGH: u64 = 10_000;
+
 /// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
 /// exchange and routing key, about.
 const DELIVERY_OVERHEAD_BYTES: u64 = 64;
@@ -25,6 +29,7 @@ impl Dispatcher {
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
         self.gathered_before = self.gather.bytes;
+        self.moved = 0;
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {
@@ -38,6 +43,7 @@ impl Dispatcher {
     /// Whether what is left to do is left for the next turn.
     pub(super) fn has_gathered_enough(&self) -> bool {
         self.gather.bytes - self.gathered_before >= GATHERED_BYTES_ENOUGH
+            || self.moved >= MOVED_ENOUGH
     }
 
     /// Delivers from one queue until it is empty or nobody has credit.

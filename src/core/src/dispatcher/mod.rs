@@ -195,6 +195,9 @@ pub struct Dispatcher {
     next_epoch: u64,
     names_made: u64,
     gather: Gather,
+    /// Messages that were moved one by one since the current call of [`Dispatcher::dispatch`]
+    /// began.
+    moved: u64,
     /// Bytes that were gathered when the current call of [`Dispatcher::dispatch`] began.
     gathered_before: u64,
     /// What waits for each entry that is proposed and not committed, oldest first.
@@ -237,6 +240,7 @@ impl Dispatcher {
             next_epoch: 1,
             names_made: 0,
             gather: Gather::default(),
+            moved: 0,
             gathered_before: 0,
             in_flight: VecDeque::new(),
             proposed: 0,
