@@ -28,8 +28,7 @@ impl Dispatcher {
         self.fire_timers(ledger);
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
-        self.gathered_before = self.gather.bytes;
-        self.moved = 0;
+        self.begin_slice();
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {
@@ -38,6 +37,16 @@ impl Dispatcher {
                 self.serve(ledger, id);
             }
         }
+        if !self.unfinished.is_empty() {
+            // Apart from what queues did: neither is to wait for the other for ever.
+            self.begin_slice();
+            self.go_on(ledger);
+        }
+    }
+
+    fn begin_slice(&mut self) {
+        self.gathered_before = self.gather.bytes;
+        self.moved = 0;
     }
 
     /// Whether what is left to do is left for the next turn.

@@ -206,6 +206,8 @@ pub struct Dispatcher {
     committed: u64,
     /// Queues with something new to deliver, to drop or to expire.
     dirty: Vec<QueueId>,
+    /// Sessions with a request that was begun and goes on with the next turn.
+    unfinished: Vec<SessionId>,
     timers: Timers,
     outputs: Vec<(SessionId, Output)>,
     notes: Vec<Note>,
@@ -246,6 +248,7 @@ impl Dispatcher {
             proposed: 0,
             committed: 0,
             dirty: Vec::new(),
+            unfinished: Vec::new(),
             timers: Timers::default(),
             outputs: Vec::new(),
             notes: Vec::new(),
@@ -282,6 +285,7 @@ impl Dispatcher {
             return None;
         }
         let gather = std::mem::take(&mut self.gather);
+        self.gathered_before = 0;
         self.in_flight.push_back(gather.after);
         self.proposed += 1;
         Some(Entry { time: self.clock.log, facts: gather.facts })
