@@ -13,7 +13,6 @@ mod run;
 mod signals;
 mod tls;
 mod users;
-mod users_cli;
 
 use std::process::ExitCode;
 

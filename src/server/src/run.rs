@@ -1,6 +1,6 @@
 //! The life of the process: starting in order, serving, stopping in the opposite order.
 //!
-//! 1. Hold the data directory, read the users, take the addresses: what can be wrong with the
+//! 1. Hold the data directory, take the addresses: what can be wrong with the
 //!    installation is known before anything else happens.
 //! 2. Serve HTTP, so that health can be asked while the broker recovers its data.
 //! 3. Start the broker, then listen for its clients, then say `ready`.
@@ -11,10 +11,11 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use isthmus_admin::{Admin, Metrics, Role, Snapshot, Status};
+use isthmus_admin::{Admin, Api, Metrics, Role, Router, Snapshot, Status};
 use isthmus_broker::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +31,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
 use crate::tls::{self, Tls, TlsError};
-use crate::users::{Authenticator, HashError, Hashing, PasswordStore, UserFile, UserFileError};
+use crate::users::{Users, UsersError};
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -58,15 +59,17 @@ pub(crate) enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The user file cannot be used.
-    #[error("user file {0}")]
-    UserFile(#[from] UserFileError),
-    /// Passwords cannot be hashed.
+    /// Nobody could log in.
     #[error(transparent)]
-    Hash(#[from] HashError),
-    /// The system gives no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    Users(#[from] UsersError),
+    /// The definitions cannot be imported.
+    #[error("definitions.file {file}: {why}")]
+    Definitions {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A file that TLS needs cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -115,7 +118,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let status = Arc::new(Status::new(Role::Single, VERSION));
     // Held to the end of this function, and so beyond the broker's stop.
     let _data_dir = DataDir::open(config.data_dir())?;
-    let authenticator = Arc::new(Authenticator::new(load_users(&config)?)?);
+    let users = Users::new(&config)?;
     raise_descriptor_limit(config.limits.connections_max);
     warn_of_plain_text(&config);
 
@@ -131,10 +134,14 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let figures = Arc::new(Figures { connections: connections.clone(), broker: OnceLock::new() });
     let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
     let admin = Admin::new(Arc::clone(&status), figures.clone());
-    let http = HttpServer::start(http, https, tls.as_ref(), admin);
+    let logins = users.logins.clone();
+    let directory = Arc::clone(&users.directory);
+    let api = Arc::new(Api::new(logins, directory, users.hashing.clone(), VERSION));
+    let router = isthmus_admin::router(admin, Some(Arc::clone(&api)));
+    let http = HttpServer::start(http, https, tls.as_ref(), &router);
 
     let broker = tokio::select! {
-        broker = Broker::start(Arc::clone(&config), Arc::clone(&authenticator)) => broker?,
+        broker = Broker::start(Arc::clone(&config), users.clone()) => broker?,
         signal = stop_signals.next() => {
             tracing::info!("{} while starting: stopped", signal.name);
             return Ok(());
@@ -142,6 +149,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     };
     // Set once, here: nothing else fills the cell.
     figures.broker.set(broker.clone()).ok();
+    api.set_broker(broker.inner().clone());
+    import_definitions(&api, &config.definitions.file).await?;
     let (amqp, amqps) = (amqp.listen()?, amqps.listen()?);
     let (amqp_addrs, amqps_addrs) = (addrs(&amqp)?, addrs(&amqps)?);
     let mut accepting = JoinSet::new();
@@ -183,7 +192,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
 
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &config, &authenticator, tls.as_ref()) => match never {},
+        never = reload_at_each(&mut reloads, &config, tls.as_ref()) => match never {},
         never = follow_files(&config, tls.as_ref()) => match never {},
     };
     stop_signals.exit_at_next();
@@ -224,16 +233,14 @@ async fn wait_for_stop(
     }
 }
 
-/// Reads the users and what TLS needs again at every signal.
+/// Reads what TLS needs again at every signal.
 async fn reload_at_each(
     reloads: &mut Signal,
     config: &Arc<Config>,
-    authenticator: &Authenticator,
     tls: Option<&Tls>,
 ) -> Infallible {
     loop {
         reloads.recv().await;
-        reload_users(config, authenticator).await;
         if let Some(tls) = tls {
             tls::reload(config, tls).await;
         }
@@ -304,10 +311,9 @@ impl HttpServer {
         listeners: Vec<TcpListener>,
         secure: Vec<TcpListener>,
         tls: Option<&Tls>,
-        admin: Admin,
+        router: &Router,
     ) -> Self {
         let connections = Connections::new(HTTP_CONNECTIONS_MAX);
-        let router = isthmus_admin::router(admin);
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let router = router.clone();
@@ -316,8 +322,9 @@ impl HttpServer {
                 "http",
                 listener,
                 &connections,
-                move |stream, _, closing| {
-                    isthmus_admin::serve_connection(stream, router.clone(), closing.requested())
+                move |stream, peer, closing| {
+                    let (peer, router) = (Peer::plain(peer), router.clone());
+                    isthmus_admin::serve_connection(stream, peer, router, closing.requested())
                 },
             );
         }
@@ -332,9 +339,9 @@ impl HttpServer {
                 move |stream, peer, closing| {
                     let (tls, router) = (tls.clone(), router.clone());
                     async move {
-                        if let Some((stream, _)) = handshake(&tls, stream, peer).await {
+                        if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
                             let closing = closing.requested();
-                            isthmus_admin::serve_connection(stream, router, closing).await;
+                            isthmus_admin::serve_connection(stream, peer, router, closing).await;
                         }
                     }
                 },
@@ -372,37 +379,17 @@ impl Metrics for Figures {
     }
 }
 
-/// Reads the users. Blocks, also for one hash.
-fn load_users(config: &Config) -> Result<PasswordStore, RunError> {
-    let path = config.users_file();
-    let file = UserFile::load(&path)?;
-    let from_file = file.is_some();
-    let store = PasswordStore::new(file, config.auth.guest, Hashing::new(&config.auth)?)?;
-    let (users, path) = (store.len(), path.display());
-    match (from_file, users) {
-        (true, _) => tracing::info!(users, %path, "read the user file"),
-        (false, 0) => {
-            tracing::warn!(%path, "no user file and auth.guest = false: nobody can log in")
-        }
-        (false, _) => {
-            tracing::info!(%path, "no user file: guest/guest may log in from this machine")
-        }
+/// Imports the definitions that the configuration names, if it does.
+async fn import_definitions(api: &Api, file: &Path) -> Result<(), RunError> {
+    if file.as_os_str().is_empty() {
+        return Ok(());
     }
-    Ok(store)
-}
-
-/// Reads the users again; if they are not in order, those of before stay.
-async fn reload_users(config: &Arc<Config>, authenticator: &Authenticator) {
-    let config = Arc::clone(config);
-    let loaded = tokio::task::spawn_blocking(move || load_users(&config)).await;
-    let reloaded = match loaded {
-        Ok(Ok(store)) => authenticator.reload(store).map_err(RunError::from),
-        Ok(Err(error)) => Err(error),
-        Err(error) => Err(system("reading the users")(error.into())),
-    };
-    if let Err(error) = reloaded {
-        tracing::error!(%error, "the users are as before");
-    }
+    let refused = |why: String| RunError::Definitions { file: file.display().to_string(), why };
+    // Blocks, while nobody is served yet.
+    let json = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    api.import(&json).await.map_err(|error| refused(error.to_string()))?;
+    tracing::info!(file = %file.display(), "imported definitions");
+    Ok(())
 }
 
 /// Raises the limit of open files as far as the system lets us, and says if that is too little.

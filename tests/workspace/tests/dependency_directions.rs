@@ -10,6 +10,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-contract", &["isthmus-model"]),
     ("isthmus-core", &["isthmus-model"]),
     ("isthmus-storage", &[]),
+    ("isthmus-oauth2", &[]),
+    ("isthmus-ldap", &[]),
     ("isthmus-cluster", &["isthmus-storage"]),
     (
         "isthmus-broker",
@@ -21,7 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "isthmus-cluster",
         ],
     ),
-    ("isthmus-admin", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
+    ("isthmus-auth", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
+    ("isthmus-admin", &["isthmus-model", "isthmus-contract", "isthmus-auth", "isthmus-broker"]),
     ("isthmus-bridge", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
     ("isthmus-bench", &["isthmus-model"]),
 ];
