@@ -256,7 +256,7 @@ impl Dispatcher {
             routes: Vec::new(),
         };
         for vhost in ledger.topology().vhosts() {
-            for entry in ledger.topology().queues(vhost).unwrap_or_default() {
+            for entry in ledger.topology().all_queues(vhost).unwrap_or_default() {
                 let def = Arc::clone(&entry.def);
                 let mut queue = Queue::new(vhost, def, entry.id, options.encodings);
                 queue.set_policies(dispatcher.policies.of_queue(vhost, &entry.def));

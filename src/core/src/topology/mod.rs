@@ -409,8 +409,16 @@ impl Topology {
         Ok(self.vhost(vhost)?.exchanges().into_iter().map(|exchange| &exchange.def).collect())
     }
 
-    /// The queues of a virtual host in the order of their names.
+    /// The queues of a virtual host in the order of their names, without those that hold what
+    /// exchanges delay.
     pub fn queues(&self, vhost: &str) -> Result<Vec<&QueueEntry>, TopologyError> {
+        let mut queues = self.vhost(vhost)?.queues();
+        queues.retain(|queue| !queue.def.name.starts_with(HOLDING_PREFIX));
+        Ok(queues)
+    }
+
+    /// Every queue of a virtual host in the order of their names.
+    pub(crate) fn all_queues(&self, vhost: &str) -> Result<Vec<&QueueEntry>, TopologyError> {
         Ok(self.vhost(vhost)?.queues())
     }
 

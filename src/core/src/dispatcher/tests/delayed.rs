@@ -296,6 +296,8 @@ fn nobody_sees_what_is_held() {
     rig.run();
     rig.heard("anna");
     assert!(rig.find_status(HOLDING).is_none());
+    let listed = rig.dispatcher.topology().queues(VHOST).unwrap();
+    assert_eq!(listed.iter().map(|q| &*q.def.name).collect::<Vec<_>>(), ["q"]);
     let asked = [
         rig.look_up("anna", HOLDING),
         rig.purge("anna", HOLDING),
