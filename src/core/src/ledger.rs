@@ -421,7 +421,7 @@ impl Ledger {
                     facts.push(Fact::DeclareExchange { vhost, def });
                 }
             }
-            for QueueEntry { id, def } in topology.queues(vhost).unwrap_or_default() {
+            for QueueEntry { id, def } in topology.all_queues(vhost).unwrap_or_default() {
                 let (vhost, def) = (Arc::clone(vhost), (**def).clone());
                 facts.push(Fact::DeclareQueue { vhost, id: *id, def });
             }

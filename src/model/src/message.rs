@@ -225,6 +225,8 @@ pub struct Annotations {
     pub routing_key: Option<Arc<str>>,
     /// Its deaths, latest first.
     pub deaths: Vec<Death>,
+    /// Whether an exchange has held it for as long as it asked for: it is not held again.
+    pub delay_spent: bool,
 }
 
 #[cfg(test)]

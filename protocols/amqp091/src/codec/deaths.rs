@@ -19,6 +19,9 @@ const DEATH_NAMES: [&str; 7] = [
 ];
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
+/// For how long a message was to be held; negative once it was, as RabbitMQ's plugin has it.
+const DELAY: &str = "x-delay";
+
 /// The name of a reason in `x-death`.
 pub fn reason_name(reason: DeathReason) -> &'static str {
     match reason {
@@ -39,7 +42,8 @@ pub fn annotated(
     delivery_count: u32,
 ) -> Option<Vec<u8>> {
     let deaths = annotations.map_or(&[][..], |a| &a.deaths);
-    if deaths.is_empty() && delivery_count == 0 {
+    let delay_spent = annotations.is_some_and(|a| a.delay_spent);
+    if deaths.is_empty() && delivery_count == 0 && !delay_spent {
         return None;
     }
     // A head that cannot be read is delivered as it is: it was checked when it was published.
@@ -51,7 +55,11 @@ pub fn annotated(
     let mut headers = Vec::new();
     let own = known.headers.clone().map_or(&[][..], |range| &head[range]);
     for entry in Entries::new(own).map_while(Result::ok) {
-        if !replaced(entry.name) {
+        let delay =
+            if delay_spent && entry.name == DELAY.as_bytes() { delay(entry.raw) } else { None };
+        if let Some(ms) = delay {
+            table::write_entry(&mut headers, DELAY, &Value::Int(-ms));
+        } else if !replaced(entry.name) {
             headers.extend_from_slice(entry.raw);
         }
     }
@@ -61,6 +69,11 @@ pub fn annotated(
         table::write_entry(&mut headers, DELIVERY_COUNT, &count);
     }
     Some(known.rewritten(head, &headers, deaths.is_empty()))
+}
+
+/// How many milliseconds an entry of headers says that the message was to be held.
+fn delay(raw: &[u8]) -> Option<i64> {
+    table::read(raw).ok()?.get(DELAY)?.as_i64().filter(|ms| *ms > 0)
 }
 
 fn write_deaths(headers: &mut Vec<u8>, deaths: &[Death]) {

@@ -118,7 +118,11 @@ pub(super) fn enqueue(r: &mut Reader<'_>) -> Result<(Arc<Batch>, Vec<Placement>)
 }
 
 pub(super) fn put_annotations(out: &mut Vec<u8>, a: &Annotations) {
-    put_opt_str(out, a.exchange.as_deref());
+    // Whether its delay is over shares a byte with whether an exchange is named.
+    out.push(u8::from(a.exchange.is_some()) | u8::from(a.delay_spent) << 1);
+    if let Some(exchange) = &a.exchange {
+        put_bytes(out, exchange.as_bytes());
+    }
     put_opt_str(out, a.routing_key.as_deref());
     put_uint(out, a.deaths.len() as u64);
     for d in &a.deaths {
@@ -150,8 +154,13 @@ pub(super) fn opt_annotations(r: &mut Reader<'_>) -> Result<Option<Arc<Annotatio
 }
 
 pub(super) fn annotations(r: &mut Reader<'_>) -> Result<Arc<Annotations>, DecodeError> {
+    let flags = r.u8()?;
+    if flags > 3 {
+        return Err(r.error("unknown flags of annotations"));
+    }
     Ok(Arc::new(Annotations {
-        exchange: r.opt_str()?,
+        delay_spent: flags & 2 != 0,
+        exchange: if flags & 1 != 0 { Some(r.arc_str()?) } else { None },
         routing_key: r.opt_str()?,
         deaths: r.list(death)?,
     }))

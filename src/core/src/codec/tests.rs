@@ -177,8 +177,10 @@ fn annotations() -> impl Strategy<Value = Arc<Annotations>> {
                     original_ttl_ms,
                 }
             });
-    (option::of(name()), option::of(name()), vec(death, 0..3)).prop_map(
-        |(exchange, routing_key, deaths)| Arc::new(Annotations { exchange, routing_key, deaths }),
+    (option::of(name()), option::of(name()), vec(death, 0..3), any::<bool>()).prop_map(
+        |(exchange, routing_key, deaths, delay_spent)| {
+            Arc::new(Annotations { exchange, routing_key, deaths, delay_spent })
+        },
     )
 }
 

@@ -89,12 +89,25 @@ impl Dispatcher {
         let keeps_keys = queue.options.dead_letter_routing_key.is_none()
             && annotations.routing_key.as_deref() == Some(run.batch.routing_key(record));
         let targets = self.dead_letter_targets(&vhost, run, &annotations, keeps_keys);
-        let annotations = Arc::new(annotations);
         if targets.is_empty() {
             self.counters.dropped += 1;
         } else {
             self.counters.dead_lettered += 1;
         }
+        self.carry(id, run, from, targets, &Arc::new(annotations));
+    }
+
+    /// Moves one message from a queue into others, if there are any; it leaves the queue in either
+    /// case.
+    pub(super) fn carry(
+        &mut self,
+        id: QueueId,
+        run: &Run,
+        from: Origin,
+        targets: Vec<QueueId>,
+        annotations: &Arc<Annotations>,
+    ) {
+        self.moved += 1;
         let durable = run.batch.records[run.record as usize].flags.has(RecordFlags::DURABLE);
         let (logged, volatile): (Vec<QueueId>, Vec<QueueId>) = targets
             .into_iter()
@@ -114,7 +127,7 @@ impl Dispatcher {
                     queue: id,
                     sequence: run.first,
                     to: to.clone(),
-                    annotations: Arc::clone(&annotations),
+                    annotations: Arc::clone(annotations),
                 },
                 Origin::Memory | Origin::Publisher => Fact::Enqueue {
                     batch: Arc::new(run.batch.compacted(run.record, 1)),
@@ -127,7 +140,7 @@ impl Dispatcher {
                             len: 1,
                         })
                         .collect(),
-                    annotations: Some(Arc::clone(&annotations)),
+                    annotations: Some(Arc::clone(annotations)),
                 },
             };
             self.propose(fact, 128 + run.payload_bytes());
@@ -147,7 +160,7 @@ impl Dispatcher {
             let run = Run {
                 enqueued_at: self.clock.log,
                 delivery_count: 0,
-                annotations: Some(Arc::clone(&annotations)),
+                annotations: Some(Arc::clone(annotations)),
                 ..run.clone()
             };
             if let Some(queue) = self.queues.get_mut(&queue) {
@@ -180,7 +193,12 @@ impl Dispatcher {
         let more = if keeps_keys { head.more_keys() } else { Vec::new() };
         let keys: Vec<&str> = std::iter::once(&**key).chain(more.iter().map(|k| &**k)).collect();
         let mut targets = Vec::new();
-        if self.topology.route(vhost, exchange, &keys, &mut head, &mut targets).is_err() {
+        let routed = if annotations.delay_spent {
+            self.topology.route_now(vhost, exchange, &keys, &mut head, &mut targets)
+        } else {
+            self.topology.route(vhost, exchange, &keys, &mut head, &mut targets)
+        };
+        if routed.is_err() {
             return Vec::new();
         }
         targets.retain(|id| {
@@ -232,5 +250,6 @@ fn buried(
         exchange: options.dead_letter_exchange.clone(),
         routing_key: Some(options.dead_letter_routing_key.clone().unwrap_or(key)),
         deaths,
+        delay_spent: old.delay_spent,
     }
 }

@@ -13,6 +13,10 @@ use crate::{Ledger, Run};
 /// turn.
 const GATHERED_BYTES_ENOUGH: u64 = 8 << 20;
 
+/// Messages moved one by one (dead letters, and what exchanges delayed) at which the same is done:
+/// they cost time even where they do not cost the log anything.
+const MOVED_ENOUGH: u64 = 10_000;
+
 /// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
 /// exchange and routing key, about.
 const DELIVERY_OVERHEAD_BYTES: u64 = 64;
@@ -24,7 +28,7 @@ impl Dispatcher {
         self.fire_timers(ledger);
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
-        self.gathered_before = self.gather.bytes;
+        self.begin_slice();
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {
@@ -33,15 +37,29 @@ impl Dispatcher {
                 self.serve(ledger, id);
             }
         }
+        if !self.unfinished.is_empty() {
+            // Apart from what queues did: neither is to wait for the other for ever.
+            self.begin_slice();
+            self.go_on(ledger);
+        }
+    }
+
+    fn begin_slice(&mut self) {
+        self.gathered_before = self.gather.bytes;
+        self.moved = 0;
     }
 
     /// Whether what is left to do is left for the next turn.
     pub(super) fn has_gathered_enough(&self) -> bool {
         self.gather.bytes - self.gathered_before >= GATHERED_BYTES_ENOUGH
+            || self.moved >= MOVED_ENOUGH
     }
 
     /// Delivers from one queue until it is empty or nobody has credit.
     fn serve(&mut self, ledger: &Ledger, id: QueueId) {
+        if self.queues.get(&id).is_some_and(|q| q.held.is_some()) {
+            return self.release_due(ledger, id);
+        }
         loop {
             if self.has_gathered_enough() {
                 return self.mark_dirty(id);

@@ -14,6 +14,7 @@ mod checkouts;
 mod consumer;
 mod deadletter;
 mod dedup;
+mod delayed;
 mod deliver;
 mod policies;
 mod publish;
@@ -194,6 +195,9 @@ pub struct Dispatcher {
     next_epoch: u64,
     names_made: u64,
     gather: Gather,
+    /// Messages that were moved one by one since the current call of [`Dispatcher::dispatch`]
+    /// began.
+    moved: u64,
     /// Bytes that were gathered when the current call of [`Dispatcher::dispatch`] began.
     gathered_before: u64,
     /// What waits for each entry that is proposed and not committed, oldest first.
@@ -202,6 +206,8 @@ pub struct Dispatcher {
     committed: u64,
     /// Queues with something new to deliver, to drop or to expire.
     dirty: Vec<QueueId>,
+    /// Sessions with a request that was begun and goes on with the next turn.
+    unfinished: Vec<SessionId>,
     timers: Timers,
     outputs: Vec<(SessionId, Output)>,
     notes: Vec<Note>,
@@ -236,11 +242,13 @@ impl Dispatcher {
             next_epoch: 1,
             names_made: 0,
             gather: Gather::default(),
+            moved: 0,
             gathered_before: 0,
             in_flight: VecDeque::new(),
             proposed: 0,
             committed: 0,
             dirty: Vec::new(),
+            unfinished: Vec::new(),
             timers: Timers::default(),
             outputs: Vec::new(),
             notes: Vec::new(),
@@ -248,8 +256,9 @@ impl Dispatcher {
             routes: Vec::new(),
         };
         for vhost in ledger.topology().vhosts() {
-            for entry in ledger.topology().queues(vhost).unwrap_or_default() {
-                let mut queue = Queue::new(vhost, Arc::clone(&entry.def), entry.id);
+            for entry in ledger.topology().all_queues(vhost).unwrap_or_default() {
+                let def = Arc::clone(&entry.def);
+                let mut queue = Queue::new(vhost, def, entry.id, options.encodings);
                 queue.set_policies(dispatcher.policies.of_queue(vhost, &entry.def));
                 if let Some(held) = ledger.queue(entry.id) {
                     queue.recover(held);
@@ -276,6 +285,7 @@ impl Dispatcher {
             return None;
         }
         let gather = std::mem::take(&mut self.gather);
+        self.gathered_before = 0;
         self.in_flight.push_back(gather.after);
         self.proposed += 1;
         Some(Entry { time: self.clock.log, facts: gather.facts })
@@ -478,9 +488,10 @@ impl Dispatcher {
         &self.topology
     }
 
-    /// How every queue is, in order of ids.
+    /// How every queue is that clients can know of, in order of ids.
     pub fn queue_statuses(&self) -> Vec<QueueStatus> {
-        let mut statuses: Vec<_> = self.queues.values().map(Queue::status).collect();
+        let shown = self.queues.values().filter(|queue| queue.held.is_none());
+        let mut statuses: Vec<_> = shown.map(Queue::status).collect();
         statuses.sort_by_key(|s| s.id);
         statuses
     }

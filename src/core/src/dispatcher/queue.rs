@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence, Time};
+use isthmus_model::{Encodings, Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence, Time};
 
 use super::checkouts::Checkouts;
+use super::delayed::Held;
 use super::ready::Ready;
 use super::turns::Turns;
 use crate::dedup::DedupOptions;
@@ -26,6 +27,8 @@ pub(super) struct Queue {
     pub(super) dedup: Option<Arc<DedupOptions>>,
     /// The sequence of the next message.
     pub(super) next: Sequence,
+    /// When its messages are due, if it holds what an exchange delays: none of them is ever ready.
+    pub(super) held: Option<Held>,
     /// Messages that are not in the log.
     pub(super) volatile: RunMap,
     pub(super) ready: Ready,
@@ -95,13 +98,19 @@ pub struct QueueStatus {
 }
 
 impl Queue {
-    pub(super) fn new(vhost: &Arc<str>, def: Arc<QueueDef>, id: QueueId) -> Queue {
+    pub(super) fn new(
+        vhost: &Arc<str>,
+        def: Arc<QueueDef>,
+        id: QueueId,
+        encodings: Encodings,
+    ) -> Queue {
         Queue {
             id,
             vhost: Arc::clone(vhost),
             can_expire: def.options.message_ttl_ms.is_some(),
             policies: Effective::default(),
             options: def.options.clone(),
+            held: Held::of(&def, encodings),
             // Arguments that make no sense are refused before; an older log may hold some.
             dedup: DedupOptions::of(&def.arguments).ok().flatten().map(Arc::new),
             def,
@@ -138,8 +147,11 @@ impl Queue {
         }
     }
 
-    /// Lets policies hold.
+    /// Lets policies hold, unless the queue is the broker's own.
     pub(super) fn set_policies(&mut self, policies: Effective) {
+        if self.held.is_some() {
+            return;
+        }
         self.options = policies.options(&self.def);
         self.policies = policies;
         self.can_expire |= self.options.message_ttl_ms.is_some();
@@ -207,12 +219,13 @@ impl Queue {
     pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.new_from = self.new_from.min(first);
         self.pending -= len;
-        if self.options.priority_max.is_none() {
+        let as_one = self.options.priority_max.is_none() && self.held.is_none();
+        if as_one {
             self.ready.push(0, first, len);
         }
         self.each_part(ledger, first, len, |queue, run| {
             queue.note_ttl(&run);
-            if queue.options.priority_max.is_some() {
+            if !as_one {
                 queue.line_up(&run);
             }
             let bytes = run.body_bytes();
@@ -234,8 +247,11 @@ impl Queue {
         });
     }
 
-    /// Messages become visible, each behind those of its priority.
+    /// Messages become visible, each behind those of its priority, or wait until they are due.
     fn line_up(&mut self, run: &Run) {
+        if let Some(held) = &mut self.held {
+            return held.hold(run);
+        }
         if self.options.priority_max.is_none() {
             return self.ready.push(0, run.first, u64::from(run.len));
         }

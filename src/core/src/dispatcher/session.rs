@@ -30,6 +30,10 @@ pub(super) struct Session {
     pub(super) last_entry: u64,
     /// Requests that wait for earlier ones, in order.
     pub(super) deferred: VecDeque<Deferred>,
+    /// Whether the first of them was begun and goes on with the next turn.
+    pub(super) unfinished: bool,
+    /// Whether it is being closed: nothing is left for later.
+    pub(super) closing: bool,
     pub(super) transactions: BTreeMap<TransactionId, Transaction>,
     /// Queues that go with the session.
     pub(super) exclusive_queues: BTreeSet<QueueId>,
@@ -69,6 +73,8 @@ impl Dispatcher {
                 passed_over: false,
                 last_entry: 0,
                 deferred: VecDeque::new(),
+                unfinished: false,
+                closing: false,
                 transactions: BTreeMap::new(),
                 exclusive_queues: BTreeSet::new(),
                 checked_out_from: BTreeSet::new(),
@@ -93,6 +99,7 @@ impl Dispatcher {
     /// also what is deferred: what it published stays published.
     pub fn close_session(&mut self, ledger: &Ledger, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.closing = true;
         for request in std::mem::take(&mut session.deferred) {
             // Too late to see what is not committed yet, but nobody is left to be told of it.
             self.carry_out(ledger, id, request);
@@ -192,7 +199,9 @@ impl Dispatcher {
     /// Goes on with what was deferred, up to the next request that must wait itself.
     pub(super) fn resume(&mut self, ledger: &Ledger, id: SessionId) {
         loop {
-            let Some(session) = self.sessions.get_mut(&id) else { return };
+            let Some(session) = self.sessions.get_mut(&id).filter(|s| !s.unfinished) else {
+                return;
+            };
             let Some(request) = session.deferred.pop_front() else { return };
             if self.is_outstanding(id) && self.waits(id, &request) {
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -202,6 +211,24 @@ impl Dispatcher {
                 return;
             }
             self.carry_out(ledger, id, request);
+        }
+    }
+
+    /// Puts back what is left to do of a request, ahead of all that its session asked for since.
+    pub(super) fn go_on_later(&mut self, id: SessionId, rest: Deferred) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.deferred.push_front(rest);
+        session.unfinished = true;
+        self.unfinished.push(id);
+    }
+
+    /// Goes on with the requests that were too much for one turn.
+    pub(super) fn go_on(&mut self, ledger: &Ledger) {
+        for id in std::mem::take(&mut self.unfinished) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.unfinished = false;
+                self.resume(ledger, id);
+            }
         }
     }
 

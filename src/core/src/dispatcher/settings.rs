@@ -28,7 +28,7 @@ impl Dispatcher {
 
     /// Deletes a virtual host with everything in it and ends the sessions that use it.
     pub fn delete_vhost(&mut self, ledger: &Ledger, session: SessionId, token: Token, name: &str) {
-        if let Ok(queues) = self.topology.queues(name) {
+        if let Ok(queues) = self.topology.all_queues(name) {
             let ids: Vec<_> = queues.into_iter().map(|queue| queue.id).collect();
             for id in ids {
                 self.remove_queue(id);

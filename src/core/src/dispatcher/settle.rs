@@ -15,6 +15,9 @@ use crate::{Fact, Ledger};
 /// Queues that a session may have taken messages from before it is asked whether they still exist.
 const CHECKED_OUT_MIN: usize = 64;
 
+/// Messages that are rejected or returned before it is asked whether that is enough for a turn.
+const SLICE: u32 = 1000;
+
 impl Dispatcher {
     /// Settles deliveries. What is settled already, or was delivered under another epoch, is
     /// passed over.
@@ -46,11 +49,46 @@ impl Dispatcher {
         let result = match transaction {
             Some(transaction) => self.settle_in(session, transaction, settlements),
             None => {
-                self.settle_now(ledger, session, &settlements);
+                let rest = self.settle_slice(ledger, session, settlements);
+                if !rest.is_empty() {
+                    let rest = Deferred::Settle { token, settlements: rest, transaction };
+                    return self.go_on_later(session, rest);
+                }
                 Ok(Reply::Ok)
             }
         };
         self.answer_since(ledger, written, session, token, result);
+    }
+
+    /// Settles as much as one turn may take, and returns the rest. What is accepted costs next to
+    /// nothing; each message that goes elsewhere is moved by itself.
+    fn settle_slice(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        settlements: Vec<Settlement>,
+    ) -> Vec<Settlement> {
+        let all_at_once = self.sessions.get(&session).is_none_or(|s| s.closing)
+            || settlements.iter().all(|s| s.outcome == Outcome::Accept);
+        if all_at_once {
+            self.settle_now(ledger, session, &settlements);
+            return Vec::new();
+        }
+        let mut left = settlements.into_iter();
+        while let Some(next) = left.next() {
+            let mut next = next;
+            while next.len > 0 {
+                if self.has_gathered_enough() {
+                    return std::iter::once(next).chain(left).collect();
+                }
+                let len =
+                    if next.outcome == Outcome::Accept { next.len } else { next.len.min(SLICE) };
+                self.settle_now(ledger, session, &[Settlement { len, ..next }]);
+                next.first += u64::from(len);
+                next.len -= len;
+            }
+        }
+        Vec::new()
     }
 
     /// What is accepted does not hold back what its session does next: it is out of everybody's

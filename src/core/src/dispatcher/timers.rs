@@ -38,7 +38,7 @@ impl Dispatcher {
     /// The monotonic time at which [`Dispatcher::dispatch`] has something to do even if nothing
     /// is asked of it; [`Time::NEVER`] if nothing is due.
     pub fn next_timeout(&self) -> Time {
-        if !self.dirty.is_empty() {
+        if !self.dirty.is_empty() || !self.unfinished.is_empty() {
             return self.clock.monotonic;
         }
         let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| {

@@ -7,8 +7,9 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
-    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token, TopologyChange,
+    BindingDef, CommandError, Destination, DetachReason, ExchangeDef, Lifetime, QueueDef, QueueId,
+    QueueOptions, REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token,
+    TopologyChange,
 };
 
 use super::Dispatcher;
@@ -16,7 +17,7 @@ use super::queue::Queue;
 use super::session::Deferred;
 use crate::codec::LEVELS_MAX;
 use crate::dedup::{DedupOptions, WindowOf};
-use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError};
+use crate::topology::{Declared, DeclaredQueue, Removed, TopologyError, holding_queue};
 use crate::{Fact, Ledger};
 
 /// About what a declaration costs in the log.
@@ -74,9 +75,16 @@ impl Dispatcher {
                 if declared == Declared::New {
                     self.govern_exchange(vhost, &def.name);
                 }
+                let holding = def.delayed.then(|| holding_queue_of(&def));
                 if declared == Declared::New && def.durable {
                     let vhost = Arc::clone(vhost);
                     self.propose(Fact::DeclareExchange { vhost, def }, DECLARATION_BYTES);
+                }
+                if let Some(holding) = holding
+                    && self.topology.queue(vhost, &holding.name).is_err()
+                {
+                    self.topology.declare_system_queue(vhost, holding.clone(), self.next_queue)?;
+                    self.add_queue(id, vhost, holding);
                 }
                 Ok(Reply::Ok)
             }
@@ -203,6 +211,13 @@ impl Dispatcher {
             self.in_use(id);
             return Ok(self.queue_reply(id, name));
         }
+        self.add_queue(session, vhost, def);
+        Ok(self.queue_reply(id, name))
+    }
+
+    /// Adds a queue that the topology has under the next id.
+    fn add_queue(&mut self, session: SessionId, vhost: &Arc<str>, def: QueueDef) {
+        let id = self.next_queue;
         self.next_queue = QueueId(id.0 + 1);
         match def.lifetime {
             Lifetime::Durable => {
@@ -216,11 +231,10 @@ impl Dispatcher {
                 }
             }
         }
-        let mut queue = Queue::new(vhost, Arc::new(def), id);
+        let mut queue = Queue::new(vhost, Arc::new(def), id, self.options.encodings);
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
         self.queues.insert(id, queue);
         self.in_use(id);
-        Ok(self.queue_reply(id, name))
     }
 
     /// Refuses a queue more where a virtual host has as many as it may have.
@@ -311,7 +325,7 @@ impl Dispatcher {
         }
     }
 
-    /// Gathers the facts of a removal: what was durable of it.
+    /// Gathers the facts of a removal: what was durable of it. What an exchange held goes with it.
     fn log_removed(&mut self, vhost: &Arc<str>, removed: &Removed) {
         if let Some(queue) = &removed.queue
             && queue.def.lifetime == Lifetime::Durable
@@ -325,6 +339,11 @@ impl Dispatcher {
         for exchange in removed.exchanges.iter().filter(|e| e.durable) {
             let (vhost, name) = (Arc::clone(vhost), Arc::clone(&exchange.name));
             self.propose(Fact::DeleteExchange { vhost, name }, DECLARATION_BYTES);
+        }
+        for exchange in removed.exchanges.iter().filter(|e| e.delayed) {
+            if let Ok(entry) = self.topology.queue(vhost, &holding_queue(&exchange.name)) {
+                self.remove_queue(entry.id);
+            }
         }
     }
 
@@ -370,6 +389,17 @@ impl Dispatcher {
         });
         self.touch_log_since(written, session);
         self.answer_committed(ledger, session, token, result);
+    }
+}
+
+/// The queue in which messages wait that an exchange delays. It lasts as long as the exchange.
+fn holding_queue_of(exchange: &ExchangeDef) -> QueueDef {
+    QueueDef {
+        name: holding_queue(&exchange.name).into(),
+        lifetime: if exchange.durable { Lifetime::Durable } else { Lifetime::Volatile },
+        auto_delete: false,
+        options: QueueOptions::default(),
+        arguments: Table::default(),
     }
 }
 

@@ -59,6 +59,12 @@ fn compare_arguments(existing: &Table, given: &Table) -> Result<(), Difference> 
     }
 }
 
+/// The type of an exchange as it was declared. What it routes by once messages are due is among the
+/// arguments of one that delays.
+fn type_name(def: &ExchangeDef) -> &'static str {
+    if def.delayed { "x-delayed-message" } else { def.kind.name() }
+}
+
 /// Refuses to take `given` for the exchange `existing`, unless it is. Properties are looked at in
 /// RabbitMQ's order, so that of several differences the same one is told.
 pub(super) fn check_exchange(
@@ -67,7 +73,7 @@ pub(super) fn check_exchange(
     given: &ExchangeDef,
 ) -> Result<(), TopologyError> {
     let compared = || {
-        compare("type", &existing.kind.name(), &given.kind.name())?;
+        compare("type", &type_name(existing), &type_name(given))?;
         compare("durable", &existing.durable, &given.durable)?;
         compare("auto_delete", &existing.auto_delete, &given.auto_delete)?;
         compare("internal", &existing.internal, &given.internal)?;

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `vhost` | both ends of every binding, and what goes with what when something is removed |
 //! | `exchange` | which structure each kind of exchange routes with |
+//! | `holding` | which messages are delayed, and where they wait |
 //! | `trie`, `headers`, `hash`, `targets` | those structures |
 //! | `equivalence`, `values` | when two declarations, or two values, mean the same |
 
@@ -21,6 +22,7 @@ mod error;
 mod exchange;
 mod hash;
 mod headers;
+mod holding;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,8 @@ pub use error::{ResourceKind, TopologyError};
 pub use trie::WORDS_MAX;
 pub(crate) use values::write_value;
 use vhost::{Declarer, VirtualHost};
+
+pub(crate) use holding::{HOLDING_PREFIX, delay_ms, holding_queue};
 
 use crate::dedup::DedupOptions;
 
@@ -67,6 +71,8 @@ struct Message<'m> {
     properties: &'m mut dyn Properties,
     /// Its headers, once they were asked for.
     headers: Option<Table>,
+    /// Whether exchanges may hold it for as long as it asks for.
+    may_wait: bool,
 }
 
 impl Message<'_> {
@@ -339,8 +345,9 @@ impl Topology {
     /// more) takes from `exchange`. All of `out` is then in ascending order and without
     /// repetition, with what was in it before.
     ///
-    /// Properties are asked for only if an exchange is met that routes by them, headers once at the
-    /// most. A message that follows no binding of an exchange by any of its keys goes to its
+    /// Properties are asked for only if an exchange is met that routes by them or delays messages,
+    /// headers once at the most. An exchange that delays the message takes it into its holding
+    /// queue instead. A message that follows no binding of an exchange by any of its keys goes to its
     /// `alternate-exchange`, if that exists. Neither the default exchange nor a direct, a fanout or
     /// a consistent hash exchange of routing keys allocates, but for what `out` grows.
     pub fn route(
@@ -351,7 +358,20 @@ impl Topology {
         properties: &mut dyn Properties,
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
-        let mut message = Message { keys, properties, headers: None };
+        let mut message = Message { keys, properties, headers: None, may_wait: true };
+        self.vhost(vhost)?.route(exchange, &mut message, out)
+    }
+
+    /// As [`Topology::route`], for a message that no exchange is to hold (any more).
+    pub(crate) fn route_now(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        keys: &[&str],
+        properties: &mut dyn Properties,
+        out: &mut Vec<QueueId>,
+    ) -> Result<(), TopologyError> {
+        let mut message = Message { keys, properties, headers: None, may_wait: false };
         self.vhost(vhost)?.route(exchange, &mut message, out)
     }
 
@@ -379,7 +399,7 @@ impl Topology {
         }
     }
 
-    /// How many queues a virtual host has.
+    /// How many queues a virtual host has, without those that hold what exchanges delay.
     pub fn queue_count(&self, vhost: &str) -> Result<usize, TopologyError> {
         Ok(self.vhost(vhost)?.queue_count())
     }
@@ -389,8 +409,16 @@ impl Topology {
         Ok(self.vhost(vhost)?.exchanges().into_iter().map(|exchange| &exchange.def).collect())
     }
 
-    /// The queues of a virtual host in the order of their names.
+    /// The queues of a virtual host in the order of their names, without those that hold what
+    /// exchanges delay.
     pub fn queues(&self, vhost: &str) -> Result<Vec<&QueueEntry>, TopologyError> {
+        let mut queues = self.vhost(vhost)?.queues();
+        queues.retain(|queue| !queue.def.name.starts_with(HOLDING_PREFIX));
+        Ok(queues)
+    }
+
+    /// Every queue of a virtual host in the order of their names.
+    pub(crate) fn all_queues(&self, vhost: &str) -> Result<Vec<&QueueEntry>, TopologyError> {
         Ok(self.vhost(vhost)?.queues())
     }
 

@@ -8,6 +8,7 @@ use rpds::HashTrieMapSync;
 
 use super::equivalence;
 use super::exchange::{self, Binding, Bindings, Exchange};
+use super::holding::{HOLDING_PREFIX, delay_ms, holding_queue};
 use super::targets::{Reached, Target};
 use super::{Declared, DeclaredQueue, Message, QueueEntry, Removed, ResourceKind, TopologyError};
 
@@ -37,6 +38,8 @@ pub(super) struct VirtualHost {
     pub(super) name: Arc<str>,
     exchanges: HashTrieMapSync<Arc<str>, Exchange>,
     queues: HashTrieMapSync<Arc<str>, Queue>,
+    /// How many of the queues hold what exchanges delay.
+    holding: usize,
 }
 
 impl VirtualHost {
@@ -45,7 +48,12 @@ impl VirtualHost {
         for exchange in Exchange::predeclared() {
             exchanges.insert_mut(exchange.def.name.clone(), exchange);
         }
-        VirtualHost { name: name.into(), exchanges, queues: HashTrieMapSync::new_sync() }
+        VirtualHost {
+            name: name.into(),
+            exchanges,
+            queues: HashTrieMapSync::new_sync(),
+            holding: 0,
+        }
     }
 
     pub(super) fn exchange(&self, name: &str) -> Result<&Exchange, TopologyError> {
@@ -75,7 +83,7 @@ impl VirtualHost {
     }
 
     pub(super) fn queue_count(&self) -> usize {
-        self.queues.size()
+        self.queues.size() - self.holding
     }
 
     pub(super) fn set_policy_alternate(&mut self, exchange: &str, alternate: Option<&Arc<str>>) {
@@ -143,6 +151,10 @@ impl VirtualHost {
         id: QueueId,
         by: Declarer,
     ) -> Result<DeclaredQueue, TopologyError> {
+        let holds = is_holding(&def.name);
+        if by == Declarer::Client && holds {
+            return Err(TopologyError::Reserved { kind: ResourceKind::Queue, name: def.name });
+        }
         if let Some(Queue { entry, .. }) = self.queues.get(&def.name) {
             equivalence::check_queue(&self.name, &entry.def, &def)?;
             return Ok(DeclaredQueue::Existing(entry.id));
@@ -151,6 +163,7 @@ impl VirtualHost {
         let name = def.name.clone();
         let entry = QueueEntry { id, def: Arc::new(def) };
         self.queues.insert_mut(name, Queue { entry, inbound: Bindings::new_sync() });
+        self.holding += usize::from(holds);
         Ok(DeclaredQueue::New)
     }
 
@@ -162,12 +175,16 @@ impl VirtualHost {
         Ok(removed)
     }
 
-    /// The queue `name`, unless it is exclusive to another session.
+    /// The queue `name`, unless it is exclusive to another session. Queues that hold what exchanges
+    /// delay are not there for anybody.
     pub(super) fn accessible(
         &self,
         name: &str,
         session: SessionId,
     ) -> Result<&QueueEntry, TopologyError> {
+        if is_holding(name) {
+            return Err(self.not_found(ResourceKind::Queue, name));
+        }
         let entry = &self.queue(name)?.entry;
         match entry.def.lifetime {
             Lifetime::Exclusive(owner) if owner != session => Err(TopologyError::Locked {
@@ -307,6 +324,7 @@ impl VirtualHost {
             self.detach(binding, removed);
         }
         self.queues.remove_mut(name);
+        self.holding -= usize::from(is_holding(name));
         removed.queue = Some(queue.entry);
     }
 
@@ -364,8 +382,17 @@ impl VirtualHost {
         reached: &mut Reached<'t, '_>,
     ) {
         reached.any = false;
+        if exchange.def.delayed
+            && message.may_wait
+            && delay_ms(message.headers()).is_some()
+            && let Some(queue) = self.queues.get(&*holding_queue(&exchange.def.name))
+        {
+            reached.queues.push(queue.entry.id);
+            return;
+        }
         if exchange.is_default() {
-            for queue in message.keys.iter().filter_map(|key| self.queues.get(*key)) {
+            let keys = message.keys.iter().filter(|key| !is_holding(key));
+            for queue in keys.filter_map(|key| self.queues.get(*key)) {
                 reached.any = true;
                 reached.queues.push(queue.entry.id);
             }
@@ -378,6 +405,11 @@ impl VirtualHost {
             reached.exchanges.push(alternate);
         }
     }
+}
+
+/// Whether a queue holds what an exchange delays.
+fn is_holding(queue: &str) -> bool {
+    queue.starts_with(HOLDING_PREFIX)
 }
 
 /// Keeps reserved names from clients.

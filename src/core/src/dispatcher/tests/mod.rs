@@ -5,6 +5,7 @@
 mod credit;
 mod deadletter;
 mod dedup;
+mod delayed;
 mod lifetime;
 mod limits;
 mod model;

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use isthmus_model::{
-    Attach, AttachMode, Credit, ExchangeKind, Outcome, Reply, SessionId, Time, Token, WindowId,
+    Attach, AttachMode, Credit, ExchangeKind, Outcome, Reply, SessionId, SettingKind, Time, Token,
+    Value, WindowId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,14 +16,18 @@ use super::rig::*;
 use crate::dispatcher::Output;
 use crate::testing::cases;
 
-/// "b" dead-letters into "dead"; all but "v" are durable.
+/// "b" dead-letters into "dead" and looks at priorities; a policy that changes limits the deliveries
+/// of "a"; all but "v" are durable.
 const QUEUES: [&str; 4] = ["a", "b", "v", "dead"];
+const A: usize = 0;
 const B: usize = 1;
 const V: usize = 2;
 const DEAD: usize = 3;
 const SESSIONS: [&str; 3] = ["s0", "s1", "s2"];
 const WINDOW: u32 = 1;
 const TX: u32 = 1;
+/// The priorities that "b" tells apart; messages have some above.
+const PRIORITY_MAX: u8 = 2;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -72,6 +77,11 @@ enum Op {
     },
     Close {
         session: usize,
+    },
+    /// How many deliveries of a message of "a" may fail.
+    Limit {
+        session: usize,
+        limit: Option<u32>,
     },
     Propose,
     Commit,
@@ -142,6 +152,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => session().prop_map(|session| Op::Rollback { session }),
         1 => (session(), queue()).prop_map(|(session, queue)| Op::Purge { session, queue }),
         1 => session().prop_map(|session| Op::Close { session }),
+        1 => (session(), prop::option::of(0u32..3))
+            .prop_map(|(session, limit)| Op::Limit { session, limit }),
         3 => Just(Op::Propose),
         4 => Just(Op::Commit),
         8 => Just(Op::Dispatch),
@@ -154,6 +166,8 @@ fn op() -> impl Strategy<Value = Op> {
 struct Copy {
     queue: usize,
     body: String,
+    /// As its queue sees it.
+    priority: u8,
     /// Who published it, and as which of all messages; `None` for dead letters.
     published: Option<(SessionId, u64)>,
     /// Whether message and queue are durable.
@@ -197,6 +211,7 @@ enum Change {
     Arrive(usize),
     Settle(usize),
     Count(usize),
+    Limit(Option<u32>),
     Move {
         from: usize,
         to: usize,
@@ -264,8 +279,10 @@ struct Model {
     published: u64,
     taken_in: u64,
     consumers: u64,
-    /// The latest message of a publisher that a queue delivered for the first time.
-    first_deliveries: BTreeMap<(usize, SessionId), u64>,
+    /// How many deliveries of a message of "a" may fail.
+    limit: Option<u32>,
+    /// The latest message of a publisher and a priority that a queue delivered for the first time.
+    first_deliveries: BTreeMap<(usize, SessionId, u8), u64>,
 }
 
 impl Model {
@@ -273,7 +290,11 @@ impl Model {
         let mut rig = Rig::new();
         rig.open("admin");
         rig.declare("admin", queue("a"));
-        rig.declare("admin", queue_with("b", |o| dead_letters_to(o, "dead")));
+        let b = queue_with("b", |o| {
+            dead_letters_to(o, "dead");
+            o.priority_max = Some(PRIORITY_MAX);
+        });
+        rig.declare("admin", b);
         rig.declare("admin", queue("dead"));
         rig.declare_exchange("admin", exchange("both", ExchangeKind::Fanout));
         rig.bind("admin", "both", "", "a");
@@ -291,6 +312,7 @@ impl Model {
             published: 0,
             taken_in: 0,
             consumers: 0,
+            limit: None,
             first_deliveries: BTreeMap::new(),
         };
         model.begin_term();
@@ -355,6 +377,7 @@ impl Model {
             }
             Op::Purge { session, queue } => self.purge(*session, *queue),
             Op::Close { session } => self.close(*session),
+            Op::Limit { session, limit } => self.set_limit(*session, *limit),
             Op::Propose => self.propose(),
             Op::Commit => self.commit(),
             Op::Dispatch => self.dispatch(),
@@ -375,6 +398,7 @@ impl Model {
         let batch = named.iter().map(|(target, is_durable, body)| {
             let key = ["a", "b", "v", "both"][*target];
             let message = if *is_durable { durable(key, body) } else { transient(key, body) };
+            let message = message.priority(priority(body));
             if key == "both" { message.through("both") } else { message }
         });
         let name = SESSIONS[session];
@@ -429,6 +453,7 @@ impl Model {
         self.copies.push(Copy {
             queue,
             body: body.into(),
+            priority: if queue == B { priority(body).min(PRIORITY_MAX) } else { 0 },
             published,
             logged,
             in_log: false,
@@ -526,6 +551,10 @@ impl Model {
                 return None;
             }
         };
+        if failed && copy.queue == A && self.limit.is_some_and(|limit| copy.count >= limit) {
+            copy.place = Place::Gone;
+            return copy.logged.then_some(Change::Settle(index));
+        }
         match (failed, copy.logged) {
             (false, _) => copy.place = Place::Ready,
             (true, false) => {
@@ -555,6 +584,17 @@ impl Model {
             }
         }
         self.owe(session, token, Some(purged));
+    }
+
+    /// A policy holds once it is committed, and is answered once everything before it is.
+    fn set_limit(&mut self, session: usize, limit: Option<u32>) {
+        let value = limit.map(|limit| {
+            let limit = table(&[("delivery-limit", Value::Int(i64::from(limit)))]);
+            table(&[("pattern", Value::String("^a$".into())), ("definition", Value::Map(limit))])
+        });
+        let token = self.rig.set(SESSIONS[session], SettingKind::Policy, "limit", value);
+        self.change(session, Change::Limit(limit));
+        self.owe(session, token, None);
     }
 
     fn close(&mut self, session: usize) {
@@ -595,6 +635,7 @@ impl Model {
                 }
                 Change::Arrive(copy) => self.copies[copy].place = Place::Ready,
                 Change::Settle(copy) => self.copies[copy].in_log = false,
+                Change::Limit(limit) => self.limit = limit,
                 Change::Count(copy) => {
                     let copy = &mut self.copies[copy];
                     copy.count += 1;
@@ -661,14 +702,18 @@ impl Model {
             .iter()
             .position(|c| (c.queue, &c.body) == (queue, &got.body) && !is_gone(c))
             .unwrap_or_else(|| panic!("{got:?} is settled, lost or was never there"));
+        let first =
+            self.copies.iter().filter(|c| c.queue == queue && matches!(c.place, Place::Ready));
+        let highest = first.map(|c| c.priority).max();
         let copy = &mut self.copies[index];
+        assert!(Some(copy.priority) >= highest, "{got:?} before one of priority {highest:?}");
         assert!(matches!(copy.place, Place::Ready), "{got:?}, but it is {:?}", copy.place);
         assert_eq!(got.redelivered, copy.delivered, "{got:?}");
         assert_eq!(got.delivery_count, copy.count, "{got:?}");
         if let Some((publisher, number)) = copy.published
             && !copy.delivered
         {
-            let last = self.first_deliveries.insert((queue, publisher), number);
+            let last = self.first_deliveries.insert((queue, publisher, copy.priority), number);
             assert!(last < Some(number), "{got:?} after {last:?} of the same publisher");
         }
         copy.delivered = true;
@@ -747,6 +792,11 @@ impl Model {
             assert_eq!(there.into_iter().collect::<BTreeSet<_>>(), expected, "queue {name}");
         }
     }
+}
+
+/// The priority that a message is published with.
+fn priority(body: &str) -> u8 {
+    body.bytes().last().unwrap_or_default() % 4
 }
 
 fn is_gone(copy: &Copy) -> bool {

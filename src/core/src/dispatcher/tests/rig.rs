@@ -38,7 +38,12 @@ impl Encoding for TestEncoding {
     fn headers(&self, head: &[u8]) -> Table {
         let named = TestEncoding::fields(head).filter_map(|field| field.split_once('='));
         let headers = named.filter(|(name, _)| !name.starts_with('.'));
-        Table(headers.map(|(name, value)| (name.into(), Value::String(value.into()))).collect())
+        // A delay is a number as it would be on the wire, if it is one.
+        let value = |name: &str, text: &str| match text.parse() {
+            Ok(number) if name == "x-delay" => Value::Int(number),
+            _ => Value::String(text.into()),
+        };
+        Table(headers.map(|(name, text)| (name.into(), value(name, text))).collect())
     }
 
     fn more_routing_keys(&self, head: &[u8]) -> Vec<String> {

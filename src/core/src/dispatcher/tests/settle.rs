@@ -195,3 +195,63 @@ fn purging_takes_what_is_ready_and_leaves_what_is_delivered() {
     rig.crash();
     assert_eq!(rig.drain("q"), ["1", "2"]);
 }
+
+#[test]
+fn rejections_that_are_too_many_for_one_turn_keep_their_order_and_are_answered_at_the_end() {
+    const COUNT: usize = 45_000;
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("dead"));
+    rig.declare("anna", queue_with("q", |o| dead_letters_to(o, "dead")));
+    rig.attach("anna", consuming(1, "q"));
+    rig.publish("anna", numbered("q", COUNT));
+    rig.run();
+    let got = rig.got("anna");
+    assert_eq!(got.len(), COUNT);
+    rig.heard("anna");
+
+    let settled = rig.settle("anna", Outcome::Reject, &got);
+    let published = rig.publish("anna", [durable("dead", "behind")]);
+    let entries = rig.entries();
+    rig.dispatch();
+    assert!(rig.heard("anna").is_empty());
+    assert_eq!(rig.timeout_ms(), Some(0), "the rest is for the next turn");
+    assert!(rig.status("q").unacked > COUNT as u64 / 2);
+    rig.run();
+    assert_eq!(rig.heard("anna"), [done(settled), done(published)]);
+    assert!(rig.entries() - entries >= 3);
+    assert_eq!(rig.counts("q"), (0, 0));
+    let mut expected: Vec<String> = (1..=COUNT).map(|n| n.to_string()).collect();
+    expected.push("behind".into());
+    assert!(rig.drain("dead") == expected);
+    assert_eq!(rig.dispatcher.counters().dead_lettered, COUNT as u64);
+}
+
+#[test]
+fn rejections_under_way_are_carried_out_when_their_session_closes_and_not_when_the_leader_dies() {
+    const COUNT: usize = 30_000;
+    for closes in [true, false] {
+        let mut rig = Rig::new();
+        rig.open("anna");
+        rig.declare("anna", queue("dead"));
+        rig.declare("anna", queue_with("q", |o| dead_letters_to(o, "dead")));
+        rig.attach("anna", consuming(1, "q"));
+        rig.publish("anna", numbered("q", COUNT));
+        rig.run();
+        let got = rig.got("anna");
+        rig.settle("anna", Outcome::Reject, &got);
+        rig.dispatch();
+        if closes {
+            rig.close("anna");
+            rig.run();
+            assert_eq!((rig.counts("q"), rig.counts("dead")), ((0, 0), (COUNT as u64, 0)));
+            continue;
+        }
+        rig.propose();
+        rig.commit();
+        rig.crash();
+        let (left, dead) = (rig.counts("q").0, rig.counts("dead").0);
+        assert_eq!(left + dead, COUNT as u64);
+        assert!(left > 0 && dead > 0, "{left} left, {dead} dead");
+    }
+}

@@ -1,0 +1,131 @@
+//! Messages that exchanges delay.
+//!
+//! Each exchange that delays has a queue that clients do not see. Topology routes a message with
+//! a delay there, so that it is logged, confirmed and recovered as in any other queue. When it is
+//! due it is routed through the exchange as if it had just been published, and moved.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_model::{Annotations, Encodings, QueueDef, QueueId, Sequence, Time};
+
+use super::Dispatcher;
+use super::deadletter::Origin;
+use super::publish::{Head, headers_of};
+use crate::dedup::WindowOf;
+use crate::topology::{HOLDING_PREFIX, delay_ms};
+use crate::{Ledger, Run};
+
+/// What a queue holds for an exchange.
+pub(super) struct Held {
+    exchange: Arc<str>,
+    encodings: Encodings,
+    /// When each message is due, in log time; of those due at the same time, the first to have
+    /// come is the first to go.
+    due: BinaryHeap<Reverse<(Time, Sequence)>>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} messages of exchange {}", self.due.len(), self.exchange)
+    }
+}
+
+impl Held {
+    /// What a queue is to hold; `None` if it is a queue like others.
+    pub(super) fn of(def: &QueueDef, encodings: Encodings) -> Option<Held> {
+        let exchange = def.name.strip_prefix(HOLDING_PREFIX)?.into();
+        Some(Held { exchange, encodings, due: BinaryHeap::new() })
+    }
+
+    /// Messages came in. Their delay counts from then.
+    pub(super) fn hold(&mut self, run: &Run) {
+        let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
+        for (sequence, record) in (run.first..).zip(records) {
+            let ms = delay_ms(&headers_of(self.encodings, &run.batch, record)).unwrap_or(0);
+            self.due.push(Reverse((run.enqueued_at + Duration::from_millis(ms), sequence)));
+        }
+    }
+
+    fn first(&self) -> Option<(Time, Sequence)> {
+        self.due.peek().map(|Reverse(first)| *first)
+    }
+}
+
+impl Dispatcher {
+    /// Lets go what is due of what a queue holds, and sets its timer for the next.
+    pub(super) fn release_due(&mut self, ledger: &Ledger, id: QueueId) {
+        loop {
+            if self.has_gathered_enough() {
+                return self.mark_dirty(id);
+            }
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let Some(held) = &mut queue.held else { return };
+            let Some((due, sequence)) = held.first() else { return };
+            if due > self.clock.log {
+                if due < queue.timer_at {
+                    queue.timer_at = due;
+                    self.timers.expiry_at(due, id);
+                }
+                return;
+            }
+            held.due.pop();
+            let exchange = Arc::clone(&held.exchange);
+            let Some(run) = queue.find(ledger, sequence, 1) else {
+                panic!("queue {id}: message {sequence} is due and nowhere");
+            };
+            queue.ready_bytes -= run.body_bytes();
+            self.release(id, &exchange, &run);
+        }
+    }
+
+    /// Routes one message that is due; it is dropped where nothing takes it.
+    fn release(&mut self, id: QueueId, exchange: &str, run: &Run) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let vhost = Arc::clone(&queue.vhost);
+        let is_volatile = queue.volatile.run(run.first).is_some();
+        let old = run.annotations.as_deref().cloned().unwrap_or_default();
+        let record = &run.batch.records[run.record as usize];
+        let mut head = Head::of(self.options.encodings, &run.batch, record);
+        let own = run.batch.routing_key(record);
+        let key = old.routing_key.as_deref().unwrap_or(own);
+        // As with dead letters, a key that was put in the place of its own is the only one.
+        let more = if key == own { head.more_keys() } else { Vec::new() };
+        let keys: Vec<&str> = std::iter::once(key).chain(more.iter().map(|k| &**k)).collect();
+        let mut routes = Vec::new();
+        // If it fails, the exchange is being deleted.
+        let _ = self.topology.route_now(&vhost, exchange, &keys, &mut head, &mut routes);
+        if routes.is_empty() {
+            self.counters.unroutable += 1;
+        }
+        routes.retain(|target| self.admits(*target, run));
+        let from = if is_volatile { Origin::Memory } else { Origin::Log };
+        let annotations = Annotations { delay_spent: true, ..old };
+        self.carry(id, run, from, routes, &Arc::new(annotations));
+    }
+
+    /// Whether a queue takes a message that comes late, when its publisher was answered long ago:
+    /// one that is full, or has seen it before, does not.
+    fn admits(&mut self, id: QueueId, run: &Run) -> bool {
+        let Some(queue) = self.queues.get(&id) else { return false };
+        let (window, durable) = (WindowOf::Queue(id), queue.is_durable());
+        let record = &run.batch.records[run.record as usize];
+        let dedup = queue.dedup.clone();
+        let has_room = queue.room_for(&run.batch, run.record, 1) > 0;
+        let key = dedup.as_ref().and_then(|options| self.dedup_key(options, &run.batch, record));
+        if key.is_some_and(|(key, _)| self.has_seen(&window, &key)) {
+            self.counters.deduplicated += 1;
+            return false;
+        }
+        if !has_room {
+            self.turn_away(id, &run.batch, run.record);
+            return false;
+        }
+        if let (Some(key), Some(options)) = (key, dedup) {
+            self.remember(&window, options.size, key, record, durable);
+        }
+        true
+    }
+}
