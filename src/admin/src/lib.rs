@@ -11,4 +11,4 @@ mod process;
 
 pub use health::{Role, Status};
 pub use http::{Admin, HEAD_TIMEOUT, REQUEST_BODY_BYTES_MAX, router, serve_connection};
-pub use metrics::{Metrics, Snapshot};
+pub use metrics::{Alarms, Metrics, Snapshot};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleOptions;
-use isthmus_contract::{Credentials, Session};
+use isthmus_contract::{Credentials, Session, Shortage};
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
@@ -20,6 +20,7 @@ use crate::checkpointer::{Checkpointer, ask};
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
 use crate::peer::Peer;
+use crate::pressure::Pressure;
 use crate::recovery::{RecoveryError, recover};
 use crate::shard::{Input, Shard};
 
@@ -122,6 +123,7 @@ struct Inner {
     outbox_bytes_max: u64,
     publish_bytes_max: u64,
     log_syncs: Arc<AtomicU64>,
+    pressure: Arc<Pressure>,
     stop: watch::Sender<bool>,
     /// Disconnected once no checkpoint is written any more.
     checkpoints_end: Mutex<mpsc::Receiver<()>>,
@@ -197,6 +199,7 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             publish_bytes_max: options.publish_bytes_max,
             log_syncs,
+            pressure: Arc::default(),
             stop,
             checkpoints_end: Mutex::new(checkpoints_end),
         })))
@@ -222,10 +225,17 @@ impl Broker {
             publish_bytes_max: inner.publish_bytes_max,
             report_bytes: (inner.outbox_bytes_max / 4).max(1),
             start: inner.start,
+            pressure: Arc::clone(&inner.pressure),
         };
         let session = session(id, crate::clock::monotonic(inner.start));
         let (driver, authenticate) = (Arc::clone(&inner.driver), Arc::clone(&inner.authenticate));
         Connection::new(options, stream, session, driver, authenticate, Box::pin(closing)).await
+    }
+
+    /// Says what the node is short of. While that is anything, connections are read no further
+    /// than to their next publish; everything else goes on.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.0.pressure.set(shortage);
     }
 
     /// Figures of now. Blocks for a turn: not for async code.

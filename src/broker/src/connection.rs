@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session};
+use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session, Shortage};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -18,6 +18,7 @@ use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
+use crate::pressure::Pressure;
 use crate::shard::{Input, MailboxHandle};
 
 /// Bytes read at a time from a client that has not logged in; it may hold no more undecoded.
@@ -56,6 +57,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) report_bytes: u64,
     /// The zero of monotonic time.
     pub(crate) start: Instant,
+    /// What the node is short of.
+    pub(crate) pressure: Arc<Pressure>,
 }
 
 /// How far the end has come.
@@ -102,6 +105,8 @@ pub(crate) struct Connection<S> {
     /// Something was written since the session last decoded.
     wrote: bool,
     goodbye: Goodbye,
+    /// What the session was told that the node is short of.
+    shortage: Shortage,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -113,12 +118,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         authenticate: Arc<dyn Authenticate>,
         closing: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Connection<S> {
+        let mailbox = Arc::new(Mailbox::default());
+        options.pressure.join(options.id, &mailbox);
         Connection {
             options,
             stream,
             session,
             driver,
-            mailbox: Arc::new(Mailbox::default()),
+            mailbox,
             authenticate,
             login: None,
             user: None,
@@ -137,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             closing,
             wrote: false,
             goodbye: Goodbye::NotYet,
+            shortage: Shortage::NONE,
         }
     }
 
@@ -162,6 +170,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Reply::Authenticated { user }
             });
             self.session.handle_event(now, Event::Done { token, result });
+        }
+        let shortage = self.options.pressure.shortage();
+        if shortage != self.shortage {
+            self.shortage = shortage;
+            moved = true;
+            self.session.handle_event(now, Event::Pressure(shortage));
         }
         self.unreported += self.mailbox.take(&mut self.events);
         moved |= !self.events.is_empty();
@@ -237,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let limit = if self.entered { INPUT_BYTES_MAX } else { STRANGER_READ_BYTES };
         let mut arrived = false;
-        if !self.eof && self.input.len() < limit {
+        if !self.eof && self.input.len() < limit && !self.session.is_holding() {
             let room = self.read_bytes;
             let buffer = self.input.buffer(room);
             let before = buffer.len();
@@ -424,6 +438,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
+        self.options.pressure.leave(self.options.id);
         if self.entered && !self.left {
             self.driver.submit(Input::Close { session: self.options.id });
         }

@@ -14,6 +14,7 @@ mod connection;
 mod driver;
 mod mailbox;
 mod peer;
+mod pressure;
 mod recovery;
 mod shard;
 

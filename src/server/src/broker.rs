@@ -12,8 +12,8 @@ use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
 use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, Peer, RecoveryError};
-use isthmus_contract::Credentials;
 use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
+use isthmus_contract::{Credentials, Shortage};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
@@ -106,6 +106,11 @@ impl Broker {
         if let Err(error) = served {
             tracing::debug!(peer = %address, %error, "connection lost");
         }
+    }
+
+    /// Says what the node is short of.
+    pub(crate) fn set_shortage(&self, shortage: Shortage) {
+        self.broker.set_shortage(shortage);
     }
 
     /// The figures of now; those of connections are filled in by the caller.

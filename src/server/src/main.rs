@@ -1,5 +1,6 @@
 //! The Isthmus message broker.
 
+mod alarms;
 mod broker;
 mod certs_cli;
 mod cli;

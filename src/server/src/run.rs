@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
+use crate::alarms::Alarms;
 use crate::broker::{Broker, BrokerError};
 use crate::config::{Config, ListenAddrs};
 use crate::connections::{Closing, Connections};
@@ -128,7 +129,12 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
     let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
-    let figures = Arc::new(Figures { connections: connections.clone(), broker: OnceLock::new() });
+    let alarms = Alarms::new(&config.alarms, config.data_dir());
+    let figures = Arc::new(Figures {
+        connections: connections.clone(),
+        alarms: alarms.clone(),
+        broker: OnceLock::new(),
+    });
     let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
     let admin = Admin::new(Arc::clone(&status), figures.clone());
     let http = HttpServer::start(http, https, tls.as_ref(), admin);
@@ -175,6 +181,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             },
         );
     }
+    let mut watching = JoinSet::new();
+    watching.spawn(alarms.watch(broker.clone(), Arc::clone(&status)));
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
     let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
@@ -199,6 +207,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     if left > 0 {
         tracing::warn!(connections = left, "dropped connections that did not close in time");
     }
+    watching.shutdown().await;
     broker.stop().await;
     http.stop().await;
     tracing::info!("stopped");
@@ -352,6 +361,7 @@ impl HttpServer {
 /// What `/metrics` reports: the connections, and the broker once it has started.
 struct Figures {
     connections: Connections,
+    alarms: Alarms,
     broker: OnceLock<Broker>,
 }
 
@@ -367,6 +377,7 @@ impl Metrics for Figures {
             connections: self.connections.open() as u64,
             connections_opened_total: self.connections.opened_total(),
             connections_refused_total: self.connections.refused_total(),
+            alarms: self.alarms.figures(),
             ..self.broker.get().map(Broker::figures).unwrap_or_default()
         }
     }

@@ -11,6 +11,7 @@ mod connection;
 mod consume;
 mod done;
 mod outgoing;
+mod pressure;
 mod publish;
 mod reply;
 mod settle;
@@ -35,6 +36,7 @@ pub use config::SessionConfig;
 use connection::{Liveness, Peer, Phase};
 use consume::Consumer;
 use outgoing::Outgoing;
+use pressure::Pressure;
 
 /// Input is not taken while more than this waits to be written: a client that does not read its
 /// replies does not get to ask for more of them.
@@ -70,8 +72,7 @@ pub struct Amqp091Session {
     /// Detached consumers by the token of their `Detach`: until it is answered, deliveries may
     /// still arrive for them.
     detaching: HashMap<Token, ConsumerId>,
-    /// Whether the broker is short of memory or disk.
-    pressure: bool,
+    pressure: Pressure,
 }
 
 impl Amqp091Session {
@@ -90,7 +91,7 @@ impl Amqp091Session {
             reply_queues: 0,
             outstanding: 0,
             detaching: HashMap::new(),
-            pressure: false,
+            pressure: Pressure::default(),
             config,
         }
     }
@@ -143,6 +144,9 @@ impl Amqp091Session {
                 return Some(bytes.len());
             }
         };
+        if self.holds(&frame) {
+            return None;
+        }
         if frame.kind == frame::METHOD
             && frame.payload.starts_with(&publish_codec::METHOD_PREFIX)
             && let Some(end) = self.publish_run(bytes, at, &frame)
@@ -370,6 +374,10 @@ impl Session for Amqp091Session {
 
     fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+
+    fn is_holding(&self) -> bool {
+        self.pressure.holding && matches!(self.phase, Phase::Running)
     }
 
     fn protocol(&self) -> &'static str {

@@ -6,6 +6,7 @@
 //! [`keys`] reads each value into its field and checks its range, and [`Config::check`] looks at
 //! what concerns several keys. Every step reports all the problems it finds.
 
+mod alarms;
 mod keys;
 mod listen;
 mod sources;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources, line_of};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -41,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) auth: Auth,
     /// `[limits]`
     pub(crate) limits: Limits,
+    /// `[alarms]`
+    pub(crate) alarms: Alarms,
     /// `[amqp]`
     pub(crate) amqp: Amqp,
     /// `[storage]`
