@@ -12,6 +12,7 @@ mod memory;
 mod net;
 mod run;
 mod signals;
+mod systemd;
 mod tls;
 mod users;
 mod users_cli;

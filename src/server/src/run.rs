@@ -30,6 +30,7 @@ use crate::connections::{Closing, Connections};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
+use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
 use crate::users::{Authenticator, HashError, Hashing, PasswordStore, UserFile, UserFileError};
 
@@ -111,6 +112,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let mut stop_signals = StopSignals::new().map_err(system("catching signals"))?;
     // Caught from the start on, though answered later: uncaught, SIGHUP would end the process.
     let mut reloads = signals::reloads().map_err(system("catching signals"))?;
+    let manager = ServiceManager::from_environment();
     let data_dir = config.data_dir().display();
     tracing::info!(version = VERSION, %data_dir, "isthmus is starting");
     let status = Arc::new(Status::new(Role::Single, VERSION));
@@ -189,12 +191,16 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let (amqps, https) = (amqps_addrs.map(display), https_addrs.map(display));
     tracing::info!(amqp, amqps, http = http_at, https, "ready");
 
+    manager.ready();
+    let reload = async || reload_all(&config, &authenticator, tls.as_ref()).await;
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &config, &authenticator, tls.as_ref()) => match never {},
+        never = reload_at_each(&mut reloads, &manager, reload) => match never {},
+        never = keep_alive(&manager, &broker) => match never {},
         never = follow_files(&config, tls.as_ref()) => match never {},
     };
     stop_signals.exit_at_next();
+    manager.stopping();
     status.set_ready(false);
     accepting.shutdown().await;
     let drain = Duration::from_secs(config.shutdown.drain_s.into());
@@ -233,18 +239,38 @@ async fn wait_for_stop(
     }
 }
 
-/// Reads the users and what TLS needs again at every signal.
+/// Reloads at every signal.
 async fn reload_at_each(
     reloads: &mut Signal,
-    config: &Arc<Config>,
-    authenticator: &Authenticator,
-    tls: Option<&Tls>,
+    manager: &ServiceManager,
+    reload: impl AsyncFn(),
 ) -> Infallible {
     loop {
         reloads.recv().await;
-        reload_users(config, authenticator).await;
-        if let Some(tls) = tls {
-            tls::reload(config, tls).await;
+        manager.reloading();
+        reload().await;
+        manager.ready();
+    }
+}
+
+/// Reads the users and what TLS needs again.
+async fn reload_all(config: &Arc<Config>, authenticator: &Authenticator, tls: Option<&Tls>) {
+    reload_users(config, authenticator).await;
+    if let Some(tls) = tls {
+        tls::reload(config, tls).await;
+    }
+}
+
+/// Gives the service manager signs of life, if it wants any: each after the broker has answered.
+async fn keep_alive(manager: &ServiceManager, broker: &Broker) -> Infallible {
+    let Some(timeout) = systemd::watchdog() else { return std::future::pending().await };
+    let mut signs = tokio::time::interval(timeout / 3);
+    loop {
+        signs.tick().await;
+        let broker = broker.clone();
+        let answered = tokio::task::spawn_blocking(move || drop(broker.figures()));
+        if answered.await.is_ok() {
+            manager.alive();
         }
     }
 }
