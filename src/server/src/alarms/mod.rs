@@ -11,17 +11,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_admin::{Alarms as Figures, Status};
-use isthmus_contract::Shortage;
-use parking_lot::Mutex;
-use tokio::time::MissedTickBehavior;
-
 use crate::broker::Broker;
 use crate::config::{self, ByteSize, MemoryLimit};
 use crate::memory;
+use isthmus_admin::{Alarms as Figures, Status};
+use isthmus_contract::Shortage;
+use parking_lot::Mutex;
 
 /// How often freed memory is given back while there is too little of it.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The longest pause between two looks when memory comes near its limit: a fast publisher fills
+/// tens of megabytes in the ordinary one.
+const PAUSE_NEAR_LIMIT: Duration = Duration::from_millis(5);
 
 /// The alarms of this process. Clones share them.
 #[derive(Clone, Debug)]
@@ -59,11 +61,11 @@ impl Alarms {
 
     /// Looks for ever, and tells the broker and the health checks.
     pub(crate) async fn watch(self, broker: Broker, status: Arc<Status>) -> Infallible {
-        let mut looks = tokio::time::interval(self.check_interval);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = Duration::ZERO;
         let mut given_back = Instant::now();
         loop {
-            looks.tick().await;
+            tokio::time::sleep(pause).await;
+            pause = self.check_interval;
             let data_dir = self.data_dir.clone();
             // Off the runtime: a file system may take its time.
             let measured = tokio::task::spawn_blocking(move || Measured {
@@ -73,6 +75,9 @@ impl Alarms {
             let Ok(measured) = measured.await else { continue };
             let changed = self.state.lock().look(measured);
             let figures = self.figures();
+            if is_near_limit(&figures, measured) {
+                pause = pause.min(PAUSE_NEAR_LIMIT);
+            }
             if let Some(shortage) = changed {
                 broker.set_shortage(shortage);
                 status.set_alarms(figures.memory, figures.disk);
@@ -151,6 +156,12 @@ impl State {
     }
 }
 
+/// Whether more than half of the memory is used and no alarm is set yet.
+fn is_near_limit(figures: &Figures, measured: Measured) -> bool {
+    let used = measured.resident_bytes.zip(figures.memory_limit_bytes);
+    !figures.memory && used.is_some_and(|(resident, limit)| resident > limit / 2)
+}
+
 /// In whole mebibytes, for people.
 fn mib(bytes: u64) -> ByteSize {
     ByteSize::mib(bytes >> 20)
@@ -179,6 +190,16 @@ mod tests {
         assert!(state.figures.memory);
         assert_eq!(state.look(memory(950)), Some(Shortage::NONE));
         assert_eq!(state.look(memory(999)), None);
+    }
+
+    #[test]
+    fn looks_are_quick_near_the_limit_only() {
+        let mut state = State::new(Some(1000), 0);
+        let mut near = |bytes| {
+            state.look(memory(bytes));
+            is_near_limit(&state.figures, memory(bytes))
+        };
+        assert_eq!([near(500), near(501), near(1001)], [false, true, false]);
     }
 
     #[test]
