@@ -1,18 +1,10 @@
 """What many tests do with a pika channel."""
 
 import contextlib
-import os
 import time
 
 import pika
 import pytest
-
-
-# What Isthmus refuses for now with 540, as a test that must fail in just that way; once it is
-# implemented the test passes, which is an error until this mark is taken off.
-not_yet = pytest.mark.xfail(
-    "ISTHMUS_TEST_AMQP" not in os.environ, strict=True, reason="Isthmus answers 540 for now",
-    raises=pika.exceptions.ConnectionClosedByBroker)
 
 
 @contextlib.contextmanager

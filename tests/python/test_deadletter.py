@@ -5,8 +5,7 @@ import time
 import pika
 import pytest
 
-from helpers import (channel_closes, eventually, get_all, message_count, not_yet,
-                     queue_exists)
+from helpers import (channel_closes, eventually, get_all, message_count, queue_exists)
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleOptions;
-use isthmus_contract::{Credentials, Session, Shortage};
+use isthmus_contract::{Session, Shortage};
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
@@ -16,23 +15,16 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::access::{Access, Authenticate};
 use crate::checkpointer::{Checkpointer, ask};
+use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::recovery::{RecoveryError, recover};
-use crate::shard::{Input, Shard};
-
-/// A login under way: the user's name, or why not.
-pub type Login = Pin<Box<dyn Future<Output = Result<Arc<str>, CommandError>> + Send>>;
-
-/// Finds out who a client is.
-pub trait Authenticate: Send + Sync + 'static {
-    /// Begins to verify `credentials` of the client at `peer`. Dropping the login
-    /// gives it up.
-    fn login(&self, credentials: Credentials, peer: &Peer) -> Login;
-}
+use crate::registry::{ConnectionStatus, Registry};
+use crate::shard::{Input, OnSettings, Recovered, Shard};
 
 /// What a broker is made with.
 pub struct BrokerOptions {
@@ -44,7 +36,10 @@ pub struct BrokerOptions {
     pub encodings: Encodings,
     /// Who may log in.
     pub authenticate: Arc<dyn Authenticate>,
-    /// Virtual hosts that exist from the beginning.
+    /// Told the ledger at the start, and again whenever its settings have changed, in a turn:
+    /// before anybody is told that they have.
+    pub on_settings: OnSettings,
+    /// Virtual hosts of a broker that begins without data.
     pub vhosts: Vec<String>,
     /// Bytes that may wait in a connection's outbox before its consumers are passed over.
     pub outbox_bytes_max: u64,
@@ -118,6 +113,8 @@ impl<D: Driver> Reports<D> {
 struct Inner {
     driver: Arc<dyn Driver>,
     authenticate: Arc<dyn Authenticate>,
+    encodings: Encodings,
+    registry: Arc<Registry>,
     start: Instant,
     next_session: AtomicU64,
     outbox_bytes_max: u64,
@@ -164,16 +161,16 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             name_seed: options.name_seed,
         };
-        let mut shard = Shard::lead(
-            recovered.ledger,
-            recovered.applied,
-            recovered.log_bytes,
-            node,
-            dispatcher,
-            start,
-            timer,
-        );
-        shard.declare_vhosts(&options.vhosts);
+        let is_new = recovered.ledger.topology().vhosts().is_empty();
+        let beginning = Recovered {
+            ledger: recovered.ledger,
+            applied: recovered.applied,
+            log_bytes: recovered.log_bytes,
+        };
+        let mut shard = Shard::lead(beginning, node, dispatcher, start, timer, options.on_settings);
+        if is_new {
+            shard.declare_vhosts(&options.vhosts);
+        }
         let driver = drive(shard);
         let committed = reports.lock().begin(&driver);
         let driver: Arc<dyn Driver> = driver;
@@ -194,6 +191,8 @@ impl Broker {
         Ok(Broker(Arc::new(Inner {
             driver,
             authenticate: options.authenticate,
+            encodings: options.encodings,
+            registry: Arc::default(),
             start,
             next_session: AtomicU64::new(1),
             outbox_bytes_max: options.outbox_bytes_max,
@@ -218,7 +217,7 @@ impl Broker {
         closing: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let inner = &self.0;
-        let id = SessionId(inner.next_session.fetch_add(1, Ordering::Relaxed));
+        let id = self.next_session();
         let options = ConnectionOptions {
             id,
             peer,
@@ -226,10 +225,70 @@ impl Broker {
             report_bytes: (inner.outbox_bytes_max / 4).max(1),
             start: inner.start,
             pressure: Arc::clone(&inner.pressure),
+            encodings: inner.encodings,
         };
         let session = session(id, crate::clock::monotonic(inner.start));
         let (driver, authenticate) = (Arc::clone(&inner.driver), Arc::clone(&inner.authenticate));
-        Connection::new(options, stream, session, driver, authenticate, Box::pin(closing)).await
+        let registry = &inner.registry;
+        let closing = Box::pin(closing);
+        Connection::new(options, stream, session, driver, authenticate, registry, closing).await
+    }
+
+    fn next_session(&self) -> SessionId {
+        SessionId(self.0.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A session within the process, in `vhost`, that may do what `access` says.
+    ///
+    /// # Errors
+    /// If there is no such virtual host.
+    pub async fn client(
+        &self,
+        vhost: Arc<str>,
+        access: Box<dyn Access>,
+    ) -> Result<Client, CommandError> {
+        self.open_client(Some((vhost, access))).await
+    }
+
+    /// A session within the process that is in no virtual host and may change settings. What may
+    /// be set is for the caller to decide.
+    ///
+    /// # Errors
+    /// None that its caller could do something about.
+    pub async fn operator(&self) -> Result<Client, CommandError> {
+        self.open_client(None).await
+    }
+
+    async fn open_client(
+        &self,
+        place: Option<(Arc<str>, Box<dyn Access>)>,
+    ) -> Result<Client, CommandError> {
+        let driver = Arc::clone(&self.0.driver);
+        Client::open(driver, self.next_session(), self.0.encodings, place).await
+    }
+
+    /// Every connection, oldest first.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        self.0.registry.statuses()
+    }
+
+    /// Lets a connection close in its protocol's way; `false` if it is not there.
+    pub fn close_connection(&self, id: SessionId) -> bool {
+        self.0.registry.close(id)
+    }
+
+    /// Looks at the shard between commands, in a turn. `None` if the broker has stopped.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shard) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let inspect = move |shard: &mut Shard| {
+            // Whoever asked may have gone.
+            sender.send(look(shard)).ok();
+        };
+        self.0.driver.submit(Input::Inspect(Box::new(inspect)));
+        receiver.await.ok()
     }
 
     /// Says what the node is short of. While that is anything, connections are read no further

@@ -5,20 +5,22 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session, Shortage};
-use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
+use isthmus_model::{CommandError, Encodings, Reply, SessionId, Time, Token};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::broker::{Authenticate, Login};
+use crate::access::{Access, Authenticate, Entering, Login, User, check};
 use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
+use crate::registry::{Registered, Registry};
 use crate::shard::{Input, MailboxHandle};
 
 /// Bytes read at a time from a client that has not logged in; it may hold no more undecoded.
@@ -59,6 +61,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) start: Instant,
     /// What the node is short of.
     pub(crate) pressure: Arc<Pressure>,
+    /// How the properties of messages are read.
+    pub(crate) encodings: Encodings,
 }
 
 /// How far the end has come.
@@ -83,7 +87,11 @@ pub(crate) struct Connection<S> {
     mailbox: Arc<Mailbox>,
     authenticate: Arc<dyn Authenticate>,
     login: Option<(Token, Login)>,
-    user: Option<Arc<str>>,
+    user: Option<Arc<dyn User>>,
+    entering: Option<(Token, Arc<str>, Entering)>,
+    /// What the user may do, once he has entered.
+    access: Option<Box<dyn Access>>,
+    registered: Registered,
     /// The session is, or was, known to the shard.
     entered: bool,
     /// The conversation is over, or was said to be: no event comes any more, no command counts,
@@ -116,10 +124,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         session: Box<dyn Session>,
         driver: Arc<dyn Driver>,
         authenticate: Arc<dyn Authenticate>,
+        registry: &Arc<Registry>,
         closing: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Connection<S> {
         let mailbox = Arc::new(Mailbox::default());
         options.pressure.join(options.id, &mailbox);
+        let registered = registry.add(options.id, &options.peer, session.protocol(), &mailbox);
         Connection {
             options,
             stream,
@@ -129,6 +139,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             authenticate,
             login: None,
             user: None,
+            entering: None,
+            access: None,
+            registered,
             entered: false,
             left: false,
             input: Bytes::new(),
@@ -165,10 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let token = *token;
             self.login = None;
             moved = true;
-            let result = result.map(|user| {
-                self.user = Some(Arc::clone(&user));
-                Reply::Authenticated { user }
-            });
+            let result = result.and_then(|user| self.logged_in(user));
             self.session.handle_event(now, Event::Done { token, result });
         }
         let shortage = self.options.pressure.shortage();
@@ -176,6 +186,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.shortage = shortage;
             moved = true;
             self.session.handle_event(now, Event::Pressure(shortage));
+        }
+        if let Some((_, _, entering)) = &mut self.entering
+            && let Poll::Ready(result) = entering.as_mut().poll(cx)
+        {
+            self.may_enter(result);
+            moved = true;
         }
         self.unreported += self.mailbox.take(&mut self.events);
         moved |= !self.events.is_empty();
@@ -203,6 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return;
         }
         self.login = None;
+        self.entering = None;
         // Nothing is answered any more, so nothing may be waited for.
         self.publishing.clear();
         self.publishing_bytes = 0;
@@ -259,6 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Poll::Ready(read) = read {
                 let read = read?;
                 debug_assert_eq!(buffer.len(), before + read);
+                self.registered.traffic.received.fetch_add(read as u64, Ordering::Relaxed);
                 arrived = true;
                 if read == 0 {
                     self.eof = true;
@@ -291,35 +309,91 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.login = Some((token, login));
                 }
                 Command::Enter { token, vhost } => self.enter(token, vhost),
-                Command::Publish(publish) if self.entered => {
-                    if publish.token != Token::SILENT {
-                        let bytes = publish.batch.chunk.len() as u64;
-                        self.publishing.push_back((publish.token, bytes));
-                        self.publishing_bytes += bytes;
-                    }
-                    self.commands.push(Command::Publish(publish));
-                }
                 // Settlements name no session: what has not entered may not speak at all.
-                command if self.entered => self.commands.push(command),
-                _ => {}
+                command => self.check(command),
             }
         }
+        self.submit_commands();
+        moved
+    }
+
+    fn submit_commands(&mut self) {
         if !self.commands.is_empty() {
             let commands = std::mem::take(&mut self.commands);
             self.driver.submit(Input::Commands { session: self.options.id, commands });
         }
-        moved
+    }
+
+    /// Hands a command on as far as it is allowed.
+    fn check(&mut self, command: Command) {
+        if !self.entered {
+            return;
+        }
+        let Some(access) = &mut self.access else { return };
+        if let Command::Publish(publish) = &command
+            && publish.token != Token::SILENT
+        {
+            let bytes = publish.batch.chunk.len() as u64;
+            self.publishing.push_back((publish.token, bytes));
+            self.publishing_bytes += bytes;
+        }
+        let checked = check(&mut **access, self.options.encodings, command);
+        self.commands.extend(checked.command);
+        if let Some((token, error)) = checked.refused {
+            // In its turn: what was asked for before is answered before.
+            self.submit_commands();
+            self.driver.submit(Input::Refuse { session: self.options.id, token, error });
+        }
+    }
+
+    /// The client is who he says.
+    fn logged_in(&mut self, user: Arc<dyn User>) -> Result<Reply, CommandError> {
+        let name = Arc::clone(user.name());
+        match &self.user {
+            None => self.registered.logged_in(&name),
+            Some(before) if before.name() == &name => {}
+            Some(before) => {
+                let text = format!("this connection is of user '{}'", before.name());
+                return Err(CommandError::Refused(text));
+            }
+        }
+        self.user = Some(user);
+        Ok(Reply::Authenticated { user: name })
     }
 
     fn enter(&mut self, token: Token, vhost: Arc<str>) {
-        if self.user.is_none() || self.entered {
-            let error = CommandError::Refused("log in first, and enter once".to_owned());
-            let now = self.now();
-            return self.session.handle_event(now, Event::Done { token, result: Err(error) });
+        match &self.user {
+            Some(user) if !self.entered && self.entering.is_none() => {
+                let entering = user.enter(&vhost);
+                self.entering = Some((token, vhost, entering));
+            }
+            _ => {
+                let error = CommandError::Refused("log in first, and enter once".to_owned());
+                let now = self.now();
+                self.session.handle_event(now, Event::Done { token, result: Err(error) });
+            }
         }
+    }
+
+    /// Whether the user may enter is known; whether there is such a virtual host the shard knows.
+    fn may_enter(&mut self, result: Result<Box<dyn Access>, CommandError>) {
+        let Some((token, vhost, _)) = self.entering.take() else { return };
+        let Some(user) = &self.user else { return };
+        let result = result.and_then(|access| {
+            self.registered.enter(&vhost, user.limits(&vhost))?;
+            Ok(access)
+        });
+        let refusal = match result {
+            Ok(access) => {
+                self.access = Some(access);
+                None
+            }
+            Err(error) => Some(error),
+        };
         self.entered = true;
+        let session = self.options.id;
         let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
-        self.driver.submit(Input::Open { session: self.options.id, token, vhost, mailbox });
+        self.driver.submit(Input::Open { session, token, vhost: Some(vhost), refusal, mailbox });
     }
 
     /// Writes what waits, once.
@@ -336,6 +410,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 outbox.advance(written);
+                self.registered.traffic.sent.fetch_add(written as u64, Ordering::Relaxed);
                 moved = true;
                 self.wrote = true;
             }

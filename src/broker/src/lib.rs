@@ -2,13 +2,18 @@
 //!
 //! - [`Broker`] is what the server starts, hands connections to, asks for figures and stops.
 //! - A [`Connection`](connection) owns a socket and a protocol's session; it is one task.
+//! - An [`Authenticate`] finds out who a client is, an [`Access`] what he may do; every command is
+//!   compared with it before it reaches the shard.
+//! - A [`Client`] is a session without a socket, for what acts within the process.
 //! - The [`Shard`] holds ledger and dispatcher. It works in turns: a turn takes what has come in,
 //!   lets it take effect, proposes what must be logged and posts what there is to say.
 //! - A [`Driver`] decides on which thread a turn runs. [`Combining`] is the one in use; see
 //!   `docs/adr/0002-threading.md`.
 
+mod access;
 mod broker;
 mod checkpointer;
+mod client;
 mod clock;
 mod connection;
 mod driver;
@@ -16,13 +21,17 @@ mod mailbox;
 mod peer;
 mod pressure;
 mod recovery;
+mod registry;
 mod shard;
 
 pub use isthmus_cluster as cluster;
 pub use isthmus_storage as storage;
 
-pub use broker::{Authenticate, Broker, BrokerOptions, Figures, Login};
+pub use access::{Access, Authenticate, Entering, Limits, Login, Unrestricted, User};
+pub use broker::{Broker, BrokerOptions, Figures};
+pub use client::Client;
 pub use driver::{Combining, Driver, abort_on_panic};
 pub use peer::{CertificateIdentity, Peer, TlsPeer};
 pub use recovery::RecoveryError;
-pub use shard::{Input, Shard, Wakes};
+pub use registry::ConnectionStatus;
+pub use shard::{Input, OnSettings, Shard, Wakes};

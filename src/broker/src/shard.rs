@@ -39,8 +39,10 @@ pub enum Input {
         session: SessionId,
         /// Names the answer.
         token: Token,
-        /// The virtual host.
-        vhost: Arc<str>,
+        /// The virtual host; `None` for the broker's own sessions, which are in none.
+        vhost: Option<Arc<str>>,
+        /// Why it may not enter, if it may not: told if there is such a virtual host.
+        refusal: Option<CommandError>,
         /// Where its events go.
         mailbox: MailboxHandle,
     },
@@ -55,6 +57,15 @@ pub enum Input {
         session: SessionId,
         /// The commands.
         commands: Vec<Command>,
+    },
+    /// A request of a session that was refused; answered in its turn.
+    Refuse {
+        /// The session.
+        session: SessionId,
+        /// Names the answer.
+        token: Token,
+        /// Why.
+        error: CommandError,
     },
     /// Bytes delivered to a session have been written to its client.
     Written {
@@ -84,6 +95,7 @@ impl fmt::Debug for Input {
             Input::Open { .. } => "Open",
             Input::Close { .. } => "Close",
             Input::Commands { .. } => "Commands",
+            Input::Refuse { .. } => "Refuse",
             Input::Written { .. } => "Written",
             Input::Committed { .. } => "Committed",
             Input::Tick => "Tick",
@@ -91,6 +103,9 @@ impl fmt::Debug for Input {
         })
     }
 }
+
+/// Told the settings whenever they have changed, before anybody is told that they have.
+pub type OnSettings = Box<dyn FnMut(&Ledger) + Send>;
 
 /// Tasks to be woken once the shard is no longer locked.
 #[derive(Debug, Default)]
@@ -114,6 +129,15 @@ impl EncodeEntry for Proposal {
     }
 }
 
+/// What a shard begins with.
+pub(crate) struct Recovered {
+    pub(crate) ledger: Ledger,
+    /// The last entry that the ledger has applied.
+    pub(crate) applied: u64,
+    /// Bytes in the log since the last checkpoint.
+    pub(crate) log_bytes: u64,
+}
+
 /// Ledger, dispatcher, and the way into the log.
 pub struct Shard {
     ledger: Ledger,
@@ -130,6 +154,9 @@ pub struct Shard {
     mailboxes: HashMap<SessionId, Arc<Mailbox>>,
     clock: ClockSource,
     timer: watch::Sender<Time>,
+    on_settings: OnSettings,
+    /// The version of the settings that were last told.
+    settings_told: u64,
     /// Since when facts are gathered that nobody waits for.
     unawaited_since: Option<Time>,
     entries_proposed: u64,
@@ -139,15 +166,14 @@ pub struct Shard {
 
 impl Shard {
     /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
-    /// takes effect before it is committed. `log_bytes` are in the log since the last checkpoint.
+    /// takes effect before it is committed.
     pub(crate) fn lead(
-        mut ledger: Ledger,
-        applied: u64,
-        log_bytes: u64,
+        Recovered { mut ledger, applied, log_bytes }: Recovered,
         node: SingleNode<Proposal>,
         options: DispatcherOptions,
         start: Instant,
         timer: watch::Sender<Time>,
+        mut on_settings: OnSettings,
     ) -> Shard {
         let mut clock = ClockSource::new(start, ledger.time());
         let now = clock.now();
@@ -159,6 +185,8 @@ impl Shard {
         assert_eq!(index, applied + 1, "the term's entry follows on what was applied");
         ledger.apply(&entry);
         let dispatcher = Dispatcher::new(options, &ledger, now);
+        on_settings(&ledger);
+        let settings_told = ledger.settings().version();
         Shard {
             ledger,
             dispatcher,
@@ -170,6 +198,8 @@ impl Shard {
             mailboxes: HashMap::new(),
             clock,
             timer,
+            on_settings,
+            settings_told,
             unawaited_since: None,
             entries_proposed: 1,
             bytes_since_checkpoint: log_bytes,
@@ -217,8 +247,9 @@ impl Shard {
 
     fn handle(&mut self, input: Input) {
         match input {
-            Input::Open { session, token, vhost, mailbox } => {
-                self.open(session, token, &vhost, &mailbox.0);
+            Input::Open { session, token, vhost, refusal, mailbox } => {
+                let result = self.open(session, vhost.as_ref(), refusal, &mailbox.0);
+                mailbox.0.send(Event::Done { token, result });
             }
             Input::Close { session } => {
                 self.mailboxes.remove(&session);
@@ -229,6 +260,9 @@ impl Shard {
                     self.command(session, command);
                 }
             }
+            Input::Refuse { session, token, error } => {
+                self.dispatcher.refuse(&self.ledger, session, token, error);
+            }
             Input::Written { session, bytes } => self.dispatcher.written(session, bytes),
             Input::Committed { index } => self.committed(index),
             Input::Tick => {}
@@ -236,15 +270,25 @@ impl Shard {
         }
     }
 
-    fn open(&mut self, session: SessionId, token: Token, vhost: &Arc<str>, mailbox: &Arc<Mailbox>) {
-        let result = if self.dispatcher.has_vhost(vhost) {
-            self.dispatcher.open_session(session, vhost);
-            self.mailboxes.insert(session, Arc::clone(mailbox));
-            Ok(Reply::Ok)
-        } else {
-            Err(CommandError::NotFound(format!("vhost {vhost} not found")))
-        };
-        mailbox.send(Event::Done { token, result });
+    fn open(
+        &mut self,
+        session: SessionId,
+        vhost: Option<&Arc<str>>,
+        refusal: Option<CommandError>,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<Reply, CommandError> {
+        if let Some(vhost) = vhost
+            && !self.dispatcher.has_vhost(vhost)
+        {
+            return Err(CommandError::NotFound(format!("vhost {vhost} not found")));
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let nowhere = Arc::from("");
+        self.dispatcher.open_session(session, vhost.unwrap_or(&nowhere));
+        self.mailboxes.insert(session, Arc::clone(mailbox));
+        Ok(Reply::Ok)
     }
 
     fn command(&mut self, session: SessionId, command: Command) {
@@ -307,6 +351,10 @@ impl Shard {
             self.ledger.apply(&entry);
             self.applied = next;
             self.dispatcher.committed(&self.ledger);
+        }
+        let version = self.ledger.settings().version();
+        if std::mem::replace(&mut self.settings_told, version) != version {
+            (self.on_settings)(&self.ledger);
         }
     }
 

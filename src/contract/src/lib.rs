@@ -20,10 +20,11 @@
 //!   broker detaches and requeues whatever the session held.
 //!
 //! The bookkeeping that protocols share is here once: [`Unacked`] deliveries by tag, and
-//! [`Confirms`] of pending publishes.
+//! [`Confirms`] of pending publishes; and what the arguments of declarations mean ([`declare`]).
 
 mod command;
 mod confirms;
+pub mod declare;
 mod event;
 mod input;
 mod outbox;

@@ -5,6 +5,7 @@
 //! small fixed [`Record`]s of offsets into it, so that messages move in batches and a body is
 //! never copied on its way from one connection to any number of others.
 
+mod access;
 mod delivery;
 mod encoding;
 mod ids;
@@ -17,6 +18,7 @@ mod time;
 mod topology;
 mod value;
 
+pub use access::{Action, Resource};
 pub use delivery::Delivery;
 pub use encoding::{Encoding, EncodingId, Encodings};
 pub use ids::{

@@ -1,24 +1,22 @@
 //! The only place of this crate that knows the broker: starting it, handing it connections,
 //! asking it for its figures, stopping it.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
-use isthmus_broker::{Authenticate, BrokerOptions, Combining, Login, Peer, RecoveryError};
-use isthmus_contract::model::{CommandError, EncodingId, Encodings, SessionId};
-use isthmus_contract::{Credentials, Shortage};
+use isthmus_broker::{BrokerOptions, Combining, Peer, RecoveryError};
+use isthmus_contract::Shortage;
+use isthmus_contract::model::{EncodingId, Encodings, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
 use crate::connections::Closing;
-use crate::users::{AuthError, Authenticator};
+use crate::users::{Users, UsersError};
 
 /// How the heads of messages are read, for every protocol this node speaks.
 const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encoding)]);
@@ -57,31 +55,39 @@ pub(crate) enum BrokerError {
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// Nobody could log in.
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// The thread that recovers the data failed.
     #[error("recovering the data failed: {0}")]
     Failed(#[from] tokio::task::JoinError),
 }
 
 impl Broker {
+    /// The broker itself.
+    pub(crate) fn inner(&self) -> &isthmus_broker::Broker {
+        &self.broker
+    }
+
     /// Recovers what the data directory holds. The caller keeps the directory's lock until the
     /// broker has stopped. Dropping the future abandons the start.
     ///
     /// # Errors
     ///
     /// If the data is damaged or cannot be read.
-    pub(crate) async fn start(
-        config: Arc<Config>,
-        authenticator: Arc<Authenticator>,
-    ) -> Result<Self, BrokerError> {
+    pub(crate) async fn start(config: Arc<Config>, users: Users) -> Result<Self, BrokerError> {
         let session = session_config(&config);
         let data_dir = config.data_dir().to_owned();
         let runtime = tokio::runtime::Handle::current();
+        let (settings, recovering) = (Arc::clone(&config), users.clone());
         let started = tokio::task::spawn_blocking(move || {
             // The broker spawns tasks of its own.
             let _entered = runtime.enter();
-            start(&config, authenticator)
+            start(&settings, &recovering)
         });
-        Ok(Self { broker: started.await??, session, data_dir })
+        let broker = started.await??;
+        users.make_first(&broker, &config).await?;
+        Ok(Self { broker, session, data_dir })
     }
 
     /// Serves one connection to an AMQP 0-9-1 listener until it ends. When `closing` completes,
@@ -153,10 +159,7 @@ fn bytes_of_files(directory: &Path) -> u64 {
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-fn start(
-    config: &Config,
-    authenticator: Arc<Authenticator>,
-) -> Result<isthmus_broker::Broker, BrokerError> {
+fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, BrokerError> {
     let path = config.data_dir().display().to_string();
     let storage = match RealStorage::open(config.data_dir()) {
         Ok(storage) => Arc::new(storage),
@@ -173,10 +176,8 @@ fn start(
         storage,
         node: SingleOptions { log, ..SingleOptions::default() },
         encodings: ENCODINGS,
-        authenticate: Arc::new(Logins {
-            authenticator,
-            timeout: config.limits.handshake_timeout.0,
-        }),
+        authenticate: users.logins.clone(),
+        on_settings: users.follow(),
         vhosts: vec![config.amqp.default_vhost.clone()],
         outbox_bytes_max: config.limits.outbox_bytes_max.0,
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
@@ -204,34 +205,5 @@ fn session_config(config: &Config) -> SessionConfig {
         message_bytes_max: limits.message_bytes_max.0,
         handshake_timeout: limits.handshake_timeout.0,
         ..SessionConfig::new(SessionId(0))
-    }
-}
-
-/// Verifies clients against the users.
-struct Logins {
-    authenticator: Arc<Authenticator>,
-    timeout: Duration,
-}
-
-impl Authenticate for Logins {
-    fn login(&self, credentials: Credentials, peer: &Peer) -> Login {
-        let (authenticator, timeout) = (Arc::clone(&self.authenticator), self.timeout);
-        let peer = peer.address;
-        Box::pin(async move {
-            let Credentials::Password { user, password } = credentials else {
-                return Err(CommandError::Refused("login refused".to_owned()));
-            };
-            let verified = authenticator.authenticate(&user, password.0.as_bytes(), peer.ip());
-            let refused = |error: &dyn fmt::Display| {
-                tracing::info!(user = %user.escape_debug(), %peer, %error, "login refused");
-                // The client is not told why: that would help those who guess.
-                CommandError::Refused("login refused".to_owned())
-            };
-            match tokio::time::timeout(timeout, verified).await {
-                Ok(Ok(record)) => Ok(Arc::from(record.name.as_str())),
-                Ok(Err(error)) => Err(refused(&error)),
-                Err(_) => Err(refused(&AuthError::Unavailable)),
-            }
-        })
     }
 }

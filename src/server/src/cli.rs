@@ -9,7 +9,6 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::certs_cli::{self, CertsCommand};
 use crate::config::{Config, Problem, Sources};
-use crate::users_cli::{self, UsersCommand};
 use crate::{logging, run};
 
 /// The Isthmus message broker. Without a command, it serves.
@@ -50,11 +49,6 @@ enum Command {
         #[command(subcommand)]
         command: CertsCommand,
     },
-    /// Add, list and remove users
-    Users {
-        #[command(subcommand)]
-        command: UsersCommand,
-    },
 }
 
 /// Runs the command that the command line gives.
@@ -73,9 +67,6 @@ pub(crate) fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Command::Users { command } => with_config(&config.sources(), |config| {
-            users_cli::run(&command, &config).map_err(|error| error.to_string())
-        }),
     }
 }
 

@@ -15,7 +15,6 @@ mod signals;
 mod systemd;
 mod tls;
 mod users;
-mod users_cli;
 
 use std::process::ExitCode;
 

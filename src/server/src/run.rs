@@ -1,6 +1,6 @@
 //! The life of the process: starting in order, serving, stopping in the opposite order.
 //!
-//! 1. Hold the data directory, read the users, take the addresses: what can be wrong with the
+//! 1. Hold the data directory, take the addresses: what can be wrong with the
 //!    installation is known before anything else happens.
 //! 2. Serve HTTP, so that health can be asked while the broker recovers its data.
 //! 3. Start the broker, then listen for its clients, then say `ready`.
@@ -32,7 +32,7 @@ use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
 use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
-use crate::users::{Authenticator, HashError, Hashing, PasswordStore, UserFile, UserFileError};
+use crate::users::{Users, UsersError};
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,15 +60,9 @@ pub(crate) enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The user file cannot be used.
-    #[error("user file {0}")]
-    UserFile(#[from] UserFileError),
-    /// Passwords cannot be hashed.
+    /// Nobody could log in.
     #[error(transparent)]
-    Hash(#[from] HashError),
-    /// The system gives no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    Users(#[from] UsersError),
     /// A file that TLS needs cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -118,7 +112,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let status = Arc::new(Status::new(Role::Single, VERSION));
     // Held to the end of this function, and so beyond the broker's stop.
     let _data_dir = DataDir::open(config.data_dir())?;
-    let authenticator = Arc::new(Authenticator::new(load_users(&config)?)?);
+    let users = Users::new(&config)?;
     raise_descriptor_limit(config.limits.connections_max);
     warn_of_plain_text(&config);
 
@@ -142,7 +136,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let http = HttpServer::start(http, https, tls.as_ref(), admin);
 
     let broker = tokio::select! {
-        broker = Broker::start(Arc::clone(&config), Arc::clone(&authenticator)) => broker?,
+        broker = Broker::start(Arc::clone(&config), users.clone()) => broker?,
         signal = stop_signals.next() => {
             tracing::info!("{} while starting: stopped", signal.name);
             return Ok(());
@@ -192,10 +186,9 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     tracing::info!(amqp, amqps, http = http_at, https, "ready");
 
     manager.ready();
-    let reload = async || reload_all(&config, &authenticator, tls.as_ref()).await;
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &manager, reload) => match never {},
+        never = reload_at_each(&mut reloads, &manager, &config, tls.as_ref()) => match never {},
         never = keep_alive(&manager, &broker) => match never {},
         never = follow_files(&config, tls.as_ref()) => match never {},
     };
@@ -239,25 +232,20 @@ async fn wait_for_stop(
     }
 }
 
-/// Reloads at every signal.
+/// Reads what TLS needs again at every signal.
 async fn reload_at_each(
     reloads: &mut Signal,
     manager: &ServiceManager,
-    reload: impl AsyncFn(),
+    config: &Arc<Config>,
+    tls: Option<&Tls>,
 ) -> Infallible {
     loop {
         reloads.recv().await;
         manager.reloading();
-        reload().await;
+        if let Some(tls) = tls {
+            tls::reload(config, tls).await;
+        }
         manager.ready();
-    }
-}
-
-/// Reads the users and what TLS needs again.
-async fn reload_all(config: &Arc<Config>, authenticator: &Authenticator, tls: Option<&Tls>) {
-    reload_users(config, authenticator).await;
-    if let Some(tls) = tls {
-        tls::reload(config, tls).await;
     }
 }
 
@@ -268,8 +256,7 @@ async fn keep_alive(manager: &ServiceManager, broker: &Broker) -> Infallible {
     loop {
         signs.tick().await;
         let broker = broker.clone();
-        let answered = tokio::task::spawn_blocking(move || drop(broker.figures()));
-        if answered.await.is_ok() {
+        if tokio::task::spawn_blocking(move || broker.figures()).await.is_ok() {
             manager.alive();
         }
     }
@@ -406,39 +393,6 @@ impl Metrics for Figures {
             alarms: self.alarms.figures(),
             ..self.broker.get().map(Broker::figures).unwrap_or_default()
         }
-    }
-}
-
-/// Reads the users. Blocks, also for one hash.
-fn load_users(config: &Config) -> Result<PasswordStore, RunError> {
-    let path = config.users_file();
-    let file = UserFile::load(&path)?;
-    let from_file = file.is_some();
-    let store = PasswordStore::new(file, config.auth.guest, Hashing::new(&config.auth)?)?;
-    let (users, path) = (store.len(), path.display());
-    match (from_file, users) {
-        (true, _) => tracing::info!(users, %path, "read the user file"),
-        (false, 0) => {
-            tracing::warn!(%path, "no user file and auth.guest = false: nobody can log in")
-        }
-        (false, _) => {
-            tracing::info!(%path, "no user file: guest/guest may log in from this machine")
-        }
-    }
-    Ok(store)
-}
-
-/// Reads the users again; if they are not in order, those of before stay.
-async fn reload_users(config: &Arc<Config>, authenticator: &Authenticator) {
-    let config = Arc::clone(config);
-    let loaded = tokio::task::spawn_blocking(move || load_users(&config)).await;
-    let reloaded = match loaded {
-        Ok(Ok(store)) => authenticator.reload(store).map_err(RunError::from),
-        Ok(Err(error)) => Err(error),
-        Err(error) => Err(system("reading the users")(error.into())),
-    };
-    if let Err(error) = reloaded {
-        tracing::error!(%error, "the users are as before");
     }
 }
 

@@ -147,58 +147,6 @@ fn version_and_misuse() {
 }
 
 #[test]
-fn users_are_added_listed_and_removed() {
-    let dir = tempfile::tempdir().expect("directory");
-    let users = |args: &[&str], password: &str| {
-        let mut child = isthmus()
-            .arg("users")
-            .args(args)
-            .arg("--data-dir")
-            .arg(dir.path())
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .expect("runs");
-        let mut stdin = child.stdin.take().expect("piped");
-        // A command that reads no password may have ended already.
-        stdin.write_all(password.as_bytes()).ok();
-        drop(stdin);
-        let output = child.wait_with_output().expect("ends");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
-    let add = ["add", "alice", "--tags", "administrator,monitoring"];
-    let (code, _, stderr) = users(&add, "secret\n");
-    assert_eq!(code, Some(0), "{stderr}");
-    assert!(stderr.contains("guest/guest can no longer log in"), "{stderr}");
-    assert_eq!(users(&["list"], "").1, "alice\tadministrator,monitoring\tanywhere\n");
-    let (code, _, stderr) = users(&add, "secret\n");
-    assert_eq!(code, Some(1));
-    assert_eq!(stderr, "isthmus: user `alice` exists already; remove it first\n");
-    assert_eq!(users(&["add", "bob"], "\n").2, "isthmus: the password must be 1 to 256 bytes\n");
-    assert_eq!(users(&["add", "bob"], &"x".repeat(10_000)).0, Some(1));
-    let text = std::fs::read_to_string(dir.path().join("users.toml")).expect("read");
-    assert!(text.contains("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
-    assert!(!text.contains("secret"));
-    assert_eq!(users(&["remove", "alice"], "").0, Some(0));
-    assert_eq!(users(&["list"], "").1, "");
-}
-
-#[test]
-fn users_are_read_again_on_sighup() {
-    let program = Program::start(&[], &[]);
-    let path = program.data_dir().join("users.toml");
-    std::fs::write(&path, "[[user]]\nname = 3\n").expect("written");
-    program.signal(Signal::HUP);
-    let line = program.wait_for_line("the users are as before");
-    assert!(line.contains("users.toml:2"), "{line}");
-    std::fs::write(&path, "").expect("written");
-    program.signal(Signal::HUP);
-    assert!(program.wait_for_line("read the user file").contains("users=0"));
-}
-
-#[test]
 fn running_out_of_descriptors_pauses_accepting() {
     let program = Program::start_with_descriptors(48);
     let http = ("127.0.0.1", program.port("http"));

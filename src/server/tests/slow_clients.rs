@@ -59,7 +59,7 @@ fn besiege(program: &Program, port: u16, drip: &[u8]) {
         // Half of them send a byte now and then, the others nothing.
         if let Some(byte) = drip.get(sent..=sent) {
             for stream in slow.iter_mut().step_by(2) {
-                stream.write(byte).ok();
+                stream.write_all(byte).ok();
             }
             sent += 1;
         }

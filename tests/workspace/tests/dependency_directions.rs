@@ -21,7 +21,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "isthmus-cluster",
         ],
     ),
-    ("isthmus-admin", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
+    ("isthmus-auth", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
+    ("isthmus-admin", &["isthmus-model", "isthmus-contract", "isthmus-auth", "isthmus-broker"]),
     ("isthmus-bridge", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
     ("isthmus-bench", &["isthmus-model"]),
 ];

@@ -4,7 +4,6 @@
 //! it opens and closes; [`publish`], [`consume`], [`settle`], [`topology`] and [`transaction`] are
 //! what clients do on it, [`reply`] how answers find them; [`done`] tells them how it went.
 
-mod arguments;
 mod channel;
 mod config;
 mod connection;

@@ -5,21 +5,15 @@ use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use amq_protocol::types::ShortString;
-use isthmus_contract::{Command, ManageOp, TopologyChange};
-use isthmus_model::{
-    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, QueueDef, Table, Value,
-};
+use isthmus_contract::{Command, CommandError, ManageOp, TopologyChange, declare};
+use isthmus_model::{BindingDef, Destination, ExchangeDef, Lifetime, Table};
 
 use crate::codec::method::Method;
 use crate::codec::publish::REPLY_TO;
 use crate::fault::{Fault, ReplyCode};
 
-use super::arguments::queue_options;
 use super::channel::Op;
 use super::{Amqp091Session, Handled, name};
-
-/// The type of exchanges that hold messages back.
-const DELAYED_TYPE: &str = "x-delayed-message";
 
 fn arguments(method: &Method<'_>) -> Result<Table, Fault> {
     method.arguments().map_err(|e| Fault::new(ReplyCode::SyntaxError, e.to_string()))
@@ -34,23 +28,6 @@ fn not_default(exchange: &ShortString) -> Result<Arc<str>, Fault> {
         ));
     }
     Ok(name(exchange))
-}
-
-/// The kind of exchange called `name`, and whether it holds messages back first
-/// (`x-delayed-message`, which says in `x-delayed-type` how it routes them then).
-fn exchange_kind(name: &str, arguments: &Table) -> Result<(ExchangeKind, bool), Fault> {
-    if name == DELAYED_TYPE {
-        let kind = arguments.get("x-delayed-type").and_then(Value::as_str);
-        let kind = kind.and_then(ExchangeKind::from_name).ok_or_else(|| {
-            let text = "Invalid argument, 'x-delayed-type' must be an existing exchange type";
-            Fault::new(ReplyCode::PreconditionFailed, text)
-        })?;
-        return Ok((kind, true));
-    }
-    let kind = ExchangeKind::from_name(name).ok_or_else(|| {
-        Fault::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{name}'"))
-    })?;
-    Ok((kind, false))
 }
 
 fn unless(nowait: bool, ok: AMQPClass) -> Op {
@@ -127,7 +104,11 @@ impl Amqp091Session {
             self.change(number, (40, 10), op, TopologyChange::LookUpExchange { name: exchange });
             return Ok(());
         }
-        let (kind, delayed) = exchange_kind(declare.kind.as_str(), &arguments)?;
+        let (kind, delayed) =
+            declare::exchange_kind(declare.kind.as_str(), &arguments).map_err(|e| match e {
+                CommandError::Invalid(text) => Fault::new(ReplyCode::CommandInvalid, text),
+                other => Fault::from_refusal(&other),
+            })?;
         let def = ExchangeDef {
             name: exchange,
             kind,
@@ -240,8 +221,6 @@ impl Amqp091Session {
             return Ok(());
         }
         let queue = name(&declare.queue);
-        let (options, kind) = queue_options(&arguments, &queue, &self.peer.vhost)?;
-        kind.check(declare, &self.peer.vhost)?;
         let lifetime = if declare.exclusive {
             Lifetime::Exclusive(self.config.id)
         } else if declare.durable {
@@ -249,12 +228,13 @@ impl Amqp091Session {
         } else {
             Lifetime::Volatile
         };
+        let auto_delete = declare.auto_delete;
+        let def = declare::queue(queue.clone(), lifetime, auto_delete, arguments, &self.peer.vhost)
+            .map_err(|e| Fault::from_refusal(&e))?;
         // Methods that follow without waiting mean this queue, if its name is known already.
         if !queue.is_empty() {
-            self.remember_queue(number, queue.clone());
+            self.remember_queue(number, queue);
         }
-        let auto_delete = declare.auto_delete;
-        let def = QueueDef { name: queue, lifetime, auto_delete, options, arguments };
         self.change(number, (50, 10), op, TopologyChange::DeclareQueue(def));
         Ok(())
     }

@@ -15,8 +15,8 @@ use isthmus_broker::storage::{
     Error as StorageError, LogOptions, SharedStorage, SimStorage, WriterOptions,
 };
 use isthmus_broker::{
-    Authenticate, Broker, BrokerOptions, Combining, Driver, Input, Login, Peer, RecoveryError,
-    Shard,
+    Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Input, Limits, Login,
+    Peer, RecoveryError, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_model::Encodings;
@@ -67,12 +67,34 @@ impl Default for Setup {
 /// Lets everybody in.
 struct Anybody;
 
+/// May do everything.
+struct Somebody(Arc<str>);
+
+impl User for Somebody {
+    fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    fn tags(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn enter(&self, _vhost: &Arc<str>) -> Entering {
+        Box::pin(std::future::ready(Ok(Box::new(Unrestricted) as Box<dyn Access>)))
+    }
+
+    fn limits(&self, _vhost: &str) -> Limits {
+        Limits::default()
+    }
+}
+
 impl Authenticate for Anybody {
     fn login(&self, credentials: Credentials, _peer: &Peer) -> Login {
         let Credentials::Password { user, .. } = credentials else {
             unreachable!("no test gives a certificate");
         };
-        Box::pin(std::future::ready(Ok(Arc::from(user))))
+        let user: Arc<dyn User> = Arc::new(Somebody(user.into()));
+        Box::pin(std::future::ready(Ok(user)))
     }
 }
 
@@ -107,6 +129,7 @@ impl Setup {
             },
             encodings: Encodings(&[]),
             authenticate: Arc::new(Anybody),
+            on_settings: Box::new(|_| {}),
             vhosts: vec![VHOST.to_owned()],
             outbox_bytes_max: self.outbox_bytes_max,
             publish_bytes_max: self.publish_bytes_max,

@@ -52,6 +52,7 @@ pub(super) enum Deferred {
     Commit { token: Token, transaction: TransactionId },
     Rollback { token: Token, transaction: TransactionId },
     Purge { token: Token, queue: Arc<str> },
+    Refuse { token: Token, error: CommandError },
 }
 
 impl Dispatcher {
@@ -133,6 +134,14 @@ impl Dispatcher {
         }
     }
 
+    /// Answers a request that was refused elsewhere, in its turn.
+    pub fn refuse(&mut self, ledger: &Ledger, id: SessionId, token: Token, error: CommandError) {
+        let request = Deferred::Refuse { token, error };
+        if let Some(request) = self.defer(ledger, id, request) {
+            self.carry_out(ledger, id, request);
+        }
+    }
+
     /// Puts `request` behind what the session has outstanding, if it must wait for that or if an
     /// earlier request already does; gives it back if it may go on.
     pub(super) fn defer(
@@ -175,7 +184,8 @@ impl Dispatcher {
             | Deferred::Settle { .. }
             | Deferred::Begin { .. }
             | Deferred::Commit { .. }
-            | Deferred::Rollback { .. } => false,
+            | Deferred::Rollback { .. }
+            | Deferred::Refuse { .. } => false,
         }
     }
 
@@ -215,6 +225,7 @@ impl Dispatcher {
                 self.do_rollback(ledger, id, token, transaction);
             }
             Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
+            Deferred::Refuse { token, error } => self.answer(ledger, id, token, Err(error)),
         }
     }
 }

@@ -13,7 +13,8 @@ use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{LogOptions, RealStorage};
 use isthmus_broker::{
-    Authenticate, Broker, BrokerOptions, Combining, Driver, Login, Peer, RecoveryError, Shard,
+    Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Limits, Login, Peer,
+    RecoveryError, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
@@ -154,6 +155,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
         node: SingleOptions { log, ..SingleOptions::default() },
         encodings: ENCODINGS,
         authenticate: Arc::new(Anyone),
+        on_settings: Box::new(|_| {}),
         vhosts: vec!["/".to_owned()],
         outbox_bytes_max: 256 << 10,
         publish_bytes_max: 4 << 20,
@@ -169,11 +171,33 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
 /// Lets everybody in: a password's hash costs more than many a run.
 struct Anyone;
 
+/// May do everything.
+struct Somebody(Arc<str>);
+
+impl User for Somebody {
+    fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    fn tags(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn enter(&self, _vhost: &Arc<str>) -> Entering {
+        Box::pin(std::future::ready(Ok(Box::new(Unrestricted) as Box<dyn Access>)))
+    }
+
+    fn limits(&self, _vhost: &str) -> Limits {
+        Limits::default()
+    }
+}
+
 impl Authenticate for Anyone {
     fn login(&self, credentials: Credentials, _peer: &Peer) -> Login {
         let Credentials::Password { user, .. } = credentials else {
             unreachable!("the load generator gives passwords");
         };
-        Box::pin(async move { Ok(Arc::from(&*user)) })
+        let user: Arc<dyn User> = Arc::new(Somebody(user.into()));
+        Box::pin(std::future::ready(Ok(user)))
     }
 }

@@ -45,8 +45,8 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         ),
         plain("log.level", |c| &mut c.log.level),
         plain("log.format", |c| &mut c.log.format),
-        plain("auth.users_file", |c| &mut c.auth.users_file),
         plain("auth.guest", |c| &mut c.auth.guest),
+        plain("auth.certificate_user", |c| &mut c.auth.certificate_user),
         ranged(
             "auth.argon2_memory_bytes",
             |c| &mut c.auth.argon2_memory_bytes,
@@ -55,6 +55,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         ranged("auth.argon2_iterations", |c| &mut c.auth.argon2_iterations, 1..=16),
         ranged("auth.argon2_parallelism", |c| &mut c.auth.argon2_parallelism, 1..=16),
         ranged("auth.password_bytes_max", |c| &mut c.auth.password_bytes_max, 8..=1024),
+        plain("definitions.file", |c| &mut c.definitions.file),
         ranged("limits.connections_max", |c| &mut c.limits.connections_max, 1..=1_000_000),
         ranged("limits.channels_max", |c| &mut c.limits.channels_max, 1..=65_535),
         ranged(

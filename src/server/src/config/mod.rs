@@ -20,13 +20,15 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use isthmus_auth::CertificateName;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
-pub(crate) use sources::{Origin, Problem, Sources, line_of};
+pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
 pub(crate) use units::{ByteSize, TimeSpan};
+use value::{Setting, Value, read_word};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// `[auth]`
     pub(crate) auth: Auth,
+    /// `[definitions]`
+    pub(crate) definitions: Definitions,
     /// `[limits]`
     pub(crate) limits: Limits,
     /// `[alarms]`
@@ -160,10 +164,10 @@ impl FromStr for LogFormat {
 /// Who may log in.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Auth {
-    /// The user file; empty means `users.toml` in the data directory.
-    pub(crate) users_file: PathBuf,
-    /// Whether guest/guest may log in from this machine while no user file exists.
+    /// Whether guest/guest, for this machine alone, is made when there are no users.
     pub(crate) guest: bool,
+    /// What of a client's certificate names its user.
+    pub(crate) certificate_user: CertificateUser,
     /// Memory argon2id uses for a new password hash.
     pub(crate) argon2_memory_bytes: ByteSize,
     /// Passes argon2id makes over that memory.
@@ -174,11 +178,44 @@ pub(crate) struct Auth {
     pub(crate) password_bytes_max: u32,
 }
 
+/// What of a client's certificate names its user.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct CertificateUser(pub(crate) CertificateName);
+
+impl FromStr for CertificateUser {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Ok(Self(match text {
+            "common_name" => CertificateName::CommonName,
+            "distinguished_name" => CertificateName::DistinguishedName,
+            "dns_name" => CertificateName::DnsName,
+            "email" => CertificateName::Email,
+            "uri" => CertificateName::Uri,
+            _ => return Err(()),
+        }))
+    }
+}
+
+impl Setting for CertificateUser {
+    fn read(value: &Value) -> Result<Self, String> {
+        let words = "\"common_name\", \"distinguished_name\", \"dns_name\", \"email\" or \"uri\"";
+        read_word(value, words)
+    }
+}
+
+/// What is imported at the start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Definitions {
+    /// A file of definitions, as RabbitMQ exports them; empty for none.
+    pub(crate) file: PathBuf,
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Self {
-            users_file: PathBuf::new(),
             guest: true,
+            certificate_user: CertificateUser::default(),
             // OWASP's recommendation for argon2id, about 20 ms on a server core.
             argon2_memory_bytes: ByteSize::mib(19),
             argon2_iterations: 2,
@@ -349,14 +386,5 @@ impl Config {
     /// The data directory.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir.0
-    }
-
-    /// The user file: as configured, or `users.toml` in the data directory.
-    pub(crate) fn users_file(&self) -> PathBuf {
-        if self.auth.users_file.as_os_str().is_empty() {
-            self.data_dir().join("users.toml")
-        } else {
-            self.auth.users_file.clone()
-        }
     }
 }

@@ -213,7 +213,7 @@ impl Walk<'_> {
 }
 
 /// The line, counted from 1, of the byte at `offset`.
-pub(crate) fn line_of(text: &str, offset: usize) -> usize {
+fn line_of(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }

@@ -157,7 +157,7 @@ fn text_is_read_as_the_type_of_its_key() {
     assert!(!config.auth.guest);
     assert_eq!(config.storage.segment_bytes, ByteSize::mib(2));
     assert_eq!(config.amqp.default_vhost, "123");
-    assert_eq!(config.users_file(), Path::new("/elsewhere/users.toml"));
+    assert_eq!(config.data_dir(), Path::new("/elsewhere"));
 }
 
 #[test]

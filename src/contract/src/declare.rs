@@ -1,11 +1,14 @@
-//! Arguments of queue declarations (<https://www.rabbitmq.com/docs/queues#optional-arguments>).
+//! What the arguments of declarations mean, whatever they came by: RabbitMQ's, for queues
+//! (<https://www.rabbitmq.com/docs/queues#optional-arguments>) and exchanges.
 
 use std::sync::Arc;
 
-use amq_protocol::protocol::queue;
-use isthmus_model::{Overflow, QueueOptions, Table, Value};
+use isthmus_model::{
+    CommandError, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions, Table, Value,
+};
 
-use crate::fault::{Fault, ReplyCode};
+/// The type of exchanges that hold messages back.
+const DELAYED_TYPE: &str = "x-delayed-message";
 
 /// Arguments that say how RabbitMQ lays a queue out; here every queue is laid out alike.
 const WITHOUT_EFFECT: [&str; 8] = [
@@ -28,24 +31,55 @@ const QUORUM_DELIVERY_LIMIT: u64 = 20;
 /// The largest number of milliseconds that RabbitMQ takes.
 const MS_MAX: i64 = u32::MAX as i64;
 
-/// What `arguments` ask of the queue `name` in `vhost`.
+/// The queue that a declaration in `vhost` asks for.
 ///
 /// # Errors
-/// If one has a wrong type or value (406), or is not implemented (540). Unknown ones are kept
-/// and mean nothing.
-pub(super) fn queue_options(
+/// [`CommandError::Precondition`] if an argument has a wrong type or value, or does not go with
+/// the rest; [`CommandError::NotImplemented`]. Unknown arguments are kept and mean nothing.
+pub fn queue(
+    name: Arc<str>,
+    lifetime: Lifetime,
+    auto_delete: bool,
+    arguments: Table,
+    vhost: &str,
+) -> Result<QueueDef, CommandError> {
+    let (options, kind) = queue_options(&arguments, &name, vhost)?;
+    let def = QueueDef { name, lifetime, auto_delete, options, arguments };
+    kind.check(&def, vhost)?;
+    Ok(def)
+}
+
+/// How exchanges of the type `name` route, and whether they hold messages back before.
+///
+/// # Errors
+/// [`CommandError::Invalid`] if there is no such type; [`CommandError::Precondition`] if the type
+/// needs an argument that is missing or wrong.
+pub fn exchange_kind(name: &str, arguments: &Table) -> Result<(ExchangeKind, bool), CommandError> {
+    if name == DELAYED_TYPE {
+        let kind = arguments.get("x-delayed-type").and_then(Value::as_str);
+        let kind = kind.and_then(ExchangeKind::from_name).ok_or_else(|| {
+            let text = "Invalid argument, 'x-delayed-type' must be an existing exchange type";
+            CommandError::Precondition(text.to_owned())
+        })?;
+        return Ok((kind, true));
+    }
+    let kind = ExchangeKind::from_name(name)
+        .ok_or_else(|| CommandError::Invalid(format!("unknown exchange type '{name}'")))?;
+    Ok((kind, false))
+}
+
+fn queue_options(
     arguments: &Table,
     name: &str,
     vhost: &str,
-) -> Result<(QueueOptions, QueueKind), Fault> {
+) -> Result<(QueueOptions, QueueKind), CommandError> {
     let mut options = QueueOptions::default();
     let (mut kind, mut limit) = (QueueKind::Classic, None);
     for (argument, value) in &arguments.0 {
         let invalid = |why: String| {
-            Fault::new(
-                ReplyCode::PreconditionFailed,
-                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}"),
-            )
+            CommandError::Precondition(format!(
+                "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}"
+            ))
         };
         match argument.as_str() {
             "x-message-ttl" => {
@@ -93,13 +127,10 @@ pub(super) fn queue_options(
         }
     }
     if options.dead_letter_routing_key.is_some() && options.dead_letter_exchange.is_none() {
-        return Err(Fault::new(
-            ReplyCode::PreconditionFailed,
-            format!(
-                "invalid arg 'x-dead-letter-routing-key' for queue '{name}' in vhost '{vhost}': \
-                 routing_key_but_no_dlx_defined"
-            ),
-        ));
+        return Err(CommandError::Precondition(format!(
+            "invalid arg 'x-dead-letter-routing-key' for queue '{name}' in vhost '{vhost}': \
+             routing_key_but_no_dlx_defined"
+        )));
     }
     options.delivery_limit = limit.unwrap_or(match kind {
         QueueKind::Classic => None,
@@ -111,50 +142,41 @@ pub(super) fn queue_options(
 /// What RabbitMQ's users choose by `x-queue-type`. Here both are the same queue; what they promise
 /// beside that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum QueueKind {
+enum QueueKind {
     Classic,
     Quorum,
 }
 
 impl QueueKind {
-    /// Refuses what RabbitMQ does not let such a queue be.
-    ///
-    /// # Errors
-    /// A 406 that names the property.
-    pub(super) fn check(self, declare: &queue::Declare, vhost: &str) -> Result<(), Fault> {
+    /// Refuses what RabbitMQ does not let such a queue be, naming the property.
+    fn check(self, def: &QueueDef, vhost: &str) -> Result<(), CommandError> {
         if self == QueueKind::Classic {
             return Ok(());
         }
-        let refused = if declare.auto_delete {
-            "auto-delete"
-        } else if declare.exclusive {
-            "exclusive-owner"
-        } else if !declare.durable {
-            "non-durable"
-        } else {
-            return Ok(());
+        let refused = match def.lifetime {
+            _ if def.auto_delete => "auto-delete",
+            Lifetime::Exclusive(_) => "exclusive-owner",
+            Lifetime::Volatile => "non-durable",
+            Lifetime::Durable => return Ok(()),
         };
-        let name = declare.queue.as_str();
+        let name = &def.name;
         let text = format!("invalid property '{refused}' for queue '{name}' in vhost '{vhost}'");
-        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+        Err(CommandError::Precondition(text))
     }
 }
 
-/// A 540 for `what`.
-pub(super) fn not_implemented(what: &str) -> Fault {
-    Fault::new(ReplyCode::NotImplemented, format!("{what} is not implemented"))
+fn not_implemented(what: &str) -> CommandError {
+    CommandError::NotImplemented(format!("{what} is not implemented"))
 }
 
-fn queue_type(kind: &str) -> Result<QueueKind, Fault> {
+fn queue_type(kind: &str) -> Result<QueueKind, CommandError> {
     match kind {
         "classic" => Ok(QueueKind::Classic),
         "quorum" => Ok(QueueKind::Quorum),
         "stream" => Err(not_implemented(
             "queue type 'stream' (declare it as 'classic' or 'quorum', which both are kept on disk)",
         )),
-        other => {
-            Err(Fault::new(ReplyCode::PreconditionFailed, format!("invalid queue type '{other}'")))
-        }
+        other => Err(CommandError::Precondition(format!("invalid queue type '{other}'"))),
     }
 }
 

@@ -1,0 +1,212 @@
+//! What one user may do in one virtual host.
+
+use std::sync::Arc;
+
+use isthmus_model::{Action, CommandError, Resource};
+
+use crate::{Directory, Permission, SharedDirectory, TopicPermission};
+
+/// Decisions remembered of one user's session; beyond it all are forgotten.
+const REMEMBERED_MAX: usize = 64;
+
+/// What a user may do in a virtual host, asked for every action of a session. A change of the
+/// directory shows at the next question.
+pub struct Access {
+    directory: SharedDirectory,
+    user: Arc<str>,
+    vhost: Arc<str>,
+    /// The directory that the rest was taken from.
+    seen: Arc<Directory>,
+    permission: Option<Arc<Permission>>,
+    topics: Option<Arc<TopicPermission>>,
+    writes_everything: bool,
+    /// Exchanges, or queues, that were found to be allowed.
+    allowed: Vec<(Action, bool, Box<str>)>,
+}
+
+impl Access {
+    /// The access of `user` to `vhost`.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`] if he may not enter it.
+    pub fn new(
+        directory: SharedDirectory,
+        user: Arc<str>,
+        vhost: Arc<str>,
+    ) -> Result<Access, CommandError> {
+        let seen = directory.load_full();
+        let mut access = Access {
+            directory,
+            user,
+            vhost,
+            seen: Arc::default(),
+            permission: None,
+            topics: None,
+            writes_everything: false,
+            allowed: Vec::new(),
+        };
+        access.look(seen);
+        if access.permission.is_none() {
+            let Access { user, vhost, .. } = access;
+            let text = format!("access to vhost '{vhost}' refused for user '{user}'");
+            return Err(CommandError::Refused(text));
+        }
+        Ok(access)
+    }
+
+    /// Takes over what `directory` says.
+    fn look(&mut self, directory: Arc<Directory>) {
+        self.permission = directory.permission(&self.user, &self.vhost).cloned();
+        self.topics = directory.topics(&self.user, &self.vhost).cloned();
+        let all = self.permission.as_ref().is_some_and(|p| p.write.matches_all());
+        self.writes_everything = all && self.topics.is_none();
+        self.allowed.clear();
+        self.seen = directory;
+    }
+
+    fn refresh(&mut self) {
+        let now = self.directory.load();
+        if !Arc::ptr_eq(&now, &self.seen) {
+            let now = Arc::clone(&now);
+            self.look(now);
+        }
+    }
+
+    fn refused(&self, action: Action, what: &str) -> CommandError {
+        let Access { user, vhost, .. } = self;
+        let word = action.name();
+        CommandError::Refused(format!(
+            "{word} access to {what} in vhost '{vhost}' refused for user '{user}'"
+        ))
+    }
+}
+
+impl isthmus_broker::Access for Access {
+    fn writes_everything(&mut self) -> bool {
+        self.refresh();
+        self.writes_everything
+    }
+
+    fn check(&mut self, action: Action, resource: Resource<'_>) -> Result<(), CommandError> {
+        self.refresh();
+        let (name, is_queue) = (resource.name(), matches!(resource, Resource::Queue(_)));
+        if self.allowed.iter().any(|(a, q, n)| (*a, *q, &**n) == (action, is_queue, name)) {
+            return Ok(());
+        }
+        let allowed = self.permission.as_ref().is_some_and(|permission| {
+            let patterns = match action {
+                Action::Configure => &permission.configure,
+                Action::Write => &permission.write,
+                Action::Read => &permission.read,
+            };
+            patterns.matches(name)
+        });
+        if !allowed {
+            return Err(self.refused(action, &format!("{} '{name}'", resource.kind())));
+        }
+        if self.allowed.len() >= REMEMBERED_MAX {
+            self.allowed.clear();
+        }
+        self.allowed.push((action, is_queue, name.into()));
+        Ok(())
+    }
+
+    fn check_topic(
+        &mut self,
+        action: Action,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), CommandError> {
+        self.refresh();
+        let patterns = self.topics.as_ref().and_then(|topics| topics.of(exchange));
+        let allowed = patterns.is_none_or(|patterns| match action {
+            Action::Write => patterns.write.matches(key),
+            Action::Read => patterns.read.matches(key),
+            Action::Configure => true,
+        });
+        if allowed {
+            return Ok(());
+        }
+        Err(self.refused(action, &format!("topic '{key}' in exchange '{exchange}'")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use isthmus_broker::Access as _;
+    use isthmus_model::{SettingKey, SettingKind, Table};
+
+    use super::*;
+
+    fn directory(configure: &str, write: &str, read: &str, topics: Option<Table>) -> Directory {
+        let key = SettingKey::of_vhost(SettingKind::Permission, "/", "anna");
+        let mut settings = vec![(key, Arc::new(Permission::table(configure, write, read)))];
+        if let Some(topics) = topics {
+            let key = SettingKey::of_vhost(SettingKind::TopicPermission, "/", "anna");
+            settings.push((key, Arc::new(topics)));
+        }
+        let settings = settings.iter().map(|(key, table)| (key, table));
+        Directory::new(&Directory::default(), settings, |key, error| panic!("{key}: {error}"))
+    }
+
+    fn access(directory: Directory) -> (Access, SharedDirectory) {
+        let shared = SharedDirectory::new(ArcSwap::new(Arc::new(directory)));
+        let access = Access::new(Arc::clone(&shared), "anna".into(), "/".into());
+        (access.expect("a permission"), shared)
+    }
+
+    #[test]
+    fn each_action_has_its_pattern() {
+        let (mut access, _) = access(directory("^c", "^w", "^r", None));
+        for (action, good) in
+            [(Action::Configure, "c1"), (Action::Write, "w1"), (Action::Read, "r1")]
+        {
+            for _ in 0..2 {
+                assert_eq!(access.check(action, Resource::Queue(good)), Ok(()));
+                assert!(access.check(action, Resource::Exchange("x")).is_err());
+            }
+        }
+        let refused = access.check(Action::Write, Resource::Exchange("")).expect_err("refused");
+        assert_eq!(
+            refused.to_string(),
+            "write access to exchange 'amq.default' in vhost '/' refused for user 'anna'"
+        );
+    }
+
+    #[test]
+    fn what_was_allowed_to_a_queue_is_not_allowed_to_an_exchange_by_memory() {
+        let (mut access, shared) = access(directory("", ".*", "", None));
+        assert!(access.writes_everything());
+        assert_eq!(access.check(Action::Write, Resource::Queue("a")), Ok(()));
+        shared.store(Arc::new(directory("", "^b$", "", None)));
+        assert!(access.check(Action::Write, Resource::Queue("a")).is_err(), "changes show at once");
+        assert!(!access.writes_everything());
+        shared.store(Arc::new(Directory::default()));
+        assert!(access.check(Action::Write, Resource::Queue("b")).is_err());
+    }
+
+    #[test]
+    fn topics_are_restricted_where_they_are_named() {
+        let topics = Table(vec![TopicPermission::entry("amq.topic", "^{username}\\.", "^all$")]);
+        let (mut access, _) = access(directory(".*", ".*", ".*", Some(topics)));
+        assert!(!access.writes_everything());
+        assert_eq!(access.check_topic(Action::Write, "amq.topic", "anna.temp"), Ok(()));
+        let refused = access.check_topic(Action::Write, "amq.topic", "bert.temp");
+        assert!(refused.expect_err("refused").to_string().contains("topic 'bert.temp'"));
+        assert_eq!(access.check_topic(Action::Read, "amq.topic", "all"), Ok(()));
+        assert!(access.check_topic(Action::Read, "amq.topic", "anna.temp").is_err());
+        assert_eq!(access.check_topic(Action::Write, "other", "bert.temp"), Ok(()));
+    }
+
+    #[test]
+    fn nobody_enters_without_a_permission() {
+        let shared = SharedDirectory::new(ArcSwap::new(Arc::new(directory("", "", "", None))));
+        for (user, vhost, enters) in
+            [("anna", "/", true), ("anna", "v", false), ("bert", "/", false)]
+        {
+            let access = Access::new(Arc::clone(&shared), user.into(), vhost.into());
+            assert_eq!(access.is_ok(), enters, "{user} {vhost}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Users, what they may do, and whether they are who they say.
+//!
+//! - [`User`], [`Permission`], [`TopicPermission`], [`Limits`]: what operators define, with their
+//!   form as settings of the broker ([`isthmus_model::SettingKey`]).
+//! - [`Hashing`], [`PasswordHash`]: how passwords are kept.
+//! - [`Directory`]: all of that as it is now, arranged to be asked.
+//! - [`Authenticator`]: logging in, off the runtime and two at a time.
+//! - [`Logins`]: who a client is, by password or certificate.
+//! - [`Access`]: what one user may do in one virtual host, asked for every action.
+
+mod access;
+mod authenticator;
+mod directory;
+mod logins;
+mod password;
+mod user;
+
+pub use access::Access;
+pub use authenticator::Authenticator;
+pub use directory::{Directory, SharedDirectory};
+pub use logins::{CertificateName, Logins};
+pub use password::{HashCost, HashError, Hashing, PasswordHash};
+pub use user::{FormError, Limits, Patterns, Permission, TopicPermission, User};
+
+/// Why a login is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// The name or the password is wrong; which of them is not told.
+    #[error("the name or the password is wrong")]
+    Refused,
+    /// The password is right, but the user may only log in from the broker's machine.
+    #[error("this user may log in only from the machine the broker runs on")]
+    LoopbackOnly,
+    /// The verification itself failed, for want of memory or because the broker is stopping.
+    #[error("the password could not be verified")]
+    Unavailable,
+}

@@ -1,0 +1,243 @@
+//! Who a client is, what he may do, and which permission each command needs.
+//!
+//! The table is RabbitMQ's (<https://www.rabbitmq.com/docs/access-control>): to declare or delete
+//! is to configure; a binding writes to its destination and reads from its source; a publish
+//! writes to its exchange; consuming and purging read from the queue. A queue that dead-letters is
+//! read and its exchange written to, and so it is with an exchange and its alternate. Asking
+//! whether something is there needs no permission.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use isthmus_contract::{Command, Credentials, ManageOp, Publish};
+use isthmus_model::{
+    Action, Batch, BindingDef, CommandError, Destination, Encodings, QueueDef, REPLY_QUEUE_PREFIX,
+    RecordFlags, Resource, Token, TopologyChange, Value,
+};
+
+use crate::peer::Peer;
+
+/// A login under way: who the client is, or why he may not come in.
+pub type Login = Pin<Box<dyn Future<Output = Result<Arc<dyn User>, CommandError>> + Send>>;
+
+/// Entering a virtual host: what the user may do there, or why he may not enter.
+pub type Entering = Pin<Box<dyn Future<Output = Result<Box<dyn Access>, CommandError>> + Send>>;
+
+/// Finds out who a client is.
+pub trait Authenticate: Send + Sync + 'static {
+    /// Begins to verify `credentials` of the client at `peer`. Dropping the login
+    /// gives it up.
+    fn login(&self, credentials: Credentials, peer: &Peer) -> Login;
+}
+
+/// Somebody who has proven who he is.
+pub trait User: Send + Sync {
+    /// His name.
+    fn name(&self) -> &Arc<str>;
+
+    /// What he is, such as `administrator`.
+    fn tags(&self) -> Vec<String>;
+
+    /// What he may do in `vhost`. Dropping the future gives it up.
+    fn enter(&self, vhost: &Arc<str>) -> Entering;
+
+    /// What is set for him and for `vhost`.
+    fn limits(&self, vhost: &str) -> Limits;
+}
+
+/// How many may be there; `None` for any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of the user.
+    pub user_connections: Option<u64>,
+    /// Connections in the virtual host.
+    pub vhost_connections: Option<u64>,
+}
+
+/// What a user may do in a virtual host; asked for every command.
+pub trait Access: Send {
+    /// Whether `action` may be done to `resource`.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`]
+    fn check(&mut self, action: Action, resource: Resource<'_>) -> Result<(), CommandError>;
+
+    /// Whether `exchange` may be written to, or read from, with the routing key `key`.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`]
+    fn check_topic(
+        &mut self,
+        action: Action,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), CommandError>;
+
+    /// Whether every publish would be allowed, so that none need be looked at.
+    fn writes_everything(&mut self) -> bool;
+}
+
+/// May do everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Unrestricted;
+
+impl Access for Unrestricted {
+    fn check(&mut self, _: Action, _: Resource<'_>) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    fn check_topic(&mut self, _: Action, _: &str, _: &str) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    fn writes_everything(&mut self) -> bool {
+        true
+    }
+}
+
+/// A command, as far as it is allowed.
+pub(crate) struct Checked {
+    /// What is to be carried out.
+    pub(crate) command: Option<Command>,
+    /// What is refused, to be answered after that.
+    pub(crate) refused: Option<(Token, CommandError)>,
+}
+
+impl Checked {
+    fn allowed(command: Command) -> Checked {
+        Checked { command: Some(command), refused: None }
+    }
+
+    fn refused(token: Token, error: CommandError) -> Checked {
+        Checked { command: None, refused: Some((token, error)) }
+    }
+}
+
+/// Compares a command with what its user may do.
+pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Command) -> Checked {
+    let (token, result) = match &command {
+        Command::Publish(_) if access.writes_everything() => return Checked::allowed(command),
+        Command::Publish(publish) => {
+            let denied = (0..publish.batch.records.len()).find_map(|at| {
+                check_record(access, encodings, &publish.batch, at).err().map(|error| (at, error))
+            });
+            let Some((at, error)) = denied else { return Checked::allowed(command) };
+            let token = publish.token;
+            return Checked { command: up_to(publish, at), refused: Some((token, error)) };
+        }
+        Command::Topology { token, change } => (*token, check_change(access, change)),
+        Command::Attach(attach) => (attach.token, check_read(access, &attach.queue)),
+        Command::Manage { token, op: ManageOp::Purge { queue } } => {
+            (*token, check_read(access, queue))
+        }
+        Command::Manage { token, .. } => {
+            let text = "this is for operators: use the management API";
+            (*token, Err(CommandError::Refused(text.to_owned())))
+        }
+        Command::Authenticate { .. }
+        | Command::Enter { .. }
+        | Command::Detach { .. }
+        | Command::Credit { .. }
+        | Command::Window { .. }
+        | Command::Settle { .. }
+        | Command::Extend { .. }
+        | Command::Transact { .. } => return Checked::allowed(command),
+    };
+    match result {
+        Ok(()) => Checked::allowed(command),
+        Err(error) => Checked::refused(token, error),
+    }
+}
+
+/// The messages before the one at `end`, which came before the refusal and so are published.
+fn up_to(publish: &Publish, end: usize) -> Option<Command> {
+    if end == 0 {
+        return None;
+    }
+    let batch = Batch { records: publish.batch.records[..end].into(), ..(*publish.batch).clone() };
+    let transaction = publish.transaction;
+    // The refusal is the answer.
+    Some(Command::Publish(Publish { token: Token::SILENT, batch: Arc::new(batch), transaction }))
+}
+
+fn check_record(
+    access: &mut dyn Access,
+    encodings: Encodings,
+    batch: &Batch,
+    at: usize,
+) -> Result<(), CommandError> {
+    let record = &batch.records[at];
+    let exchange = batch.exchange(record);
+    access.check(Action::Write, Resource::Exchange(exchange))?;
+    access.check_topic(Action::Write, exchange, batch.routing_key(record))?;
+    if record.flags.has(RecordFlags::MORE_KEYS)
+        && let Some(encoding) = encodings.get(batch.encoding)
+    {
+        for key in encoding.more_routing_keys(batch.head(record)) {
+            access.check_topic(Action::Write, exchange, &key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replies are for the session that asked for them, and for no other: the core sees to that.
+fn check_read(access: &mut dyn Access, queue: &str) -> Result<(), CommandError> {
+    if queue.starts_with(REPLY_QUEUE_PREFIX) {
+        return Ok(());
+    }
+    access.check(Action::Read, Resource::Queue(queue))
+}
+
+fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), CommandError> {
+    match change {
+        TopologyChange::LookUpExchange { .. }
+        | TopologyChange::LookUpQueue { .. }
+        | TopologyChange::DeclareOwnQueue(_) => Ok(()),
+        TopologyChange::DeclareExchange(def) => {
+            let exchange = Resource::Exchange(&def.name);
+            access.check(Action::Configure, exchange)?;
+            if let Some(alternate) = def.arguments.get("alternate-exchange").and_then(Value::as_str)
+            {
+                access.check(Action::Read, exchange)?;
+                access.check(Action::Write, Resource::Exchange(alternate))?;
+            }
+            Ok(())
+        }
+        TopologyChange::DeleteExchange { name, .. } => {
+            access.check(Action::Configure, Resource::Exchange(name))
+        }
+        TopologyChange::DeclareQueue(def) => {
+            // A name that the broker makes begins like this.
+            let name = if def.name.is_empty() { "amq.gen-" } else { &*def.name };
+            check_queue(access, name, def)
+        }
+        TopologyChange::MakeQueue { prefix, def } => check_queue(access, prefix, def),
+        TopologyChange::DeleteQueue { name, .. } => {
+            access.check(Action::Configure, Resource::Queue(name))
+        }
+        TopologyChange::Bind(binding) | TopologyChange::Unbind(binding) => {
+            check_binding(access, binding)
+        }
+    }
+}
+
+fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<(), CommandError> {
+    let queue = Resource::Queue(name);
+    access.check(Action::Configure, queue)?;
+    if let Some(exchange) = &def.options.dead_letter_exchange {
+        access.check(Action::Read, queue)?;
+        access.check(Action::Write, Resource::Exchange(exchange))?;
+    }
+    Ok(())
+}
+
+fn check_binding(access: &mut dyn Access, binding: &BindingDef) -> Result<(), CommandError> {
+    let destination = match &binding.destination {
+        Destination::Queue(name) => Resource::Queue(name),
+        Destination::Exchange(name) => Resource::Exchange(name),
+    };
+    access.check(Action::Write, destination)?;
+    access.check(Action::Read, Resource::Exchange(&binding.source))?;
+    access.check_topic(Action::Read, &binding.source, &binding.routing_key)
+}

@@ -1,0 +1,118 @@
+//! Users as this node knows them: kept in step with the broker's settings, and made at the first
+//! start.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use isthmus_auth::{
+    Authenticator, Directory, HashCost, HashError, Hashing, Logins, Permission, SharedDirectory,
+    User,
+};
+use isthmus_broker::OnSettings;
+use isthmus_contract::model::{CommandError, SettingKey, SettingKind};
+use isthmus_contract::{Command, ManageOp};
+
+use crate::config::Config;
+
+/// The name and the password of the user that is made at the first start.
+const GUEST: &str = "guest";
+
+/// Everything about users that is not in the broker's settings.
+#[derive(Clone)]
+pub(crate) struct Users {
+    pub(crate) directory: SharedDirectory,
+    pub(crate) hashing: Hashing,
+    pub(crate) logins: Arc<Logins>,
+}
+
+/// Why users cannot be handled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsersError {
+    /// A password cannot be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The broker does not take the first user.
+    #[error("the user {GUEST} cannot be made: {0}")]
+    First(CommandError),
+}
+
+impl Users {
+    /// Nobody yet. Hashes once, which blocks for about 20 ms.
+    ///
+    /// # Errors
+    /// If hashing or random numbers fail.
+    pub(crate) fn new(config: &Config) -> Result<Users, UsersError> {
+        let auth = &config.auth;
+        let cost = HashCost {
+            memory_kib: u32::try_from(auth.argon2_memory_bytes.0 / 1024).unwrap_or(u32::MAX),
+            iterations: auth.argon2_iterations,
+            lanes: auth.argon2_parallelism,
+            password_bytes_max: auth.password_bytes_max as usize,
+            give_back: crate::memory::give_back,
+        };
+        let hashing = Hashing::new(cost)?;
+        let directory = SharedDirectory::new(ArcSwap::default());
+        let authenticator = Authenticator::new(Arc::clone(&directory), hashing.clone())?;
+        let logins = Logins::new(
+            Arc::new(authenticator),
+            Arc::clone(&directory),
+            config.limits.handshake_timeout.0,
+            auth.certificate_user.0,
+        );
+        Ok(Users { directory, hashing, logins: Arc::new(logins) })
+    }
+
+    /// Keeps the directory in step with the broker's settings.
+    pub(crate) fn follow(&self) -> OnSettings {
+        let shared = Arc::clone(&self.directory);
+        Box::new(move |ledger| {
+            let before = shared.load();
+            let directory = Directory::new(&before, ledger.settings().iter(), |key, error| {
+                tracing::error!(%key, %error, "a setting cannot be read and has no effect");
+            });
+            shared.store(Arc::new(directory));
+        })
+    }
+
+    /// Makes guest/guest, who may do everything but only from this machine, if there are no users.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub(crate) async fn make_first(
+        &self,
+        broker: &isthmus_broker::Broker,
+        config: &Config,
+    ) -> Result<(), UsersError> {
+        if !self.directory.load().has_no_users() {
+            return Ok(());
+        }
+        if !config.auth.guest {
+            tracing::warn!("there are no users and auth.guest = false: nobody can log in");
+            return Ok(());
+        }
+        let user = User {
+            password_hash: self.hashing.hash(GUEST.as_bytes())?,
+            tags: vec!["administrator".to_owned()],
+            loopback_only: true,
+        };
+        let vhost = &config.amqp.default_vhost;
+        let settings = [
+            (SettingKey::global(SettingKind::User, GUEST), user.table()),
+            (
+                SettingKey::of_vhost(SettingKind::Permission, vhost, GUEST),
+                Permission::table(".*", ".*", ".*"),
+            ),
+        ];
+        let mut operator = broker.operator().await.map_err(UsersError::First)?;
+        for (key, table) in settings {
+            let op = ManageOp::Set { key, value: Some(Arc::new(table)) };
+            let made = operator.ask(|token| Command::Manage { token, op }).await;
+            made.map_err(UsersError::First)?;
+        }
+        tracing::info!("there were no users: guest/guest may log in from this machine");
+        Ok(())
+    }
+}
