@@ -3,6 +3,7 @@
 # make fix          what of that can be repaired
 # make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference
 # make deb          a Debian package of the release build
+# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd
 # make bench, soak, sim, fuzz
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -51,10 +52,23 @@ test-clients: build $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 test-peers: $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	tests/apt-install rabbitmq-server
 	$(VENV)/bin/python tests/python/with_rabbitmq.py $(MAKE) --no-print-directory peers-running
+	tests/apt-install slapd
+	$(MAKE) --no-print-directory peers-ldap
 
 .PHONY: peers-running
 peers-running:
 	$(PYTEST) -n 2 -m peers --junitxml $(RESULTS)/peers.xml
+
+# The tests that need Debian's slapd.
+.PHONY: peers-ldap
+peers-ldap: | $(RESULTS)
+	rm -f $(NEXTEST_RESULTS) $(RESULTS)/ldap.xml $(RESULTS)/ldap.log
+	if $(HAS_NEXTEST); then \
+	  status=0; cargo nextest run --package isthmus-ldap --run-ignored only || status=$$?; \
+	  cp $(NEXTEST_RESULTS) $(RESULTS)/ldap.xml; exit $$status; \
+	else \
+	  cargo test --package isthmus-ldap --test slapd -- --ignored 2>&1 | tee $(RESULTS)/ldap.log; \
+	fi
 
 check:
 	cargo fmt --all --check

@@ -1,15 +1,20 @@
-// Runs amqplib, the usual AMQP 0-9-1 client of Node.js, against the broker at ISTHMUS_TEST_AMQP.
+// Runs amqplib, the usual AMQP 0-9-1 client of Node.js, against the broker at ISTHMUS_TEST_URL,
+// with the files ISTHMUS_TEST_CA, ISTHMUS_TEST_CERTIFICATE and ISTHMUS_TEST_KEY where it is TLS.
 
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { after, before, beforeEach, afterEach, test } from 'node:test'
 
 import amqplib from 'amqplib'
 
-const url = `amqp://guest:guest@${process.env.ISTHMUS_TEST_AMQP}`
+const url = process.env.ISTHMUS_TEST_URL
+const file = (name) => process.env[name] && readFileSync(process.env[name])
+const socketOptions = { timeout: 5000, ca: file('ISTHMUS_TEST_CA') && [file('ISTHMUS_TEST_CA')],
+  cert: file('ISTHMUS_TEST_CERTIFICATE'), key: file('ISTHMUS_TEST_KEY') }
 let connection, channel, queue
 
-before(async () => { connection = await amqplib.connect(url, { timeout: 5000 }) })
+before(async () => { connection = await amqplib.connect(url, socketOptions) })
 after(() => connection.close())
 
 beforeEach(async () => {
@@ -120,6 +125,26 @@ test('request and reply over a queue of the client', async () => {
   assert.equal(message.properties.correlationId, '7')
 })
 
+test('request and reply without a queue of the client', async () => {
+  await channel.consume(queue, (request) => {
+    channel.sendToQueue(request.properties.replyTo, Buffer.from(`re: ${request.content}`))
+  }, { noAck: true })
+  const reply = new Promise((resolve) =>
+    channel.consume('amq.rabbitmq.reply-to', resolve, { noAck: true }))
+  channel.sendToQueue(queue, Buffer.from('hello'), { replyTo: 'amq.rabbitmq.reply-to' })
+  assert.equal((await reply).content.toString(), 're: hello')
+})
+
+test('priorities order a queue', async () => {
+  const { queue } = await channel.assertQueue('', { exclusive: true, maxPriority: 9 })
+  for (const priority of [1, 9, 5]) channel.sendToQueue(queue, Buffer.from(`${priority}`), { priority })
+  const got = []
+  for (let number = 0; number < 3; number++) {
+    got.push((await channel.get(queue, { noAck: true })).content.toString())
+  }
+  assert.deepEqual(got, ['9', '5', '1'])
+})
+
 test('errors close the channel with their code', async () => {
   assert.equal((await channelError((failing) => failing.checkQueue('test.missing'))).code, 404)
   assert.equal((await channelError((failing) => failing.assertQueue(queue,
@@ -133,5 +158,5 @@ test('a deleted queue cancels its consumers', async () => {
 })
 
 test('a wrong password is refused', async () => {
-  await assert.rejects(amqplib.connect(url.replace(':guest@', ':wrong@')), /403/)
+  await assert.rejects(amqplib.connect(url.replace(':guest@', ':wrong@'), socketOptions), /403/)
 })

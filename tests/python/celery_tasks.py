@@ -1,17 +1,24 @@
 """The Celery application whose worker test_celery.py runs; tasks leave a line in a journal file."""
 
 import os
+import ssl
 import time
 
 from celery import Celery
 
-app = Celery("isthmus", broker=os.environ["CELERY_BROKER_URL"])
+app = Celery("isthmus", broker=os.environ["CELERY_BROKER_URL"], backend="rpc://")
 app.conf.update(
     task_default_queue=os.environ["CELERY_QUEUE"],
     task_ignore_result=True,
     worker_prefetch_multiplier=4,
     broker_connection_retry_on_startup=False,
     broker_transport_options={"confirm_publish": True},
+    task_queue_max_priority=10,
+    # A file for each: the authority, the client's certificate and its key.
+    broker_use_ssl={
+        "ca_certs": os.environ["CELERY_CA"], "certfile": os.environ["CELERY_CERTIFICATE"],
+        "keyfile": os.environ["CELERY_KEY"], "cert_reqs": ssl.CERT_REQUIRED,
+    } if os.environ.get("CELERY_CA") else None,
 )
 
 
@@ -43,3 +50,21 @@ def slow_the_first_time(self, text):
     note(f"{text} redelivered={redelivered}")
     if not redelivered:
         time.sleep(60)
+
+
+@app.task(ignore_result=False)
+def add(left, right):
+    """Has a result."""
+    return left + right
+
+
+@app.task(ignore_result=False)
+def fail(text):
+    """Has an error for a result."""
+    raise ValueError(text)
+
+
+@app.task
+def record_time(due):
+    """Notes by how much it ran later than it was due."""
+    note(f"{time.time() - due:.3f}")

@@ -6,27 +6,45 @@ those that need an Isthmus process are left out.
 """
 
 import os
+import ssl
+import subprocess
 import uuid
+from pathlib import Path
 from typing import NamedTuple
 
 import pika
 import pytest
 
-from broker import Broker
+from broker import Broker, binary
 
 EXTERNAL = os.environ.get("ISTHMUS_TEST_AMQP")
 
 
 class Endpoint(NamedTuple):
-    """Where AMQP 0-9-1 is spoken."""
+    """Where AMQP 0-9-1 is spoken, and how."""
 
     host: str
     port: int
     is_isthmus: bool
+    # The folder of `isthmus certs dev`, where TLS is spoken.
+    certificates: Path | None = None
+    # Whether clients show the certificate in it.
+    is_mutual: bool = False
 
     @property
     def url(self):
-        return f"amqp://guest:guest@{self.host}:{self.port}//"
+        scheme = "amqps" if self.certificates else "amqp"
+        return f"{scheme}://guest:guest@{self.host}:{self.port}//"
+
+    def ssl_context(self):
+        """What Python clients need for TLS; None where plain text is spoken."""
+        if self.certificates is None:
+            return None
+        context = ssl.create_default_context(cafile=self.certificates / "ca.pem")
+        if self.is_mutual:
+            context.load_cert_chain(self.certificates / "client.pem",
+                                    self.certificates / "client.key")
+        return context
 
     @property
     def address(self):
@@ -37,6 +55,8 @@ class Endpoint(NamedTuple):
         parameters.setdefault("heartbeat", 0)
         parameters.setdefault("socket_timeout", 5)
         parameters.setdefault("blocked_connection_timeout", 10)
+        if context := self.ssl_context():
+            parameters.setdefault("ssl_options", pika.SSLOptions(context, "localhost"))
         return pika.BlockingConnection(pika.ConnectionParameters(self.host, self.port, **parameters))
 
 
@@ -86,6 +106,47 @@ def amqp(request):
         host, port = EXTERNAL.rsplit(":", 1)
         return Endpoint(host, int(port), is_isthmus=False)
     return Endpoint(*request.getfixturevalue("isthmus").amqp, is_isthmus=True)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """An authority, a server's and a client's certificate."""
+    directory = tmp_path_factory.mktemp("certificates") / "dev"
+    subprocess.run([binary(), "certs", "dev", "--out", directory], check=True,
+                   stdout=subprocess.DEVNULL)
+    return directory
+
+
+def _with_tls(tmp_path_factory, certificates, client_auth):
+    settings = {
+        "listeners.amqps": "127.0.0.1:0", "listeners.https": "off",
+        "tls.certificate": certificates / "server.pem", "tls.key": certificates / "server.key",
+        "tls.client_auth": client_auth, "tls.client_ca": certificates / "ca.pem",
+    }
+    with Broker(tmp_path_factory.mktemp("tls") / "data", settings) as broker:
+        yield Endpoint("127.0.0.1", broker.ports["amqps"], True, certificates,
+                       is_mutual=client_auth == "required")
+        assert broker.stop() == 0, broker.log()
+
+
+@pytest.fixture(scope="session")
+def tls_isthmus(tmp_path_factory, certificates):
+    """An Isthmus that speaks TLS and takes clients with or without a certificate."""
+    yield from _with_tls(tmp_path_factory, certificates, "wanted")
+
+
+@pytest.fixture(scope="session")
+def mtls_isthmus(tmp_path_factory, certificates):
+    """An Isthmus that wants a certificate of every client."""
+    yield from _with_tls(tmp_path_factory, certificates, "required")
+
+
+@pytest.fixture(params=[pytest.param("amqp", marks=pytest.mark.peers), "tls_isthmus",
+                        "mtls_isthmus"], ids=["plain", "tls", "mtls"])
+def transport(request):
+    """The broker under test over plain TCP, and an Isthmus over TLS without and with a
+    certificate of the client."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
-"""Celery with a worker process: tasks, retries, late acknowledgement, remote control."""
+"""Celery with a worker process: tasks, retries, results, times, priorities, late acknowledgement,
+remote control."""
 
+import datetime
 import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import kombu.pools
 import pytest
 
 from helpers import eventually
@@ -16,12 +20,14 @@ HERE = Path(__file__).resolve().parent
 class Celery:
     """The application as a producer, and its workers as processes."""
 
-    def __init__(self, url, queue, directory):
+    def __init__(self, url, queue, directory, tls_files=None):
         self.directory = directory
         self.journal = directory / "journal"
         self.journal.touch()
         self.environment = {"CELERY_BROKER_URL": url, "CELERY_QUEUE": queue,
                             "CELERY_JOURNAL": str(self.journal)}
+        files = tls_files or dict.fromkeys(("CA", "CERTIFICATE", "KEY"), "")
+        self.environment |= {f"CELERY_{name}": str(path) for name, path in files.items()}
         os.environ.update(self.environment)
         sys.modules.pop("celery_tasks", None)
         self.tasks = importlib.import_module("celery_tasks")
@@ -55,7 +61,12 @@ class Celery:
         for worker in self.workers:
             worker.kill()
             worker.wait()
+        # Connections that nobody reads any more would hold up the broker's stop.
+        results = self.tasks.app.backend.result_consumer
+        if results._connection is not None:
+            results.stop()
         self.tasks.app.close()
+        kombu.pools.reset()
 
 
 @pytest.fixture
@@ -96,3 +107,37 @@ def test_a_task_acknowledged_late_survives_its_worker(celery):
     celery.start_worker()
     eventually(lambda: len(celery.lines()) == 2, within_s=20)
     assert celery.lines()[1] == "late redelivered=True"
+
+
+def test_results_times_and_priorities(celery):
+    # One worker process takes them one by one; what waits for it is in the order of priority.
+    for number in range(10):
+        celery.tasks.record.apply_async((f"priority {number}",), priority=number)
+    celery.start_worker()
+    eventually(lambda: len(celery.lines()) == 10, within_s=10)
+    assert celery.lines() == [f"priority {number}" for number in range(9, -1, -1)]
+
+    sums = [celery.tasks.add.delay(number, 1) for number in range(20)]
+    assert [result.get(timeout=10) for result in sums] == list(range(1, 21))
+    with pytest.raises(ValueError, match="on purpose"):
+        celery.tasks.fail.delay("on purpose").get(timeout=10)
+
+    due = time.time() + 1
+    celery.tasks.record_time.apply_async((due,), countdown=1)
+    eta = datetime.datetime.fromtimestamp(due, datetime.timezone.utc)
+    celery.tasks.record_time.apply_async((due,), eta=eta)
+    eventually(lambda: len(celery.lines()) == 12, within_s=10)
+    for late_s in map(float, celery.lines()[10:]):
+        assert -0.05 <= late_s < 3
+
+
+def test_tasks_and_results_over_mutual_tls(mtls_isthmus, name, tmp_path):
+    application = Celery(mtls_isthmus.url, name, tmp_path, {
+        "CA": mtls_isthmus.certificates / "ca.pem",
+        "CERTIFICATE": mtls_isthmus.certificates / "client.pem",
+        "KEY": mtls_isthmus.certificates / "client.key"})
+    try:
+        application.start_worker()
+        assert application.tasks.add.delay(20, 22).get(timeout=10) == 42
+    finally:
+        application.close()

@@ -45,7 +45,7 @@ class RabbitMq:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n")
-        (self.directory / "plugins").write_text("[].\n")
+        (self.directory / "plugins").write_text("[rabbitmq_consistent_hash_exchange].\n")
 
     @property
     def amqp(self):

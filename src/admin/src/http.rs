@@ -4,20 +4,22 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use http_body_util::Limited;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use isthmus_broker::Peer;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::api::{self, Api};
 use crate::health::{Report, Status};
 use crate::metrics::{self, Metrics};
 
@@ -55,12 +57,14 @@ impl Admin {
 /// - `/health/live`: 200 while the process serves HTTP.
 /// - `/health/ready`: 200 while clients are served, otherwise 503.
 /// - `/metrics`: OpenMetrics text.
-pub fn router(admin: Admin) -> Router {
+/// - `/api/…`: the management API, if there is one.
+pub fn router(admin: Admin, api: Option<Arc<Api>>) -> Router {
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(scrape))
         .with_state(admin)
+        .merge(api.map(api::router).unwrap_or_default())
         .layer(middleware::from_fn(limit_body))
 }
 
@@ -109,19 +113,24 @@ async fn limit_body(request: Request, next: Next) -> Response {
         None => Some(0),
         Some(text) => text.ok().and_then(|text| text.parse::<usize>().ok()),
     };
-    if length.is_none_or(|length| length > REQUEST_BODY_BYTES_MAX) {
+    let is_definitions = request.uri().path().starts_with("/api/definitions");
+    let max = if is_definitions { api::DEFINITIONS_BYTES_MAX } else { REQUEST_BODY_BYTES_MAX };
+    if length.is_none_or(|length| length > max) {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     }
-    next.run(request.map(|body| Body::new(Limited::new(body, REQUEST_BODY_BYTES_MAX)))).await
+    next.run(request.map(|body| Body::new(Limited::new(body, max)))).await
 }
 
 /// Serves one accepted connection until the client closes it, is too slow, or `closing` completes
 /// and the request being answered is finished.
 pub async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    peer: Peer,
     router: Router,
     closing: impl Future<Output = ()> + Send,
 ) {
+    // Handlers find out by it who asks.
+    let router = router.layer(Extension(peer));
     serve_within(HEAD_TIMEOUT, stream, router, closing).await;
 }
 
@@ -174,7 +183,7 @@ mod tests {
 
     fn admin() -> (Arc<Status>, Router) {
         let status = Arc::new(Status::new(Role::Single, "1.2.3"));
-        (Arc::clone(&status), router(Admin::new(status, Arc::new(Fixed))))
+        (Arc::clone(&status), router(Admin::new(status, Arc::new(Fixed)), None))
     }
 
     /// A client connected to a served router.

@@ -424,6 +424,11 @@ impl Shard {
         self.entries_proposed
     }
 
+    /// The ledger, to look at.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The dispatcher, to look at.
     pub fn dispatcher(&self) -> &Dispatcher {
         &self.dispatcher

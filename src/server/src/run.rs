@@ -11,10 +11,11 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use isthmus_admin::{Admin, Metrics, Role, Snapshot, Status};
+use isthmus_admin::{Admin, Api, Metrics, Role, Router, Snapshot, Status};
 use isthmus_broker::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
@@ -63,6 +64,14 @@ pub(crate) enum RunError {
     /// Nobody could log in.
     #[error(transparent)]
     Users(#[from] UsersError),
+    /// The definitions cannot be imported.
+    #[error("definitions.file {file}: {why}")]
+    Definitions {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A file that TLS needs cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -133,7 +142,11 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     });
     let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
     let admin = Admin::new(Arc::clone(&status), figures.clone());
-    let http = HttpServer::start(http, https, tls.as_ref(), admin);
+    let logins = users.logins.clone();
+    let directory = Arc::clone(&users.directory);
+    let api = Arc::new(Api::new(logins, directory, users.hashing.clone(), VERSION));
+    let router = isthmus_admin::router(admin, Some(Arc::clone(&api)));
+    let http = HttpServer::start(http, https, tls.as_ref(), &router);
 
     let broker = tokio::select! {
         broker = Broker::start(Arc::clone(&config), users.clone()) => broker?,
@@ -144,6 +157,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     };
     // Set once, here: nothing else fills the cell.
     figures.broker.set(broker.clone()).ok();
+    api.set_broker(broker.inner().clone());
+    import_definitions(&api, &config.definitions.file).await?;
     let (amqp, amqps) = (amqp.listen()?, amqps.listen()?);
     let (amqp_addrs, amqps_addrs) = (addrs(&amqp)?, addrs(&amqps)?);
     let mut accepting = JoinSet::new();
@@ -326,10 +341,9 @@ impl HttpServer {
         listeners: Vec<TcpListener>,
         secure: Vec<TcpListener>,
         tls: Option<&Tls>,
-        admin: Admin,
+        router: &Router,
     ) -> Self {
         let connections = Connections::new(HTTP_CONNECTIONS_MAX);
-        let router = isthmus_admin::router(admin);
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let router = router.clone();
@@ -338,8 +352,9 @@ impl HttpServer {
                 "http",
                 listener,
                 &connections,
-                move |stream, _, closing| {
-                    isthmus_admin::serve_connection(stream, router.clone(), closing.requested())
+                move |stream, peer, closing| {
+                    let (peer, router) = (Peer::plain(peer), router.clone());
+                    isthmus_admin::serve_connection(stream, peer, router, closing.requested())
                 },
             );
         }
@@ -354,9 +369,9 @@ impl HttpServer {
                 move |stream, peer, closing| {
                     let (tls, router) = (tls.clone(), router.clone());
                     async move {
-                        if let Some((stream, _)) = handshake(&tls, stream, peer).await {
+                        if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
                             let closing = closing.requested();
-                            isthmus_admin::serve_connection(stream, router, closing).await;
+                            isthmus_admin::serve_connection(stream, peer, router, closing).await;
                         }
                     }
                 },
@@ -394,6 +409,19 @@ impl Metrics for Figures {
             ..self.broker.get().map(Broker::figures).unwrap_or_default()
         }
     }
+}
+
+/// Imports the definitions that the configuration names, if it does.
+async fn import_definitions(api: &Api, file: &Path) -> Result<(), RunError> {
+    if file.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let refused = |why: String| RunError::Definitions { file: file.display().to_string(), why };
+    // Blocks, while nobody is served yet.
+    let json = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    api.import(&json).await.map_err(|error| refused(error.to_string()))?;
+    tracing::info!(file = %file.display(), "imported definitions");
+    Ok(())
 }
 
 /// Raises the limit of open files as far as the system lets us, and says if that is too little.

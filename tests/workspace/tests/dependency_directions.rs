@@ -10,6 +10,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-contract", &["isthmus-model"]),
     ("isthmus-core", &["isthmus-model"]),
     ("isthmus-storage", &[]),
+    ("isthmus-oauth2", &[]),
+    ("isthmus-ldap", &[]),
     ("isthmus-cluster", &["isthmus-storage"]),
     (
         "isthmus-broker",
