@@ -1,7 +1,6 @@
 # make test         all tests: Rust, and real clients against the release build
 # make check        read-only gate: format, clippy, dependency directions, licences
 # make fix          what of that can be repaired
-# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference
 # make deb          a Debian package of the release build
 # make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd
 # make bench, soak, sim, fuzz
