@@ -20,7 +20,8 @@ COPY --from=build /src/config/production.toml /etc/isthmus/isthmus.toml
 # Made here, so that a new volume gets this owner and mode.
 COPY --from=build --chown=10001:10001 --chmod=0700 /data /var/lib/isthmus
 USER 10001:10001
-# Published ports arrive at the container's own address. Guest is off: add users with `isthmus users`.
+# Published ports arrive at the container's own address. Guest may log in from within the container
+# only: make users of your own from there.
 ENV ISTHMUS__LISTENERS__AMQP=0.0.0.0:5672 \
     ISTHMUS__LISTENERS__HTTP=0.0.0.0:15672
 EXPOSE 5672 5671 15672 15671
