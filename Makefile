@@ -1,6 +1,7 @@
 # make test         all tests: Rust, and real clients against the release build
 # make check        read-only gate: format, clippy, dependency directions, licences
 # make fix          what of that can be repaired
+# make deb          a Debian package of the release build
 # make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd
 # make bench, soak, sim, fuzz
 SHELL := bash
@@ -21,7 +22,7 @@ FUZZ_SECONDS ?= 60
 
 export ISTHMUS_BIN ?= $(TARGET)/release/isthmus
 
-.PHONY: test test-rust test-doc test-clients test-peers check fix bench soak sim fuzz build
+.PHONY: test test-rust test-doc test-clients test-peers check fix bench soak sim fuzz build deb
 
 test: test-rust test-doc test-clients
 
@@ -76,6 +77,10 @@ check:
 fix:
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
+
+deb: build
+	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
+	cargo deb --package isthmus --no-build --locked
 
 bench: build
 	cargo bench --workspace

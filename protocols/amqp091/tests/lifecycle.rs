@@ -11,7 +11,7 @@ use amq_protocol::frame::AMQPFrame;
 use amq_protocol::protocol::{AMQPClass, basic, connection};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use common::*;
-use isthmus_contract::{CloseReason, Command, Delivery, DetachReason, Event, Session};
+use isthmus_contract::{CloseReason, Command, Delivery, DetachReason, Event, Session, Shortage};
 use isthmus_model::{Annotations, ConsumerId, Death, DeathReason, LeaseEpoch, QueueId, Time};
 
 fn at(rig: &mut Rig, ms: u64) {
@@ -75,14 +75,116 @@ fn a_close_that_is_not_answered_ends() {
     assert!(rig.session.is_closed());
 }
 
+const LOW_MEMORY: Shortage = Shortage { memory: true, disk: false };
+const LOW_DISK: Shortage = Shortage { memory: false, disk: true };
+
+fn blocked(method: AMQPClass) -> String {
+    let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = method else {
+        panic!("not blocked: {method:?}");
+    };
+    blocked.reason.to_string()
+}
+
 #[test]
-fn pressure_is_told_in_the_clients_words() {
+fn publishers_are_told_of_a_shortage_once() {
+    for (shortage, reason) in [
+        (LOW_MEMORY, "low on memory"),
+        (LOW_DISK, "low on disk"),
+        (Shortage { memory: true, disk: true }, "low on memory & disk"),
+    ] {
+        let mut rig = Rig::running();
+        rig.send(&declare_queue(1, "q", FieldTable::default()));
+        rig.send(&publish(1, "", "q", b"m"));
+        rig.take();
+        rig.event(Event::Pressure(shortage));
+        rig.event(Event::Pressure(shortage));
+        assert_eq!(blocked(rig.method()), reason);
+        rig.event(Event::Pressure(Shortage::NONE));
+        rig.event(Event::Pressure(Shortage::NONE));
+        let unblocked = rig.method();
+        assert!(matches!(unblocked, AMQPClass::Connection(connection::AMQPMethod::Unblocked(_))));
+        assert_eq!(rig.take(), []);
+    }
+}
+
+#[test]
+fn a_publish_is_held_until_the_shortage_is_over() {
     let mut rig = Rig::running();
-    rig.event(Event::Pressure(true));
-    rig.event(Event::Pressure(true));
-    assert!(matches!(rig.method(), AMQPClass::Connection(connection::AMQPMethod::Blocked(_))));
-    rig.event(Event::Pressure(false));
-    assert!(matches!(rig.method(), AMQPClass::Connection(connection::AMQPMethod::Unblocked(_))));
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.take();
+    rig.event(Event::Pressure(LOW_DISK));
+    assert_eq!(rig.take(), [], "who has not published is told nothing");
+    let mut both = get(1, "q");
+    both.extend(publish(1, "", "q", b"first"));
+    both.extend(get(1, "q"));
+    rig.send(&both);
+    // What stands before the publish is done.
+    let said = rig.take();
+    let [AMQPFrame::Method(0, first), AMQPFrame::Method(1, second)] = &said[..] else {
+        panic!("{said:?}");
+    };
+    assert_eq!(blocked(first.clone()), "low on disk");
+    assert!(matches!(second, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))));
+    assert!(rig.session.is_holding());
+    // Another shortage, and the end of one of two, are no end.
+    rig.event(Event::Pressure(Shortage { memory: true, disk: true }));
+    rig.event(Event::Pressure(LOW_MEMORY));
+    assert!(rig.session.is_holding());
+    rig.event(Event::Pressure(Shortage::NONE));
+    rig.send(&[]);
+    assert!(!rig.session.is_holding());
+    let said = rig.take();
+    let unblocked =
+        AMQPClass::Connection(connection::AMQPMethod::Unblocked(connection::Unblocked {}));
+    assert_eq!(said.first(), Some(&AMQPFrame::Method(0, unblocked)));
+    assert_eq!(said.last(), Some(&AMQPFrame::Body(1, b"first".to_vec())));
+}
+
+#[test]
+fn a_message_in_pieces_is_held_wherever_it_is() {
+    let message = publish(1, "", "q", &[7; 3000]);
+    for cut in [1, 20, 30, 60, message.len() - 1] {
+        let mut rig = Rig::running();
+        rig.send(&declare_queue(1, "q", FieldTable::default()));
+        rig.take();
+        rig.send(&message[..cut]);
+        rig.event(Event::Pressure(LOW_MEMORY));
+        rig.send(&message[cut..]);
+        assert!(rig.session.is_holding(), "{cut}");
+        rig.take();
+        rig.event(Event::Pressure(Shortage::NONE));
+        rig.send(&get(1, "q"));
+        let last = rig.take().into_iter().next_back();
+        assert!(matches!(last, Some(AMQPFrame::Body(1, body)) if body == [7; 3000]), "{cut}");
+    }
+}
+
+#[test]
+fn who_is_not_read_is_sent_heartbeats_and_not_found_dead() {
+    let mut rig = Rig::running();
+    rig.event(Event::Pressure(LOW_MEMORY));
+    rig.send(&publish(1, "", "q", b"m"));
+    rig.take();
+    for minute in 1..10 {
+        at(&mut rig, minute * 60_000);
+        assert_eq!(rig.take(), [AMQPFrame::Heartbeat]);
+        assert!(!rig.session.is_closed());
+    }
+    // Whoever does not publish is read, and so may be found dead.
+    let mut rig = Rig::running();
+    rig.event(Event::Pressure(LOW_MEMORY));
+    at(&mut rig, 121_000);
+    assert!(rig.session.is_closed());
+}
+
+#[test]
+fn a_shortage_does_not_hold_up_the_end() {
+    let mut rig = Rig::running();
+    rig.event(Event::Pressure(LOW_MEMORY));
+    rig.send(&publish(1, "", "q", b"m"));
+    assert!(rig.session.is_holding());
+    rig.event(Event::Closed(CloseReason::Shutdown));
+    assert!(!rig.session.is_holding(), "the answer must be read");
 }
 
 #[test]

@@ -20,19 +20,34 @@ pub struct Status {
     version: &'static str,
     started: Instant,
     ready: AtomicBool,
+    memory_alarm: AtomicBool,
+    disk_alarm: AtomicBool,
 }
 
 impl Status {
     /// A process that is live and not yet ready. Its uptime counts from here.
     #[must_use]
     pub fn new(role: Role, version: &'static str) -> Self {
-        Self { role, version, started: Instant::now(), ready: AtomicBool::new(false) }
+        Self {
+            role,
+            version,
+            started: Instant::now(),
+            ready: AtomicBool::new(false),
+            memory_alarm: AtomicBool::new(false),
+            disk_alarm: AtomicBool::new(false),
+        }
     }
 
     /// Says whether clients are served: true once every listener accepts, false again when the
     /// broker begins to stop.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Says which alarms are set. They do not make a node unready: its consumers must reach it.
+    pub fn set_alarms(&self, memory: bool, disk: bool) {
+        self.memory_alarm.store(memory, Ordering::Relaxed);
+        self.disk_alarm.store(disk, Ordering::Relaxed);
     }
 
     /// Whether clients are served.
@@ -61,7 +76,18 @@ impl Status {
 
     /// The report of `/health/ready` and `/health/live`.
     pub(crate) fn report(&self, status: &'static str) -> Report {
-        Report { status, role: self.role, version: self.version, uptime_s: self.uptime().as_secs() }
+        let alarms = [(&self.memory_alarm, "memory"), (&self.disk_alarm, "disk")]
+            .into_iter()
+            .filter(|(alarm, _)| alarm.load(Ordering::Relaxed))
+            .map(|(_, name)| name)
+            .collect();
+        Report {
+            status,
+            role: self.role,
+            version: self.version,
+            uptime_s: self.uptime().as_secs(),
+            alarms,
+        }
     }
 }
 
@@ -72,4 +98,5 @@ pub(crate) struct Report {
     role: Role,
     version: &'static str,
     uptime_s: u64,
+    alarms: Vec<&'static str>,
 }

@@ -221,7 +221,8 @@ mod tests {
         status.set_ready(true);
         let after = get_path(router, "/health/ready").await;
         assert!(after.starts_with("HTTP/1.1 200"), "{after}");
-        let body = r#"{"status":"ready","role":"single","version":"1.2.3","uptime_s":0}"#;
+        let body =
+            r#"{"status":"ready","role":"single","version":"1.2.3","uptime_s":0,"alarms":[]}"#;
         assert!(after.ends_with(body), "{after}");
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -57,6 +58,23 @@ pub struct Snapshot {
     pub log_appends_total: u64,
     /// Groups of entries that were synced.
     pub log_syncs_total: u64,
+    /// Whether publishers are held back, and what is measured for that.
+    pub alarms: Alarms,
+}
+
+/// Whether publishers are held back, and what is measured for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Alarms {
+    /// Resident memory is above its limit.
+    pub memory: bool,
+    /// Free disk space is below its limit.
+    pub disk: bool,
+    /// The limit of resident memory, in bytes, if there is one.
+    pub memory_limit_bytes: Option<u64>,
+    /// The limit of free disk space, in bytes; 0 if there is none.
+    pub disk_free_limit_bytes: u64,
+    /// Bytes free on the file system of the data directory, if the system says.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// The registry of everything reported at `/metrics`, with the prefix `isthmus_`.
@@ -78,6 +96,7 @@ impl Collector for AllMetrics {
         let snapshot = self.metrics.snapshot();
         out.broker(&snapshot)?;
         out.log(&snapshot)?;
+        out.alarms(&snapshot.alarms)?;
         out.process(&ProcessUsage::read())?;
         out.gauge("ready", "Whether clients are served", u64::from(self.status.is_ready()))?;
         let uptime = self.status.uptime().as_secs_f64();
@@ -132,6 +151,27 @@ impl Output<'_> {
         self.measure("log_size", "What the log takes on disk", &Unit::Bytes, bytes)?;
         self.counter("log_appends", "Entries appended to the log", now.log_appends_total)?;
         self.counter("log_syncs", "Groups of entries synced", now.log_syncs_total)
+    }
+
+    fn alarms(&mut self, now: &Alarms) -> fmt::Result {
+        let help = "Whether publishers are held back for want of it";
+        let mut family = self.0.encode_descriptor("alarm", help, None, MetricType::Gauge)?;
+        for (kind, is_set) in [("memory", now.memory), ("disk", now.disk)] {
+            let metric = ConstGauge::new(i64::from(is_set));
+            metric.encode(family.encode_family(&[("kind", kind)])?)?;
+        }
+        if let Some(bytes) = now.memory_limit_bytes {
+            let help = "Resident memory above which publishers are held back";
+            self.measure("memory_limit", help, &Unit::Bytes, bytes as f64)?;
+        }
+        let help = "Free disk space below which publishers are held back";
+        let bytes = now.disk_free_limit_bytes as f64;
+        self.measure("disk_free_limit", help, &Unit::Bytes, bytes)?;
+        if let Some(bytes) = now.disk_free_bytes {
+            let help = "Free on the file system of the data directory";
+            self.measure("disk_free", help, &Unit::Bytes, bytes as f64)?;
+        }
+        Ok(())
     }
 
     fn process(&mut self, usage: &ProcessUsage) -> fmt::Result {

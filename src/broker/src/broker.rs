@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleOptions;
-use isthmus_contract::Session;
+use isthmus_contract::{Session, Shortage};
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
 use crate::peer::Peer;
+use crate::pressure::Pressure;
 use crate::recovery::{RecoveryError, recover};
 use crate::registry::{ConnectionStatus, Registry};
 use crate::shard::{Input, OnSettings, Recovered, Shard};
@@ -119,6 +120,7 @@ struct Inner {
     outbox_bytes_max: u64,
     publish_bytes_max: u64,
     log_syncs: Arc<AtomicU64>,
+    pressure: Arc<Pressure>,
     stop: watch::Sender<bool>,
     /// Disconnected once no checkpoint is written any more.
     checkpoints_end: Mutex<mpsc::Receiver<()>>,
@@ -196,6 +198,7 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             publish_bytes_max: options.publish_bytes_max,
             log_syncs,
+            pressure: Arc::default(),
             stop,
             checkpoints_end: Mutex::new(checkpoints_end),
         })))
@@ -221,6 +224,7 @@ impl Broker {
             publish_bytes_max: inner.publish_bytes_max,
             report_bytes: (inner.outbox_bytes_max / 4).max(1),
             start: inner.start,
+            pressure: Arc::clone(&inner.pressure),
             encodings: inner.encodings,
         };
         let session = session(id, crate::clock::monotonic(inner.start));
@@ -285,6 +289,12 @@ impl Broker {
         };
         self.0.driver.submit(Input::Inspect(Box::new(inspect)));
         receiver.await.ok()
+    }
+
+    /// Says what the node is short of. While that is anything, connections are read no further
+    /// than to their next publish; everything else goes on.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.0.pressure.set(shortage);
     }
 
     /// Figures of now. Blocks for a turn: not for async code.

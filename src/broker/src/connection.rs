@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_contract::{CloseReason, Command, Credentials, Event, Input as Bytes, Session};
+use isthmus_contract::{
+    CloseReason, Command, Credentials, Event, Input as Bytes, Session, Shortage,
+};
 use isthmus_model::{CommandError, Encodings, Reply, SessionId, Time, Token};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -19,6 +21,7 @@ use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
+use crate::pressure::Pressure;
 use crate::registry::{Registered, Registry};
 use crate::shard::{Input, MailboxHandle};
 
@@ -58,6 +61,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) report_bytes: u64,
     /// The zero of monotonic time.
     pub(crate) start: Instant,
+    /// What the node is short of.
+    pub(crate) pressure: Arc<Pressure>,
     /// How the properties of messages are read.
     pub(crate) encodings: Encodings,
 }
@@ -117,6 +122,8 @@ pub(crate) struct Connection<S> {
     /// Something was written since the session last decoded.
     wrote: bool,
     goodbye: Goodbye,
+    /// What the session was told that the node is short of.
+    shortage: Shortage,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -130,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         closing: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Connection<S> {
         let mailbox = Arc::new(Mailbox::default());
+        options.pressure.join(options.id, &mailbox);
         let registered = registry.add(options.id, &options.peer, session.protocol(), &mailbox);
         Connection {
             options,
@@ -161,6 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             closing,
             wrote: false,
             goodbye: Goodbye::NotYet,
+            shortage: Shortage::NONE,
         }
     }
 
@@ -183,6 +192,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             moved = true;
             let result = result.and_then(|user| self.logged_in(user));
             self.session.handle_event(now, Event::Done { token, result });
+        }
+        let shortage = self.options.pressure.shortage();
+        if shortage != self.shortage {
+            self.shortage = shortage;
+            moved = true;
+            self.session.handle_event(now, Event::Pressure(shortage));
         }
         if let Some((_, _, entering)) = &mut self.entering
             && let Poll::Ready(result) = entering.as_mut().poll(cx)
@@ -276,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let limit = if self.entered { INPUT_BYTES_MAX } else { STRANGER_READ_BYTES };
         let mut arrived = false;
-        if !self.eof && self.input.len() < limit {
+        if !self.eof && self.input.len() < limit && !self.session.is_holding() {
             let room = self.read_bytes;
             let buffer = self.input.buffer(room);
             let before = buffer.len();
@@ -569,6 +584,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
+        self.options.pressure.leave(self.options.id);
         if self.entered && !self.left {
             self.driver.submit(Input::Close { session: self.options.id });
         }

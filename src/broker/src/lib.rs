@@ -19,6 +19,7 @@ mod connection;
 mod driver;
 mod mailbox;
 mod peer;
+mod pressure;
 mod recovery;
 mod registry;
 mod shard;

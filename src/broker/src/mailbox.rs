@@ -46,6 +46,11 @@ impl Mailbox {
         std::mem::take(&mut contents.bytes)
     }
 
+    /// Wakes the task for news that are not in the mailbox.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Sets whom to wake. To be called before looking into the mailbox.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);

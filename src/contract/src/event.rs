@@ -32,11 +32,41 @@ pub enum Event {
         /// Why.
         reason: DetachReason,
     },
-    /// Memory or disk is short (`true`) or no longer so: publishers are to be held back in the
-    /// protocol's own way.
-    Pressure(bool),
+    /// What the node is short of has changed: while that is anything, publishers are to be held
+    /// back in the protocol's own way (see [`Session::is_holding`](crate::Session::is_holding)),
+    /// and only they.
+    Pressure(Shortage),
     /// The broker ends the connection: the session says goodbye in its own words and closes.
     Closed(CloseReason),
+}
+
+/// What a node is short of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// Memory is above its limit.
+    pub memory: bool,
+    /// Free disk space is below its limit.
+    pub disk: bool,
+}
+
+impl Shortage {
+    /// Short of nothing.
+    pub const NONE: Shortage = Shortage { memory: false, disk: false };
+
+    /// Whether anything is short.
+    pub fn is_any(self) -> bool {
+        self.memory || self.disk
+    }
+
+    /// The shortage in the words that clients of RabbitMQ know; empty if there is none.
+    pub fn reason(self) -> &'static str {
+        match (self.memory, self.disk) {
+            (true, true) => "low on memory & disk",
+            (true, false) => "low on memory",
+            (false, true) => "low on disk",
+            (false, false) => "",
+        }
+    }
 }
 
 /// Why the broker ends a connection.

@@ -33,7 +33,7 @@ mod unacked;
 
 pub use command::{Command, Credentials, ManageOp, Publish, Secret, TransactOp};
 pub use confirms::{ConfirmRun, Confirms};
-pub use event::{CloseReason, Event};
+pub use event::{CloseReason, Event, Shortage};
 pub use input::Input;
 pub use isthmus_model as model;
 pub use isthmus_model::{

@@ -36,6 +36,12 @@ pub trait Session: Send {
     /// Whether the conversation is over: what is in the outbox is written and the socket closed.
     fn is_closed(&self) -> bool;
 
+    /// Whether a publish is left in the input until the shortage of [`Event::Pressure`] is over:
+    /// nothing more is read from the client then. What stands before the publish has been taken.
+    fn is_holding(&self) -> bool {
+        false
+    }
+
     /// A word for logs and the management API: protocol and version.
     fn protocol(&self) -> &'static str;
 }

@@ -10,6 +10,7 @@ use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
 use isthmus_broker::{BrokerOptions, Combining, Peer, RecoveryError};
+use isthmus_contract::Shortage;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -111,6 +112,11 @@ impl Broker {
         if let Err(error) = served {
             tracing::debug!(peer = %address, %error, "connection lost");
         }
+    }
+
+    /// Says what the node is short of.
+    pub(crate) fn set_shortage(&self, shortage: Shortage) {
+        self.broker.set_shortage(shortage);
     }
 
     /// The figures of now; those of connections are filled in by the caller.

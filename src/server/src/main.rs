@@ -1,5 +1,6 @@
 //! The Isthmus message broker.
 
+mod alarms;
 mod broker;
 mod certs_cli;
 mod cli;
@@ -11,6 +12,7 @@ mod memory;
 mod net;
 mod run;
 mod signals;
+mod systemd;
 mod tls;
 mod users;
 

@@ -24,12 +24,14 @@ use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
+use crate::alarms::Alarms;
 use crate::broker::{Broker, BrokerError};
 use crate::config::{Config, ListenAddrs};
 use crate::connections::{Closing, Connections};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
+use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
 use crate::users::{Users, UsersError};
 
@@ -113,6 +115,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let mut stop_signals = StopSignals::new().map_err(system("catching signals"))?;
     // Caught from the start on, though answered later: uncaught, SIGHUP would end the process.
     let mut reloads = signals::reloads().map_err(system("catching signals"))?;
+    let manager = ServiceManager::from_environment();
     let data_dir = config.data_dir().display();
     tracing::info!(version = VERSION, %data_dir, "isthmus is starting");
     let status = Arc::new(Status::new(Role::Single, VERSION));
@@ -131,7 +134,12 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
     let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
-    let figures = Arc::new(Figures { connections: connections.clone(), broker: OnceLock::new() });
+    let alarms = Alarms::new(&config.alarms, config.data_dir());
+    let figures = Arc::new(Figures {
+        connections: connections.clone(),
+        alarms: alarms.clone(),
+        broker: OnceLock::new(),
+    });
     let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
     let admin = Admin::new(Arc::clone(&status), figures.clone());
     let logins = users.logins.clone();
@@ -184,18 +192,23 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             },
         );
     }
+    let mut watching = JoinSet::new();
+    watching.spawn(alarms.watch(broker.clone(), Arc::clone(&status)));
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
     let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
     let (amqps, https) = (amqps_addrs.map(display), https_addrs.map(display));
     tracing::info!(amqp, amqps, http = http_at, https, "ready");
 
+    manager.ready();
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &config, tls.as_ref()) => match never {},
+        never = reload_at_each(&mut reloads, &manager, &config, tls.as_ref()) => match never {},
+        never = keep_alive(&manager, &broker) => match never {},
         never = follow_files(&config, tls.as_ref()) => match never {},
     };
     stop_signals.exit_at_next();
+    manager.stopping();
     status.set_ready(false);
     accepting.shutdown().await;
     let drain = Duration::from_secs(config.shutdown.drain_s.into());
@@ -208,6 +221,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     if left > 0 {
         tracing::warn!(connections = left, "dropped connections that did not close in time");
     }
+    watching.shutdown().await;
     broker.stop().await;
     http.stop().await;
     tracing::info!("stopped");
@@ -236,13 +250,29 @@ async fn wait_for_stop(
 /// Reads what TLS needs again at every signal.
 async fn reload_at_each(
     reloads: &mut Signal,
+    manager: &ServiceManager,
     config: &Arc<Config>,
     tls: Option<&Tls>,
 ) -> Infallible {
     loop {
         reloads.recv().await;
+        manager.reloading();
         if let Some(tls) = tls {
             tls::reload(config, tls).await;
+        }
+        manager.ready();
+    }
+}
+
+/// Gives the service manager signs of life, if it wants any: each after the broker has answered.
+async fn keep_alive(manager: &ServiceManager, broker: &Broker) -> Infallible {
+    let Some(timeout) = systemd::watchdog() else { return std::future::pending().await };
+    let mut signs = tokio::time::interval(timeout / 3);
+    loop {
+        signs.tick().await;
+        let broker = broker.clone();
+        if tokio::task::spawn_blocking(move || broker.figures()).await.is_ok() {
+            manager.alive();
         }
     }
 }
@@ -359,6 +389,7 @@ impl HttpServer {
 /// What `/metrics` reports: the connections, and the broker once it has started.
 struct Figures {
     connections: Connections,
+    alarms: Alarms,
     broker: OnceLock<Broker>,
 }
 
@@ -374,6 +405,7 @@ impl Metrics for Figures {
             connections: self.connections.open() as u64,
             connections_opened_total: self.connections.opened_total(),
             connections_refused_total: self.connections.refused_total(),
+            alarms: self.alarms.figures(),
             ..self.broker.get().map(Broker::figures).unwrap_or_default()
         }
     }

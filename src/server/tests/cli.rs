@@ -1,5 +1,6 @@
 //! The program from outside: its command line, its log, its signals and exit codes.
 
+#[allow(dead_code)] // each test uses its part
 mod program;
 
 use std::io::Write;

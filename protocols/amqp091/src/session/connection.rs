@@ -52,7 +52,7 @@ pub(super) struct Peer {
     /// Understands that a consumer is cancelled by the server.
     pub(super) cancel_notify: bool,
     /// Understands connection.blocked.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Understands why a login fails.
     authentication_failure_close: bool,
 }
@@ -290,9 +290,6 @@ impl Amqp091Session {
             (&Phase::Entering { token, .. }, Ok(_)) if token == done => {
                 self.phase = Phase::Running;
                 self.say_connection(class::AMQPMethod::OpenOk(class::OpenOk {}));
-                if self.pressure {
-                    self.tell_pressure(true);
-                }
             }
             (&Phase::Entering { token, .. }, Err(error)) if token == done => {
                 let text = error.to_string();
@@ -434,19 +431,7 @@ impl Amqp091Session {
         self.fail(0, &Fault::new(ReplyCode::ConnectionForced, text));
     }
 
-    /// connection.blocked and connection.unblocked (RabbitMQ's extension).
-    pub(super) fn tell_pressure(&mut self, pressure: bool) {
-        if !self.peer.blocked || !matches!(self.phase, Phase::Running) {
-            return;
-        }
-        self.say_connection(if pressure {
-            class::AMQPMethod::Blocked(class::Blocked { reason: "low on memory or disk".into() })
-        } else {
-            class::AMQPMethod::Unblocked(class::Unblocked {})
-        });
-    }
-
-    fn say_connection(&mut self, method: class::AMQPMethod) {
+    pub(super) fn say_connection(&mut self, method: class::AMQPMethod) {
         self.say(0, &AMQPClass::Connection(method));
     }
 
@@ -483,7 +468,7 @@ impl Amqp091Session {
     fn beat(&mut self) {
         let now = self.now;
         if now >= self.live.last_received + self.live.interval * 2 {
-            if self.pressure || self.is_stopped() {
+            if self.pressure.holding || self.is_stopped() {
                 // Nobody reads its heartbeats now.
                 self.live.last_received = now;
             } else {

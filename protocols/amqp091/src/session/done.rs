@@ -22,11 +22,7 @@ impl Amqp091Session {
             }
             Event::CreditState { consumer, ready, .. } => self.got(consumer, ready),
             Event::Detached { consumer, .. } => self.consumer_ended(consumer),
-            Event::Pressure(pressure) => {
-                if std::mem::replace(&mut self.pressure, pressure) != pressure {
-                    self.tell_pressure(pressure);
-                }
-            }
+            Event::Pressure(shortage) => self.pressure_changed(shortage),
             Event::Closed(reason) => self.closed_by_broker(reason),
         }
     }

@@ -10,6 +10,7 @@ mod connection;
 mod consume;
 mod done;
 mod outgoing;
+mod pressure;
 mod publish;
 mod reply;
 mod settle;
@@ -34,6 +35,7 @@ pub use config::SessionConfig;
 use connection::{Liveness, Peer, Phase};
 use consume::Consumer;
 use outgoing::Outgoing;
+use pressure::Pressure;
 
 /// Input is not taken while more than this waits to be written: a client that does not read its
 /// replies does not get to ask for more of them.
@@ -71,8 +73,7 @@ pub struct Amqp091Session {
     detaching: HashMap<Token, ConsumerId>,
     /// New secrets that are being verified, in the order in which they came.
     refreshing: VecDeque<Token>,
-    /// Whether the broker is short of memory or disk.
-    pressure: bool,
+    pressure: Pressure,
 }
 
 impl Amqp091Session {
@@ -92,7 +93,7 @@ impl Amqp091Session {
             outstanding: 0,
             detaching: HashMap::new(),
             refreshing: VecDeque::new(),
-            pressure: false,
+            pressure: Pressure::default(),
             config,
         }
     }
@@ -145,6 +146,9 @@ impl Amqp091Session {
                 return Some(bytes.len());
             }
         };
+        if self.holds(&frame) {
+            return None;
+        }
         if frame.kind == frame::METHOD
             && frame.payload.starts_with(&publish_codec::METHOD_PREFIX)
             && let Some(end) = self.publish_run(bytes, at, &frame)
@@ -372,6 +376,10 @@ impl Session for Amqp091Session {
 
     fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+
+    fn is_holding(&self) -> bool {
+        self.pressure.holding && matches!(self.phase, Phase::Running)
     }
 
     fn protocol(&self) -> &'static str {

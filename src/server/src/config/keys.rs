@@ -83,6 +83,13 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             |c| &mut c.limits.outbox_bytes_max,
             ByteSize::kib(16)..=ByteSize::mib(64),
         ),
+        plain("alarms.memory", |c| &mut c.alarms.memory),
+        ranged("alarms.disk_free", |c| &mut c.alarms.disk_free, ByteSize(0)..=ByteSize(1 << 60)),
+        ranged(
+            "alarms.check_interval",
+            |c| &mut c.alarms.check_interval,
+            TimeSpan(Duration::from_millis(10))..=TimeSpan(Duration::from_millis(500)),
+        ),
         ranged(
             "amqp.heartbeat",
             |c| &mut c.amqp.heartbeat,

@@ -6,6 +6,7 @@
 //! [`keys`] reads each value into its field and checks its range, and [`Config::check`] looks at
 //! what concerns several keys. Every step reports all the problems it finds.
 
+mod alarms;
 mod keys;
 mod listen;
 mod sources;
@@ -22,6 +23,7 @@ use std::str::FromStr;
 use isthmus_auth::CertificateName;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -45,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) definitions: Definitions,
     /// `[limits]`
     pub(crate) limits: Limits,
+    /// `[alarms]`
+    pub(crate) alarms: Alarms,
     /// `[amqp]`
     pub(crate) amqp: Amqp,
     /// `[storage]`

@@ -14,6 +14,8 @@ pub(crate) enum Value {
     Text(String),
     /// A TOML integer.
     Integer(i64),
+    /// A TOML float.
+    Fraction(f64),
     /// A TOML boolean.
     Boolean(bool),
     /// A TOML array.
@@ -35,7 +37,10 @@ impl Value {
             DeValue::Array(items) => {
                 Self::List(items.iter().map(|item| Self::from_toml(item.get_ref())).collect())
             }
-            DeValue::Float(_) => Self::Other("a fraction"),
+            DeValue::Float(number) => number
+                .as_str()
+                .parse()
+                .map_or(Self::Other("a number beyond 64 bits"), Self::Fraction),
             DeValue::Datetime(_) => Self::Other("a date"),
             DeValue::Table(_) => Self::Other("a table"),
         }
@@ -46,6 +51,7 @@ impl Value {
         match self {
             Self::Text(_) | Self::Given(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Fraction(_) => "a fraction",
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
             Self::Other(kind) => kind,

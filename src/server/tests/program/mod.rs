@@ -1,5 +1,7 @@
 //! A running `isthmus`, for tests.
 
+pub(crate) mod amqp;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;

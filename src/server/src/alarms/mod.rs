@@ -1,0 +1,239 @@
+//! Alarms: while the node is short of memory or disk, publishers are held back.
+//!
+//! A watcher looks at short intervals, so that what comes in between two looks is little, and
+//! tells the broker of each change. Memory is what the process has resident: that is what the
+//! system counts against its limits.
+
+mod system;
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::broker::Broker;
+use crate::config::{self, ByteSize, MemoryLimit};
+use crate::memory;
+use isthmus_admin::{Alarms as Figures, Status};
+use isthmus_contract::Shortage;
+use parking_lot::Mutex;
+
+/// How often freed memory is given back while there is too little of it.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The longest pause between two looks when memory comes near its limit: a fast publisher fills
+/// tens of megabytes in the ordinary one.
+const PAUSE_NEAR_LIMIT: Duration = Duration::from_millis(5);
+
+/// The alarms of this process. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Alarms {
+    state: Arc<Mutex<State>>,
+    data_dir: PathBuf,
+    check_interval: Duration,
+}
+
+impl Alarms {
+    /// Alarms that are not set, for data in `data_dir`.
+    pub(crate) fn new(config: &config::Alarms, data_dir: &Path) -> Self {
+        let memory_limit = match config.memory {
+            MemoryLimit::Off => None,
+            MemoryLimit::Size(size) => Some(size.0),
+            MemoryLimit::Fraction(fraction) => {
+                system::memory_allowed().map(|allowed| (allowed as f64 * fraction) as u64)
+            }
+        };
+        if memory_limit.is_none() && config.memory != MemoryLimit::Off {
+            tracing::warn!("the system does not say how much memory there is: no memory alarm");
+        }
+        let state = State::new(memory_limit, config.disk_free.0);
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            data_dir: data_dir.to_owned(),
+            check_interval: config.check_interval.0,
+        }
+    }
+
+    /// What is reported to operators.
+    pub(crate) fn figures(&self) -> Figures {
+        self.state.lock().figures
+    }
+
+    /// Looks for ever, and tells the broker and the health checks.
+    pub(crate) async fn watch(self, broker: Broker, status: Arc<Status>) -> Infallible {
+        let mut pause = Duration::ZERO;
+        let mut given_back = Instant::now();
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = self.check_interval;
+            let data_dir = self.data_dir.clone();
+            // Off the runtime: a file system may take its time.
+            let measured = tokio::task::spawn_blocking(move || Measured {
+                resident_bytes: system::resident_bytes(),
+                disk_free_bytes: system::disk_free_bytes(&data_dir),
+            });
+            let Ok(measured) = measured.await else { continue };
+            let changed = self.state.lock().look(measured);
+            let figures = self.figures();
+            if is_near_limit(&figures, measured) {
+                pause = pause.min(PAUSE_NEAR_LIMIT);
+            }
+            if let Some(shortage) = changed {
+                broker.set_shortage(shortage);
+                status.set_alarms(figures.memory, figures.disk);
+            }
+            if figures.memory && given_back.elapsed() >= GIVE_BACK_INTERVAL {
+                given_back = Instant::now();
+                give_back_everywhere();
+            }
+        }
+    }
+}
+
+/// Has every worker give back what was freed to it: what one thread has freed for another stays
+/// with that other until it next allocates, and an idle one may not for long.
+fn give_back_everywhere() {
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    for _ in 0..workers * 2 {
+        tokio::spawn(async { memory::give_back() });
+    }
+}
+
+/// One look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    resident_bytes: Option<u64>,
+    disk_free_bytes: Option<u64>,
+}
+
+/// Which alarms are set, and why.
+#[derive(Debug)]
+struct State {
+    figures: Figures,
+}
+
+impl State {
+    fn new(memory_limit_bytes: Option<u64>, disk_free_limit_bytes: u64) -> Self {
+        let figures = Figures { memory_limit_bytes, disk_free_limit_bytes, ..Figures::default() };
+        Self { figures }
+    }
+
+    /// Takes a look in; returns the shortage if it is another than before. What the system does
+    /// not say leaves its alarm as it was.
+    fn look(&mut self, measured: Measured) -> Option<Shortage> {
+        let figures = &mut self.figures;
+        let before = (figures.memory, figures.disk);
+        if let (Some(resident), Some(limit)) = (measured.resident_bytes, figures.memory_limit_bytes)
+        {
+            // Set above the limit and cleared a twentieth below it: what is resident goes up and
+            // down all the time.
+            let bound = if figures.memory { limit - limit / 20 } else { limit };
+            figures.memory = resident > bound;
+            if figures.memory != before.0 {
+                let (resident, limit) = (mib(resident), mib(limit));
+                if figures.memory {
+                    tracing::warn!(%resident, %limit, "memory alarm set: publishers are held back");
+                } else {
+                    tracing::info!(%resident, %limit, "memory alarm cleared");
+                }
+            }
+        }
+        if let Some(free) = measured.disk_free_bytes {
+            let limit = figures.disk_free_limit_bytes;
+            figures.disk = free < limit;
+            if figures.disk != before.1 {
+                let (free, limit) = (mib(free), ByteSize(limit));
+                if figures.disk {
+                    tracing::warn!(%free, %limit, "disk alarm set: publishers are held back");
+                } else {
+                    tracing::info!(%free, %limit, "disk alarm cleared");
+                }
+            }
+        }
+        figures.disk_free_bytes = measured.disk_free_bytes;
+        let now = (figures.memory, figures.disk);
+        (now != before).then_some(Shortage { memory: now.0, disk: now.1 })
+    }
+}
+
+/// Whether more than half of the memory is used and no alarm is set yet.
+fn is_near_limit(figures: &Figures, measured: Measured) -> bool {
+    let used = measured.resident_bytes.zip(figures.memory_limit_bytes);
+    !figures.memory && used.is_some_and(|(resident, limit)| resident > limit / 2)
+}
+
+/// In whole mebibytes, for people.
+fn mib(bytes: u64) -> ByteSize {
+    ByteSize::mib(bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(bytes: u64) -> Measured {
+        Measured { resident_bytes: Some(bytes), disk_free_bytes: Some(1 << 40) }
+    }
+
+    fn disk(bytes: u64) -> Measured {
+        Measured { resident_bytes: Some(0), disk_free_bytes: Some(bytes) }
+    }
+
+    #[test]
+    fn the_memory_alarm_is_cleared_a_little_below_its_limit() {
+        let mut state = State::new(Some(1000), 0);
+        assert_eq!(state.look(memory(1000)), None);
+        let short = Shortage { memory: true, disk: false };
+        assert_eq!(state.look(memory(1001)), Some(short));
+        assert_eq!(state.look(memory(5000)), None);
+        assert_eq!(state.look(memory(951)), None);
+        assert!(state.figures.memory);
+        assert_eq!(state.look(memory(950)), Some(Shortage::NONE));
+        assert_eq!(state.look(memory(999)), None);
+    }
+
+    #[test]
+    fn looks_are_quick_near_the_limit_only() {
+        let mut state = State::new(Some(1000), 0);
+        let mut near = |bytes| {
+            state.look(memory(bytes));
+            is_near_limit(&state.figures, memory(bytes))
+        };
+        assert_eq!([near(500), near(501), near(1001)], [false, true, false]);
+    }
+
+    #[test]
+    fn the_disk_alarm_is_set_below_its_limit() {
+        let mut state = State::new(None, 1000);
+        assert_eq!(state.look(disk(1000)), None);
+        assert_eq!(state.look(disk(999)), Some(Shortage { memory: false, disk: true }));
+        assert_eq!(state.figures.disk_free_bytes, Some(999));
+        assert_eq!(state.look(disk(1000)), Some(Shortage::NONE));
+    }
+
+    #[test]
+    fn both_may_be_set_and_each_ends_by_itself() {
+        let mut state = State::new(Some(1000), 1000);
+        let look = |resident, free| Measured {
+            resident_bytes: Some(resident),
+            disk_free_bytes: Some(free),
+        };
+        assert_eq!(state.look(look(2000, 0)), Some(Shortage { memory: true, disk: true }));
+        assert_eq!(state.look(look(0, 0)), Some(Shortage { memory: false, disk: true }));
+        assert_eq!(state.look(look(0, 2000)), Some(Shortage::NONE));
+    }
+
+    #[test]
+    fn without_limits_or_figures_nothing_changes() {
+        let mut state = State::new(None, 0);
+        assert_eq!(
+            state.look(Measured { resident_bytes: Some(u64::MAX), disk_free_bytes: Some(0) }),
+            None
+        );
+        let mut state = State::new(Some(1000), 1000);
+        assert_eq!(state.look(Measured::default()), None);
+        state.look(memory(2000));
+        assert_eq!(state.look(Measured::default()), None);
+        assert!(state.figures.memory);
+    }
+}
