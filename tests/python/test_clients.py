@@ -167,8 +167,6 @@ def test_a_wrong_password_is_refused_over_tls_too(transport):
         transport.connect(credentials=pika.PlainCredentials("guest", "wrong"))
 
 
-@pytest.mark.xfail(strict=True, raises=pika.exceptions.ProbableAuthenticationError,
-                   reason="the broker offers EXTERNAL and then refuses it with 403")
 def test_external_logs_in_as_the_user_whom_the_certificate_names(mtls_isthmus):
     connection = mtls_isthmus.connect(credentials=pika.credentials.ExternalCredentials())
     channel = connection.channel()

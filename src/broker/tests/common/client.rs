@@ -190,6 +190,8 @@ pub(crate) struct Client {
     pub(crate) wire: DuplexStream,
     script: Script,
     events: mpsc::UnboundedReceiver<Event>,
+    /// Deliveries that came before an answer that was waited for.
+    passed: VecDeque<Event>,
     tokens: u64,
     close: Option<oneshot::Sender<()>>,
     serving: JoinHandle<io::Result<()>>,
@@ -226,7 +228,15 @@ impl Client {
             let peer = Peer::plain(([127, 0, 0, 1], 1).into());
             broker.serve(far, peer, |_, _| Box::new(session), closing).await
         });
-        let mut client = Client { wire, script, events, tokens: 0, close: Some(close), serving };
+        let mut client = Client {
+            wire,
+            script,
+            events,
+            passed: VecDeque::new(),
+            tokens: 0,
+            close: Some(close),
+            serving,
+        };
         let credentials =
             Credentials::Password { user: "tester".to_owned(), password: Secret(String::new()) };
         client.ask(|token| Command::Authenticate { token, credentials }).await.unwrap();
@@ -254,7 +264,8 @@ impl Client {
         token
     }
 
-    /// Sends a command and waits for its answer; other events on the way are dropped.
+    /// Sends a command and waits for its answer; other events on the way are dropped, but for
+    /// deliveries.
     pub(crate) async fn ask(
         &mut self,
         command: impl FnOnce(Token) -> Command,
@@ -263,11 +274,19 @@ impl Client {
         self.answer_to(token).await
     }
 
-    /// Waits for an answer; other events on the way are dropped.
+    /// Waits for an answer; other events on the way are dropped, but for deliveries.
     pub(crate) async fn answer_to(&mut self, wanted: Token) -> Result<Reply, CommandError> {
+        let mut passed = Vec::new();
         loop {
             match self.event().await {
-                Event::Done { token, result } if token == wanted => return result,
+                Event::Done { token, result } if token == wanted => {
+                    for deliveries in passed.into_iter().rev() {
+                        self.passed.push_front(deliveries);
+                    }
+                    return result;
+                }
+                // They may come at any time, and are asked for by themselves.
+                Event::Deliveries(deliveries) => passed.push(Event::Deliveries(deliveries)),
                 _ => {}
             }
         }
@@ -275,6 +294,9 @@ impl Client {
 
     /// The next event.
     pub(crate) async fn event(&mut self) -> Event {
+        if let Some(event) = self.passed.pop_front() {
+            return event;
+        }
         // Patience is measured by the real clock, also where time jumps.
         let begin = Instant::now();
         while begin.elapsed() < super::PATIENCE {
@@ -288,7 +310,7 @@ impl Client {
 
     /// The next event, if it is there.
     pub(crate) fn try_event(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
+        self.passed.pop_front().or_else(|| self.events.try_recv().ok())
     }
 
     /// The next deliveries; other events on the way are dropped.
