@@ -8,6 +8,7 @@ use isthmus_model::{
 };
 
 use crate::dedup::{DedupKey, WindowOf};
+use crate::paging::{Over, Page, PageKey};
 
 /// One log entry's contents: atomic, the facts in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -155,6 +156,42 @@ pub enum Fact {
     },
     /// The next queue's id is at least this, in a checkpoint: ids are never reused.
     NextQueue(QueueId),
+    /// Messages of a queue whose bodies are in the log still, in a checkpoint.
+    Logged {
+        /// The queue.
+        queue: QueueId,
+        /// The first sequence.
+        first: Sequence,
+        /// How many.
+        len: u32,
+        /// When they came.
+        enqueued_at: Time,
+        /// Deliveries known to have failed.
+        delivery_count: u32,
+        /// What is written beside them.
+        annotations: Option<Arc<Annotations>>,
+        /// The log entry that has them.
+        logged_at: u64,
+    },
+    /// A page that later facts of the same checkpoint refer to.
+    Page(Arc<Page>),
+    /// Messages of a queue that are in a page, in a checkpoint.
+    Paged {
+        /// The queue.
+        queue: QueueId,
+        /// The first sequence.
+        first: Sequence,
+        /// How many sequences.
+        len: u32,
+        /// The page.
+        page: PageKey,
+        /// The position of the first message in the page.
+        position: u32,
+        /// What the page does not know of them.
+        over: Option<Arc<Over>>,
+        /// Positions of the page whose messages are gone, a bit each.
+        gone: Option<Box<[u64]>>,
+    },
 }
 
 /// Consecutive records of a batch that came into one queue.

@@ -1,5 +1,8 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
+mod restore;
+mod write_out;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -9,18 +12,12 @@ use isthmus_model::{
 use rpds::RedBlackTreeMapSync;
 
 use crate::dedup::{Window, WindowOf};
-use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
-use crate::{Entry, Fact, Placement, Run, RunMap};
+use crate::paging::Moved;
+use crate::topology::{Removed, Topology, TopologyError};
+use crate::{Entry, Fact, Part, Placement, Run, RunMap};
 
-/// About what a fact has beside the bodies of its messages, so that many small ones do not make
-/// one large entry.
-const FACT_BYTES: u64 = 128;
-
-/// Keys of a deduplication window in one fact of a checkpoint.
-const KEYS_MAX: usize = 1024;
-
-/// What such a key takes there, about.
-const KEY_BYTES: u64 = 26;
+use self::restore::Restoring;
+pub use self::write_out::Wanted;
 
 /// Messages, settlements, delivery counts and durable topology, as the log tells them.
 ///
@@ -30,13 +27,20 @@ const KEY_BYTES: u64 = 26;
 #[derive(Clone, Debug)]
 pub struct Ledger {
     topology: Topology,
-    queues: HashMap<QueueId, QueueLedger>,
+    /// Each shared with copies of the ledger until they differ.
+    queues: HashMap<QueueId, Arc<QueueLedger>>,
     settings: Settings,
     /// Shared with copies of the ledger until they differ.
     windows: BTreeMap<WindowOf, Arc<Window>>,
     next_queue: QueueId,
     term: u64,
     time: Time,
+    /// The index of the entry that is applied now; 0 where the log does not hold it.
+    index: u64,
+    /// About what of its messages is in memory alone, in bytes.
+    unpaged_bytes: u64,
+    /// What a checkpoint that is being read has said and not kept yet.
+    restoring: Restoring,
 }
 
 /// Every setting, in the order of the keys. A copy costs nothing.
@@ -118,6 +122,9 @@ impl Ledger {
             next_queue: QueueId(1),
             term: 0,
             time: Time(0),
+            index: 0,
+            unpaged_bytes: 0,
+            restoring: Restoring::default(),
         }
     }
 
@@ -138,7 +145,12 @@ impl Ledger {
 
     /// The ledger of a durable queue.
     pub fn queue(&self, id: QueueId) -> Option<&QueueLedger> {
-        self.queues.get(&id)
+        self.queues.get(&id).map(|queue| &**queue)
+    }
+
+    /// About what of its messages is in memory alone, in bytes: what pages would take over.
+    pub fn unpaged_bytes(&self) -> u64 {
+        self.unpaged_bytes
     }
 
     /// The id that the next queue gets at least.
@@ -162,6 +174,13 @@ impl Ledger {
     /// If the entry contradicts what was applied before (a queue declared twice, a sequence used
     /// twice): the log and the code have come apart, and going on would spread it.
     pub fn apply(&mut self, entry: &Entry) {
+        self.apply_at(0, entry);
+    }
+
+    /// As [`Ledger::apply`], for the entry that the log has at `index`: its bodies need not be
+    /// written again for as long as the log has them.
+    pub fn apply_at(&mut self, index: u64, entry: &Entry) {
+        self.index = index;
         assert!(entry.time >= self.time, "log time went back");
         self.time = entry.time;
         for fact in &entry.facts {
@@ -186,37 +205,34 @@ impl Ledger {
                 }
             }
             Fact::Settle { queue, first, len } => {
-                if let Some(queue) = self.queues.get_mut(queue) {
-                    queue.runs.remove(*first, *len, drop);
-                }
+                self.change(*queue, |queue| queue.runs.remove(*first, *len, drop));
             }
             Fact::Count { queue, first, len } => {
-                if let Some(queue) = self.queues.get_mut(queue) {
-                    queue.runs.modify(*first, *len, |run| run.delivery_count += 1);
-                }
+                self.change(*queue, |queue| queue.runs.count_failed(*first, *len));
             }
             Fact::Move { queue, sequence, to, annotations } => {
                 self.apply_move(*queue, *sequence, to, annotations);
             }
             Fact::QueueState { id, next, redelivered_below } => {
-                if let Some(queue) = self.queues.get_mut(id) {
+                self.change(*id, |queue| {
                     queue.next = *next;
                     queue.redelivered_below = *redelivered_below;
-                }
+                });
             }
             Fact::Restore { queue, first, batch, enqueued_at, delivery_count, annotations } => {
-                if let Some(queue) = self.queues.get_mut(queue) {
-                    queue.insert(Run {
-                        first: *first,
-                        len: batch.records.len() as u32,
-                        batch: Arc::clone(batch),
-                        record: 0,
-                        enqueued_at: *enqueued_at,
-                        delivery_count: *delivery_count,
-                        annotations: annotations.clone(),
-                    });
-                }
+                let run = Run {
+                    first: *first,
+                    len: batch.records.len() as u32,
+                    batch: Arc::clone(batch),
+                    record: 0,
+                    enqueued_at: *enqueued_at,
+                    delivery_count: *delivery_count,
+                    annotations: annotations.clone(),
+                    logged_at: 0,
+                };
+                self.change(*queue, |queue| queue.insert(Part::Here(run)));
             }
+            Fact::Logged { .. } | Fact::Page(_) | Fact::Paged { .. } => self.restore(fact),
             Fact::Remember { window, keys } => {
                 // One that was deleted before this was committed remembers nothing.
                 if self.has_window(window) {
@@ -250,8 +266,25 @@ impl Ledger {
         self.term = term;
         // The order of a hash map does not matter to an assignment in each place.
         for queue in self.queues.values_mut() {
+            let queue = Arc::make_mut(queue);
             queue.redelivered_below = queue.next;
         }
+    }
+
+    /// Changes a queue, if it is there.
+    fn change(&mut self, id: QueueId, change: impl FnOnce(&mut QueueLedger)) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let queue = Arc::make_mut(queue);
+        let before = queue.runs.unpaged_bytes();
+        change(queue);
+        self.unpaged_bytes = self.unpaged_bytes - before + queue.runs.unpaged_bytes();
+    }
+
+    fn forget(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.remove(&id) {
+            self.unpaged_bytes -= queue.runs.unpaged_bytes();
+        }
+        self.windows.remove(&WindowOf::Queue(id));
     }
 
     fn apply_topology(&mut self, fact: &Fact) {
@@ -272,8 +305,7 @@ impl Ledger {
             }
             Fact::DeleteVhost(name) => {
                 for queue in self.topology.delete_vhost(name)? {
-                    self.queues.remove(&queue.id);
-                    self.windows.remove(&WindowOf::Queue(queue.id));
+                    self.forget(queue.id);
                 }
                 self.windows.retain(|of, _| !of.is_exchange_in(name));
                 self.settings.forget_vhost(name);
@@ -293,15 +325,12 @@ impl Ledger {
             }
             Fact::DeclareQueue { vhost, id, def } => {
                 self.next_queue = self.next_queue.max(QueueId(id.0 + 1));
-                self.queues.insert(
-                    *id,
-                    QueueLedger { runs: RunMap::default(), next: 1, redelivered_below: 0 },
-                );
+                let empty = QueueLedger { runs: RunMap::default(), next: 1, redelivered_below: 0 };
+                self.queues.insert(*id, Arc::new(empty));
                 self.topology.declare_system_queue(vhost, def.clone(), *id)?;
             }
             Fact::DeleteQueue { id } => {
-                self.queues.remove(id);
-                self.windows.remove(&WindowOf::Queue(*id));
+                self.forget(*id);
                 let Some((vhost, entry)) = self.topology.queue_by_id(*id) else { return Ok(()) };
                 let (vhost, entry) = (Arc::clone(vhost), entry.clone());
                 let end = Destination::Queue(Arc::clone(&entry.def.name));
@@ -327,18 +356,18 @@ impl Ledger {
         placement: Placement,
         annotations: Option<&Arc<Annotations>>,
     ) {
-        let enqueued_at = self.time;
-        // A queue that was deleted before its messages were committed takes none.
-        let Some(queue) = self.queues.get_mut(&placement.queue) else { return };
-        queue.insert(Run {
+        let run = Run {
             first: placement.first,
             len: placement.len,
             batch: Arc::clone(batch),
             record: placement.record,
-            enqueued_at,
+            enqueued_at: self.time,
             delivery_count: 0,
             annotations: annotations.cloned(),
-        });
+            logged_at: self.index,
+        };
+        // A queue that was deleted before its messages were committed takes none.
+        self.change(placement.queue, |queue| queue.insert(Part::Here(run)));
     }
 
     fn apply_move(
@@ -350,109 +379,32 @@ impl Ledger {
     ) {
         let enqueued_at = self.time;
         let mut moved = None;
-        if let Some(queue) = self.queues.get_mut(&from) {
-            queue.runs.remove(sequence, 1, |run| moved = Some(run));
-        }
-        let Some(run) = moved else { return };
+        self.change(from, |queue| queue.runs.remove(sequence, 1, |part| moved = Some(part)));
+        let Some(part) = moved else { return };
         for (queue, sequence) in to {
-            if let Some(queue) = self.queues.get_mut(queue) {
-                queue.insert(Run {
+            let part = match part.clone() {
+                // The log has the body as a message of the other queue only.
+                Part::Here(run) => Part::Here(Run {
                     first: *sequence,
                     enqueued_at,
                     delivery_count: 0,
                     annotations: Some(Arc::clone(annotations)),
-                    ..run.clone()
-                });
-            }
-        }
-    }
-
-    /// What is in the ledger as entries that bring an empty one to the same state, for a
-    /// checkpoint: about `entry_bytes_max` in each, one fact at least.
-    pub fn entries(&self, entry_bytes_max: u64) -> impl Iterator<Item = Entry> + '_ {
-        let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
-        ids.sort_unstable();
-        let messages = ids.into_iter().flat_map(|id| {
-            let queue = &self.queues[&id];
-            let state = Fact::QueueState {
-                id,
-                next: queue.next,
-                redelivered_below: queue.redelivered_below,
-            };
-            queue.runs.iter().map(move |run| restore(id, run)).chain([state])
-        });
-        let time = self.time;
-        let windows = self.windows.iter().flat_map(|(of, window)| {
-            let mut keys = window.iter();
-            std::iter::from_fn(move || {
-                let keys: Vec<_> = keys.by_ref().take(KEYS_MAX).collect();
-                (!keys.is_empty()).then(|| Fact::Remember { window: of.clone(), keys })
-            })
-        });
-        let mut facts = self.topology_facts().into_iter().chain(windows).chain(messages);
-        std::iter::from_fn(move || {
-            let mut entry = Entry { time, facts: Vec::new() };
-            let mut bytes = 0;
-            while entry.facts.is_empty() || bytes < entry_bytes_max {
-                let Some(fact) = facts.next() else { break };
-                bytes += match &fact {
-                    Fact::Restore { batch, .. } => batch.chunk.len() as u64,
-                    Fact::Remember { keys, .. } => keys.len() as u64 * KEY_BYTES,
-                    _ => 0,
-                };
-                bytes += FACT_BYTES;
-                entry.facts.push(fact);
-            }
-            (!entry.facts.is_empty()).then_some(entry)
-        })
-    }
-
-    fn topology_facts(&self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        if self.term > 0 {
-            facts.push(Fact::Term(self.term));
-        }
-        let topology = &self.topology;
-        for vhost in topology.vhosts() {
-            facts.push(Fact::DeclareVhost(Arc::clone(vhost)));
-            for def in topology.exchanges(vhost).unwrap_or_default() {
-                if !def.name.is_empty() {
-                    let (vhost, def) = (Arc::clone(vhost), (**def).clone());
-                    facts.push(Fact::DeclareExchange { vhost, def });
+                    logged_at: 0,
+                    ..run
+                }),
+                Part::Paged(run) => {
+                    let moved = Moved { enqueued_at, annotations: Arc::clone(annotations) };
+                    Part::Paged(run.moved(*sequence, moved))
                 }
-            }
-            for QueueEntry { id, def } in topology.all_queues(vhost).unwrap_or_default() {
-                let (vhost, def) = (Arc::clone(vhost), (**def).clone());
-                facts.push(Fact::DeclareQueue { vhost, id: *id, def });
-            }
-            for def in topology.bindings(vhost).into_iter().flatten() {
-                facts.push(Fact::Bind { vhost: Arc::clone(vhost), def: def.clone() });
-            }
+            };
+            self.change(*queue, |queue| queue.insert(part));
         }
-        facts.extend(self.settings.iter().map(|(key, value)| Fact::Setting {
-            key: key.clone(),
-            value: Some(Arc::clone(value)),
-        }));
-        facts.push(Fact::NextQueue(self.next_queue));
-        facts
-    }
-}
-
-/// The run as a checkpoint keeps it, with just its own bytes.
-fn restore(queue: QueueId, run: &Run) -> Fact {
-    Fact::Restore {
-        queue,
-        first: run.first,
-        batch: Arc::new(run.batch.compacted(run.record, run.len)),
-        enqueued_at: run.enqueued_at,
-        delivery_count: run.delivery_count,
-        annotations: run.annotations.clone(),
     }
 }
 
 impl QueueLedger {
-    fn insert(&mut self, run: Run) {
-        self.next = self.next.max(run.end());
-        self.runs.insert(run);
+    fn insert(&mut self, part: Part) {
+        self.next = self.next.max(part.end());
+        self.runs.insert_part(part);
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`topology`]: exchanges, bindings and queues by name; where a message goes.
 //! - [`Entry`], [`Fact`]: what the log says; [`codec`]: as bytes.
+//! - [`paging`]: messages that were written out of memory.
 //! - [`Ledger`]: what is true on every replica, a fold over the log.
 //! - [`Dispatcher`]: what the leader decides; it proposes facts and delivers what is committed.
 
@@ -12,6 +13,7 @@ pub mod dedup;
 mod dispatcher;
 mod fact;
 mod ledger;
+pub mod paging;
 pub mod policy;
 mod runs;
 #[cfg(test)]
@@ -20,5 +22,5 @@ pub mod topology;
 
 pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Note, Output, QueueStatus};
 pub use fact::{Entry, Fact, Placement};
-pub use ledger::{Ledger, QueueLedger, Settings};
-pub use runs::{Run, RunMap};
+pub use ledger::{Ledger, QueueLedger, Settings, Wanted};
+pub use runs::{Part, Run, RunMap};

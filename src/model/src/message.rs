@@ -158,28 +158,42 @@ impl Batch {
     /// Used where few messages of a large batch are left, so that 16 bytes never pin 64 KiB.
     #[must_use]
     pub fn compacted(&self, first: u32, len: u32) -> Batch {
-        let kept = &self.records[first as usize..(first + len) as usize];
+        Batch::joined(self.encoding, std::iter::once((self, first, len)))
+    }
+
+    /// A batch with copies of the records of others, each given as (batch, first record, how
+    /// many), and a chunk of just their bytes. All must be of `encoding`.
+    #[must_use]
+    pub fn joined<'b>(
+        encoding: EncodingId,
+        parts: impl Iterator<Item = (&'b Batch, u32, u32)> + Clone,
+    ) -> Batch {
+        let kept = parts.flat_map(|(batch, first, len)| {
+            let records = &batch.records[first as usize..(first + len) as usize];
+            records.iter().map(move |record| (batch, record))
+        });
         let bytes = kept
-            .iter()
-            .map(|r| (r.exchange.len + r.routing_key.len + r.head.len + r.body.len) as usize)
+            .clone()
+            .map(|(_, r)| (r.exchange.len + r.routing_key.len + r.head.len + r.body.len) as usize)
             .sum();
         let mut chunk = Vec::with_capacity(bytes);
-        let mut keep = |span: Span| {
-            let start = chunk.len();
-            chunk.extend_from_slice(span.of(&self.chunk));
-            Span::new(start, span.len as usize)
-        };
         let records = kept
-            .iter()
-            .map(|r| Record {
-                exchange: keep(r.exchange),
-                routing_key: keep(r.routing_key),
-                head: keep(r.head),
-                body: keep(r.body),
-                ..*r
+            .map(|(batch, r)| {
+                let mut keep = |span: Span| {
+                    let start = chunk.len();
+                    chunk.extend_from_slice(span.of(&batch.chunk));
+                    Span::new(start, span.len as usize)
+                };
+                Record {
+                    exchange: keep(r.exchange),
+                    routing_key: keep(r.routing_key),
+                    head: keep(r.head),
+                    body: keep(r.body),
+                    ..*r
+                }
             })
             .collect();
-        Batch { encoding: self.encoding, chunk: chunk.into(), records }
+        Batch { encoding, chunk: chunk.into(), records }
     }
 }
 

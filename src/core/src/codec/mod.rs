@@ -6,6 +6,7 @@
 
 mod dedup;
 mod message;
+mod page;
 mod topology;
 mod value;
 mod wire;
@@ -157,6 +158,21 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             put_uint(out, keys.len() as u64);
             keys.iter().for_each(|key| out.extend(key.0));
         }
+        Fact::Logged { queue, first, len, enqueued_at, delivery_count, annotations, logged_at } => {
+            put_range(out, 20, *queue, *first, u64::from(*len));
+            put_uint(out, enqueued_at.0);
+            put_uint(out, u64::from(*delivery_count));
+            message::put_opt_annotations(out, annotations.as_deref());
+            put_uint(out, *logged_at);
+        }
+        Fact::Page(page) => {
+            out.push(21);
+            page::put_page(out, page);
+        }
+        Fact::Paged { .. } => {
+            out.push(22);
+            page::put_paged(out, fact);
+        }
     }
 }
 
@@ -222,6 +238,17 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         19 => {
             Fact::Forget { window: dedup::window(r)?, keys: r.list(|r| Ok(DedupKey(r.fixed()?)))? }
         }
+        20 => Fact::Logged {
+            queue: QueueId(r.uint()?),
+            first: r.uint()?,
+            len: r.u32()?,
+            enqueued_at: Time(r.uint()?),
+            delivery_count: r.u32()?,
+            annotations: message::opt_annotations(r)?,
+            logged_at: r.uint()?,
+        },
+        21 => Fact::Page(page::page(r)?),
+        22 => page::paged(r)?,
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })
 }

@@ -8,7 +8,7 @@ use isthmus_model::{
 
 use super::publish::Head;
 use super::{After, Dispatcher};
-use crate::{Fact, Ledger, Placement, Run};
+use crate::{Fact, Ledger, Part, Placement, Run};
 
 /// Where a message that dies has been until now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ const MOVES_MAX: u64 = 64;
 impl Dispatcher {
     /// Takes up to `len` messages, as far as they lie in one run, off the front of the ready ones
     /// of the highest priority up to `priority`, and drops or dead-letters them: only some, if
-    /// each is to be moved by itself. Returns how many.
+    /// each is to be moved by itself. Returns how many; `None` if a page must be read first.
     pub(super) fn take_front(
         &mut self,
         ledger: &Ledger,
@@ -35,27 +35,38 @@ impl Dispatcher {
         priority: u8,
         len: u64,
         reason: DeathReason,
-    ) -> u64 {
-        let Some(queue) = self.queues.get_mut(&id) else { return 0 };
-        let Some(range) = queue.ready.peek_up_to(priority) else { return 0 };
+    ) -> Option<u64> {
+        let queue = self.queues.get(&id)?;
+        let range = queue.ready.peek_up_to(priority)?;
         let moves = queue.options.dead_letter_exchange.is_some();
         let len = if moves { len.min(MOVES_MAX) } else { len };
-        let Some(run) = queue.find(ledger, range.first, range.len.min(len)) else {
+        let Some(mut part) = queue.find(ledger, range.first, range.len.min(len)) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
-        queue.ready.take(range.priority, u64::from(run.len));
-        queue.ready_bytes -= run.body_bytes();
-        self.discard(id, &run, reason);
-        u64::from(run.len)
+        if moves {
+            part = Part::Here(self.fetch(id, part)?);
+        }
+        let queue = self.queues.get_mut(&id)?;
+        queue.ready.take(range.priority, part.len());
+        queue.ready_bytes -= part.body_bytes();
+        match &part {
+            Part::Here(run) => self.discard(id, run, reason),
+            Part::Paged(run) => self.drop_range(id, run.first, part.len()),
+        }
+        Some(part.len())
+    }
+
+    /// Drops messages that are neither ready nor checked out.
+    pub(super) fn drop_range(&mut self, id: QueueId, first: Sequence, len: u64) {
+        self.counters.dropped += len;
+        self.gone(id, first, len);
     }
 
     /// Drops or dead-letters messages that are neither ready nor checked out.
     pub(super) fn discard(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
         if queue.options.dead_letter_exchange.is_none() {
-            self.counters.dropped += u64::from(run.len);
-            self.gone(id, run.first, u64::from(run.len));
-            return;
+            return self.drop_range(id, run.first, u64::from(run.len));
         }
         for i in 0..run.len {
             let one = Run {

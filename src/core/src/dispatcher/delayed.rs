@@ -16,7 +16,7 @@ use super::deadletter::Origin;
 use super::publish::{Head, headers_of};
 use crate::dedup::WindowOf;
 use crate::topology::{HOLDING_PREFIX, delay_ms};
-use crate::{Ledger, Run};
+use crate::{Ledger, Part, Run};
 
 /// What a queue holds for an exchange.
 pub(super) struct Held {
@@ -25,6 +25,8 @@ pub(super) struct Held {
     /// When each message is due, in log time; of those due at the same time, the first to have
     /// come is the first to go.
     due: BinaryHeap<Reverse<(Time, Sequence)>>,
+    /// Messages whose page must be read to know when they are due: the first sequence, how many.
+    unread: Vec<(Sequence, u64)>,
 }
 
 impl std::fmt::Debug for Held {
@@ -37,11 +39,27 @@ impl Held {
     /// What a queue is to hold; `None` if it is a queue like others.
     pub(super) fn of(def: &QueueDef, encodings: Encodings) -> Option<Held> {
         let exchange = def.name.strip_prefix(HOLDING_PREFIX)?.into();
-        Some(Held { exchange, encodings, due: BinaryHeap::new() })
+        Some(Held { exchange, encodings, due: BinaryHeap::new(), unread: Vec::new() })
     }
 
     /// Messages came in. Their delay counts from then.
-    pub(super) fn hold(&mut self, run: &Run) {
+    pub(super) fn hold(&mut self, part: &Part) {
+        let paged = match part {
+            Part::Here(run) => return self.hold_run(run),
+            Part::Paged(paged) => paged,
+        };
+        let is_moved = paged.over.as_ref().is_some_and(|over| over.moved.is_some());
+        let (false, Some(delays)) = (is_moved, &paged.page.delays) else {
+            return self.unread.push((paged.first, part.len()));
+        };
+        for (offset, sequence) in (paged.first..paged.end()).enumerate() {
+            let ms = delays.get(paged.position + offset as u32);
+            let due = paged.page.enqueued_from + Duration::from_millis(ms.into());
+            self.due.push(Reverse((due, sequence)));
+        }
+    }
+
+    fn hold_run(&mut self, run: &Run) {
         let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
         for (sequence, record) in (run.first..).zip(records) {
             let ms = delay_ms(&headers_of(self.encodings, &run.batch, record)).unwrap_or(0);
@@ -55,8 +73,26 @@ impl Held {
 }
 
 impl Dispatcher {
+    /// Finds out when messages are due whose pages have been read since.
+    fn read_delays(&mut self, ledger: &Ledger, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let Some(held) = &mut queue.held else { return };
+            let Some((first, len)) = held.unread.pop() else { return };
+            let Some(part) = queue.find(ledger, first, len) else { continue };
+            let run = self.fetch(id, part);
+            let Some(held) = self.queues.get_mut(&id).and_then(|q| q.held.as_mut()) else { return };
+            let Some(run) = run else { return held.unread.push((first, len)) };
+            held.hold_run(&run);
+            if run.end() < first + len {
+                held.unread.push((run.end(), first + len - run.end()));
+            }
+        }
+    }
+
     /// Lets go what is due of what a queue holds, and sets its timer for the next.
     pub(super) fn release_due(&mut self, ledger: &Ledger, id: QueueId) {
+        self.read_delays(ledger, id);
         loop {
             if self.has_gathered_enough() {
                 return self.mark_dirty(id);
@@ -71,11 +107,15 @@ impl Dispatcher {
                 }
                 return;
             }
-            held.due.pop();
             let exchange = Arc::clone(&held.exchange);
-            let Some(run) = queue.find(ledger, sequence, 1) else {
+            let Some(part) = queue.find(ledger, sequence, 1) else {
                 panic!("queue {id}: message {sequence} is due and nowhere");
             };
+            let Some(run) = self.fetch(id, part) else { return };
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            if let Some(held) = &mut queue.held {
+                held.due.pop();
+            }
             queue.ready_bytes -= run.body_bytes();
             self.release(id, &exchange, &run);
         }

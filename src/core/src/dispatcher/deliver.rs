@@ -6,7 +6,7 @@ use isthmus_model::{AttachMode, DeathReason, Delivery, LeaseEpoch, QueueId, Sequ
 
 use super::checkouts::{Checkout, Holder};
 use super::{Dispatcher, Fact, Output};
-use crate::{Ledger, Run};
+use crate::{Ledger, Part, Run};
 
 /// Bytes gathered for the log by one call of [`Dispatcher::dispatch`] at which queues are left for
 /// the next: what a million messages that expire at once come to is not to be one entry, nor one
@@ -42,6 +42,7 @@ impl Dispatcher {
             self.begin_slice();
             self.go_on(ledger);
         }
+        self.trim_pages();
     }
 
     fn begin_slice(&mut self) {
@@ -57,6 +58,7 @@ impl Dispatcher {
 
     /// Delivers from one queue until it is empty or nobody has credit.
     fn serve(&mut self, ledger: &Ledger, id: QueueId) {
+        self.discard_waiting(ledger, id);
         if self.queues.get(&id).is_some_and(|q| q.held.is_some()) {
             return self.release_due(ledger, id);
         }
@@ -66,6 +68,12 @@ impl Dispatcher {
             }
             self.expire_front(ledger, id);
             if self.queues.get(&id).is_none_or(|q| q.ready.is_empty() || q.waits_for_returns()) {
+                break;
+            }
+            // Nothing is read for a queue that nobody wants anything of.
+            if self.queues.get(&id).is_none_or(|q| q.turns.is_empty())
+                || !self.front_is_here(ledger, id)
+            {
                 break;
             }
             let Some((key, credit, room)) = self.next_consumer(id) else { break };
@@ -106,9 +114,12 @@ impl Dispatcher {
         if range.first < below {
             len = len.min(below - range.first);
         }
-        let Some(run) = queue.find(ledger, range.first, len) else {
+        let Some(part) = queue.find(ledger, range.first, len) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
         };
+        let is_paged = matches!(part, Part::Paged(_));
+        let Some(run) = self.fetch(id, part) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         let ttl_ms = queue.options.message_ttl_ms;
         let live = if queue.can_expire && run.first < queue.new_from {
             // The front one is live; what has expired behind it is left for the next look.
@@ -123,6 +134,9 @@ impl Dispatcher {
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range.returned || run.first < below, run, cost);
+        if is_paged {
+            self.read_ahead(ledger, id);
+        }
     }
 
     /// Checks the run out, or settles it, and passes it to the consumer's session.
@@ -209,7 +223,9 @@ impl Dispatcher {
             if excess == 0 {
                 return;
             }
-            self.take_front(ledger, id, u8::MAX, excess, DeathReason::MaxLength);
+            if self.take_front(ledger, id, u8::MAX, excess, DeathReason::MaxLength).is_none() {
+                return;
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod deadletter;
 mod dedup;
 mod delayed;
 mod deliver;
+mod pages;
 mod policies;
 mod publish;
 mod queue;
@@ -38,6 +39,7 @@ use isthmus_model::{
 use slab::Slab;
 
 use self::consumer::Consumer;
+use self::pages::Pages;
 use self::queue::Queue;
 use self::session::Session;
 use self::timers::Timers;
@@ -120,6 +122,8 @@ pub struct DispatcherOptions {
     pub encodings: Encodings,
     /// Bytes that may wait in a session's outbox before its consumers are passed over.
     pub outbox_bytes_max: u64,
+    /// Bytes of pages that are kept in memory.
+    pub page_bytes_max: u64,
     /// The key that names are made with: random, so that clients cannot guess each other's.
     pub name_seed: [u8; 32],
 }
@@ -209,6 +213,7 @@ pub struct Dispatcher {
     /// Sessions with a request that was begun and goes on with the next turn.
     unfinished: Vec<SessionId>,
     timers: Timers,
+    pages: Pages,
     outputs: Vec<(SessionId, Output)>,
     notes: Vec<Note>,
     counters: Counters,
@@ -250,6 +255,7 @@ impl Dispatcher {
             dirty: Vec::new(),
             unfinished: Vec::new(),
             timers: Timers::default(),
+            pages: Pages::new(options.page_bytes_max),
             outputs: Vec::new(),
             notes: Vec::new(),
             counters: Counters::default(),

@@ -388,6 +388,7 @@ impl Dispatcher {
             enqueued_at: self.clock.log,
             delivery_count: 0,
             annotations: None,
+            logged_at: 0,
         }
     }
 

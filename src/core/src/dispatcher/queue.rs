@@ -1,8 +1,11 @@
 //! One queue as the dispatcher knows it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use isthmus_model::{Encodings, Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence, Time};
+use isthmus_model::{
+    DeathReason, Encodings, Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Sequence, Time,
+};
 
 use super::checkouts::Checkouts;
 use super::delayed::Held;
@@ -11,7 +14,7 @@ use super::turns::Turns;
 use crate::dedup::DedupOptions;
 use crate::ledger::QueueLedger;
 use crate::policy::Effective;
-use crate::{Ledger, Run, RunMap};
+use crate::{Ledger, Part, Run, RunMap};
 
 /// Order, consumers and volatile messages of one queue.
 #[derive(Debug)]
@@ -50,6 +53,9 @@ pub(super) struct Queue {
     pub(super) active_consumer: Option<usize>,
     /// Messages whose failed delivery is on its way into the log.
     pub(super) returning: u64,
+    /// Messages that are to leave the queue and whose page is being read: the first sequence, how
+    /// many sequences, and why.
+    pub(super) dying: VecDeque<(Sequence, u64, DeathReason)>,
     /// Whether a consumer may have credit that it is to be told of when it ends.
     pub(super) drains: bool,
     /// Messages dropped because they were delivered as often as the queue allows.
@@ -126,6 +132,7 @@ impl Queue {
             exclusive_consumer: None,
             active_consumer: None,
             returning: 0,
+            dying: VecDeque::new(),
             drains: false,
             undeliverable: 0,
             had_consumer: false,
@@ -140,10 +147,16 @@ impl Queue {
     /// Takes over what the ledger holds, at the beginning of a term.
     pub(super) fn recover(&mut self, held: &QueueLedger) {
         self.next = held.next;
-        for run in held.runs.iter() {
-            self.note_ttl(run);
-            self.line_up(run);
-            self.ready_bytes += run.body_bytes();
+        for part in held.runs.iter() {
+            self.note_ttl(part);
+            self.ready_bytes += part.body_bytes();
+            match part {
+                Part::Here(_) => self.line_up(part),
+                // Where something is gone, there is nothing to line up.
+                Part::Paged(run) => {
+                    run.parts().for_each(|stretch| self.line_up(&Part::Paged(stretch)));
+                }
+            }
         }
     }
 
@@ -195,12 +208,18 @@ impl Queue {
         first
     }
 
-    /// Remembers that messages of `run` expire, if any does.
-    pub(super) fn note_ttl(&mut self, run: &Run) {
-        if !self.can_expire {
-            let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
-            self.can_expire = records.iter().any(|r| r.ttl_ms != NO_TTL);
+    /// Remembers that messages of a part expire, if any does.
+    fn note_ttl(&mut self, part: &Part) {
+        if self.can_expire {
+            return;
         }
+        self.can_expire = match part {
+            Part::Here(run) => {
+                let end = (run.record + run.len) as usize;
+                run.batch.records[run.record as usize..end].iter().any(|r| r.ttl_ms != NO_TTL)
+            }
+            Part::Paged(run) => run.page.expires_from != Time::NEVER,
+        };
     }
 
     /// Messages that are not in the log come in. Their sequences are given out here.
@@ -209,10 +228,11 @@ impl Queue {
         self.new_from = self.new_from.min(run.first);
         self.pending -= u64::from(run.len);
         self.pending_bytes -= run.body_bytes();
-        self.note_ttl(&run);
-        self.line_up(&run);
         self.ready_bytes += run.body_bytes();
-        self.volatile.insert(run);
+        let part = Part::Here(run);
+        self.note_ttl(&part);
+        self.line_up(&part);
+        self.volatile.insert_part(part);
     }
 
     /// Durable messages are committed.
@@ -223,12 +243,12 @@ impl Queue {
         if as_one {
             self.ready.push(0, first, len);
         }
-        self.each_part(ledger, first, len, |queue, run| {
-            queue.note_ttl(&run);
+        self.each_part(ledger, first, len, |queue, part| {
+            queue.note_ttl(&part);
             if !as_one {
-                queue.line_up(&run);
+                queue.line_up(&part);
             }
-            let bytes = run.body_bytes();
+            let bytes = part.body_bytes();
             queue.pending_bytes -= bytes;
             queue.ready_bytes += bytes;
         });
@@ -239,41 +259,40 @@ impl Queue {
         if self.options.priority_max.is_none() {
             self.ready.put_back(0, first, len);
         }
-        self.each_part(ledger, first, len, |queue, run| {
-            queue.ready_bytes += run.body_bytes();
-            for (priority, first, len) in queue.by_priority(&run) {
+        self.each_part(ledger, first, len, |queue, part| {
+            queue.ready_bytes += part.body_bytes();
+            for (priority, first, len) in queue.by_priority(&part) {
                 queue.ready.put_back(priority, first, len);
             }
         });
     }
 
     /// Messages become visible, each behind those of its priority, or wait until they are due.
-    fn line_up(&mut self, run: &Run) {
+    fn line_up(&mut self, part: &Part) {
         if let Some(held) = &mut self.held {
-            return held.hold(run);
+            return held.hold(part);
         }
         if self.options.priority_max.is_none() {
-            return self.ready.push(0, run.first, u64::from(run.len));
+            return self.ready.push(0, part.first(), part.len());
         }
-        for (priority, first, len) in self.by_priority(run) {
+        for (priority, first, len) in self.by_priority(part) {
             self.ready.push(priority, first, len);
         }
     }
 
-    /// The run cut where priorities change: (priority, first sequence, how many). Nothing of a
-    /// queue that looks at no priorities.
-    fn by_priority(&self, run: &Run) -> Vec<(u8, Sequence, u64)> {
+    /// The part, which has no gap, cut where priorities change: (priority, first sequence, how
+    /// many). Nothing of a queue that looks at no priorities.
+    fn by_priority(&self, part: &Part) -> Vec<(u8, Sequence, u64)> {
         let Some(max) = self.options.priority_max else { return Vec::new() };
-        let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
-        let alike = records.chunk_by(|a, b| a.priority.min(max) == b.priority.min(max));
-        let mut first = run.first;
-        alike
-            .map(|part| {
-                let len = part.len() as u64;
-                first += len;
-                (part[0].priority.min(max), first - len, len)
-            })
-            .collect()
+        let mut cut: Vec<(u8, Sequence, u64)> = Vec::new();
+        for (offset, sequence) in (part.first()..part.end()).enumerate() {
+            let priority = part.priority(offset as u32).min(max);
+            match cut.last_mut() {
+                Some((p, _, len)) if *p == priority => *len += 1,
+                _ => cut.push((priority, sequence, 1)),
+            }
+        }
+        cut
     }
 
     fn each_part(
@@ -281,27 +300,27 @@ impl Queue {
         ledger: &Ledger,
         first: Sequence,
         len: u64,
-        mut each: impl FnMut(&mut Queue, Run),
+        mut each: impl FnMut(&mut Queue, Part),
     ) {
         let end = first + len;
         let mut at = first;
         while at < end {
-            let Some(run) = self.find(ledger, at, end - at) else {
+            let Some(part) = self.find(ledger, at, end - at) else {
                 panic!("queue {}: message {at} is ready and nowhere", self.id);
             };
-            at = run.end();
-            each(self, run);
+            at = part.end();
+            each(self, part);
         }
     }
 
     /// The messages from `first` on, `len` at the most, as far as they lie in one run.
-    pub(super) fn find(&self, ledger: &Ledger, first: Sequence, len: u64) -> Option<Run> {
+    pub(super) fn find(&self, ledger: &Ledger, first: Sequence, len: u64) -> Option<Part> {
         if !self.volatile.is_empty()
             && let Some(run) = self.volatile.slice(first, len)
         {
-            return Some(run);
+            return Some(Part::Here(run));
         }
-        ledger.queue(self.id)?.runs.slice(first, len)
+        ledger.queue(self.id)?.runs.find(first, len)
     }
 
     /// Whether messages that may have been delivered in an earlier term are below this sequence.

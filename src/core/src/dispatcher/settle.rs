@@ -83,7 +83,11 @@ impl Dispatcher {
                 }
                 let len =
                     if next.outcome == Outcome::Accept { next.len } else { next.len.min(SLICE) };
-                self.settle_now(ledger, session, &[Settlement { len, ..next }]);
+                let slice = [Settlement { len, ..next }];
+                if self.lacks_pages(ledger, &slice) {
+                    return std::iter::once(next).chain(left).collect();
+                }
+                self.settle_now(ledger, session, &slice);
                 next.first += u64::from(len);
                 next.len -= len;
             }
@@ -158,15 +162,7 @@ impl Dispatcher {
                 self.mark_dirty(id);
             }
             Outcome::Reject => {
-                let mut at = first;
-                while at < first + len {
-                    let Some(queue) = self.queues.get(&id) else { return };
-                    let Some(run) = queue.find(ledger, at, first + len - at) else {
-                        panic!("queue {id}: message {at} is checked out and nowhere");
-                    };
-                    at = run.end();
-                    self.discard(id, &run, DeathReason::Rejected);
-                }
+                self.discard_range(ledger, id, first, len, DeathReason::Rejected);
             }
         }
     }
@@ -183,25 +179,30 @@ impl Dispatcher {
         let mut at = first;
         while at < first + len {
             let Some(queue) = self.queues.get_mut(&id) else { return };
-            let Some(run) = queue.find(ledger, at, first + len - at) else {
+            let Some(part) = queue.find(ledger, at, first + len - at) else {
                 panic!("queue {id}: message {at} is checked out and nowhere");
             };
-            at = run.end();
-            let failed = u64::from(run.delivery_count) + 1;
+            let count = part.delivery_count(0);
+            let rest = (part.end() - at) as u32;
+            let alike =
+                (1..rest).take_while(|i| part.delivery_count(*i) == count).count() as u64 + 1;
+            let from = at;
+            at += alike;
+            let failed = u64::from(count) + 1;
             if queue.options.delivery_limit.is_none_or(|limit| failed <= limit) {
-                self.count_and_return(ledger, id, run.first, u64::from(run.len));
+                self.count_and_return(ledger, id, from, alike);
                 continue;
             }
             if queue.options.dead_letter_exchange.is_none() {
-                queue.undeliverable += u64::from(run.len);
-                self.counters.dropped_undeliverable += u64::from(run.len);
+                queue.undeliverable += alike;
+                self.counters.dropped_undeliverable += alike;
                 self.notes.push(Note::Undeliverable {
                     vhost: Arc::clone(&queue.vhost),
                     queue: Arc::clone(&queue.def.name),
                     total: queue.undeliverable,
                 });
             }
-            self.discard(id, &run, DeathReason::DeliveryLimit);
+            self.discard_range(ledger, id, from, alike, DeathReason::DeliveryLimit);
         }
     }
 
@@ -215,7 +216,7 @@ impl Dispatcher {
                     queue.returning += len;
                 }
             } else if let Some(queue) = self.queues.get_mut(&id) {
-                queue.volatile.modify(first, len, |run| run.delivery_count += 1);
+                queue.volatile.count_failed(first, len);
                 queue.came_back(ledger, first, len);
                 self.mark_dirty(id);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_model::{DeathReason, QueueId, Time};
 
 use super::Dispatcher;
-use crate::Ledger;
+use crate::{Ledger, Part};
 
 /// Times at which queues and consumers want to be looked at. An entry that is out of date does
 /// no harm: what it names is looked at and found not to be due.
@@ -83,14 +83,13 @@ impl Dispatcher {
             }
             let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
             let Some(range) = queue.ready.peek_up_to(priority) else { return };
-            let Some(run) = queue.find(ledger, range.first, range.len) else { return };
+            let Some(part) = queue.find(ledger, range.first, range.len) else { return };
             let ttl_ms = queue.options.message_ttl_ms;
             let now = self.clock.log;
-            let is_new = run.first >= queue.new_from;
-            let expired =
-                (0..run.len).take_while(|i| run.expires_at(*i, ttl_ms) <= now).count() as u32;
+            let is_new = part.first() >= queue.new_from;
+            let Some((at, expired)) = self.expired(id, part, ttl_ms, now) else { return };
+            let Some(queue) = self.queues.get_mut(&id) else { return };
             if is_new || expired == 0 {
-                let at = run.expires_at(0, ttl_ms);
                 if !is_new && at < queue.timer_at {
                     queue.timer_at = at;
                     self.timers.expiry_at(at, id);
@@ -101,8 +100,30 @@ impl Dispatcher {
             }
             let reason = DeathReason::Expired;
             let taken = self.take_front(ledger, id, priority, u64::from(expired), reason);
+            let Some(taken) = taken else { return };
             self.counters.expired += taken;
         }
+    }
+
+    /// When the first message of a part expires, or a time before, and how many from there on have
+    /// by `now`. What is in a page is not read before something in it may have; `None` if it has
+    /// to be read first.
+    fn expired(
+        &mut self,
+        id: QueueId,
+        part: Part,
+        ttl_ms: Option<u64>,
+        now: Time,
+    ) -> Option<(Time, u32)> {
+        if let Part::Paged(paged) = &part {
+            let from = paged.expires_from(ttl_ms);
+            if from > now {
+                return Some((from, 0));
+            }
+        }
+        let run = self.fetch(id, part)?;
+        let expired = (0..run.len).take_while(|i| run.expires_at(*i, ttl_ms) <= now).count();
+        Some((run.expires_at(0, ttl_ms), expired as u32))
     }
 
     /// A queue that expires is in use: its time begins anew.

@@ -97,6 +97,9 @@ impl Dispatcher {
         token: Token,
         tx: TransactionId,
     ) {
+        if self.waits_for_pages(ledger, id, tx) {
+            return self.go_on_later(id, Deferred::Commit { token, transaction: tx });
+        }
         let gathered = match self.transaction(id, tx) {
             Ok(transaction) => std::mem::take(transaction),
             Err(error) => return self.answer(ledger, id, token, Err(error)),
@@ -108,6 +111,18 @@ impl Dispatcher {
         }
         self.settle_now(ledger, id, &gathered.settlements);
         self.answer_since(ledger, written, id, token, Ok(Reply::Published { exceptions }));
+    }
+
+    /// Whether pages must be read before all of a transaction can go into one entry.
+    fn waits_for_pages(&mut self, ledger: &Ledger, id: SessionId, tx: TransactionId) -> bool {
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| !s.closing) else { return false };
+        let Some(transaction) = session.transactions.get_mut(&tx) else { return false };
+        let settlements = std::mem::take(&mut transaction.settlements);
+        let waits = self.lacks_pages(ledger, &settlements);
+        if let Ok(transaction) = self.transaction(id, tx) {
+            transaction.settlements = settlements;
+        }
+        waits
     }
 
     pub(super) fn do_rollback(

@@ -14,6 +14,11 @@ impl Turns {
         self.0.entry(Reverse(priority)).or_default().push_back(consumer);
     }
 
+    /// Whether nobody waits for a turn.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes out whose turn it is.
     pub(super) fn pop(&mut self) -> Option<usize> {
         let mut first = self.0.first_entry()?;

@@ -86,6 +86,16 @@ enum Op {
     Propose,
     Commit,
     Dispatch,
+    /// What is in memory is written to pages and forgotten, but for what the last `young` entries
+    /// brought.
+    PageOut {
+        page_bytes: u64,
+        young: usize,
+    },
+    /// What is in pages is written to new ones.
+    Compact {
+        page_bytes: u64,
+    },
     Crash,
 }
 
@@ -157,6 +167,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Propose),
         4 => Just(Op::Commit),
         8 => Just(Op::Dispatch),
+        2 => (0u64..6, 0usize..4)
+            .prop_map(|(page_bytes, young)| Op::PageOut { page_bytes, young }),
+        1 => (0u64..6).prop_map(|page_bytes| Op::Compact { page_bytes }),
         1 => Just(Op::Crash),
     ]
 }
@@ -381,6 +394,22 @@ impl Model {
             Op::Propose => self.propose(),
             Op::Commit => self.commit(),
             Op::Dispatch => self.dispatch(),
+            Op::PageOut { page_bytes, young } => {
+                // Deliveries of pages that have been forgotten are for other tests: here what is
+                // done with them happens at once.
+                let held: BTreeSet<_> = self
+                    .copies
+                    .iter()
+                    .filter_map(|copy| match &copy.place {
+                        Place::Held(hold) => Some((hold.got.queue, hold.got.sequence)),
+                        _ => None,
+                    })
+                    .collect();
+                self.rig.page_out(*page_bytes, *young, |queue, sequence| {
+                    held.contains(&(queue, sequence))
+                });
+            }
+            Op::Compact { page_bytes } => self.rig.compact(*page_bytes),
             Op::Crash => self.crash(),
         }
     }

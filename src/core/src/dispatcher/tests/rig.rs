@@ -4,7 +4,7 @@
 //!
 //! An entry goes through its encoded form on its way to the ledger, as it does in production.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,8 @@ use isthmus_model::{
 };
 
 use crate::dispatcher::{Clock, Dispatcher, DispatcherOptions, Output, QueueStatus};
-use crate::{Entry, Fact, Ledger, codec};
+use crate::paging::{self, PageContent, PageKey};
+use crate::{Entry, Fact, Ledger, Part, Run, Wanted, codec};
 
 /// The virtual host of sessions that name no other.
 pub(super) const VHOST: &str = "/";
@@ -69,6 +70,12 @@ pub(super) struct Rig {
     in_flight: VecDeque<Bytes>,
     /// Payloads of every entry that is committed.
     log: Vec<Bytes>,
+    /// The contents of pages that were written.
+    pages: HashMap<PageKey, Bytes>,
+    /// Whether pages that are wanted are read at the end of a turn.
+    pub(super) reads_pages: bool,
+    /// A ledger as a checkpoint has it, and how many entries it has applied.
+    checkpoint: Option<(Vec<Bytes>, usize)>,
     sessions: BTreeMap<String, SessionId>,
     next_session: u64,
     next_token: u64,
@@ -82,8 +89,12 @@ impl Rig {
 
     /// A rig whose sessions' outboxes hold so many bytes.
     pub(super) fn with_outbox(outbox_bytes_max: u64) -> Rig {
-        let options =
-            DispatcherOptions { encodings: ENCODINGS, outbox_bytes_max, name_seed: [7; 32] };
+        let options = DispatcherOptions {
+            encodings: ENCODINGS,
+            outbox_bytes_max,
+            page_bytes_max: u64::MAX,
+            name_seed: [7; 32],
+        };
         let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
         let ledger = Ledger::new();
         let mut rig = Rig {
@@ -93,6 +104,9 @@ impl Rig {
             clock,
             in_flight: VecDeque::new(),
             log: Vec::new(),
+            pages: HashMap::new(),
+            reads_pages: true,
+            checkpoint: None,
             sessions: BTreeMap::new(),
             next_session: 1,
             next_token: 1,
@@ -111,8 +125,7 @@ impl Rig {
     fn begin_term(&mut self) {
         let term = Fact::Term(self.ledger.term() + 1);
         let payload = encoded(&Entry { time: self.clock.log, facts: vec![term] });
-        self.ledger.apply(&codec::decode(&payload).unwrap());
-        self.log.push(payload);
+        self.apply(payload);
         self.dispatcher = Dispatcher::new(self.options, &self.ledger, self.clock);
     }
 
@@ -312,10 +325,93 @@ impl Rig {
     /// Commits the oldest entry that is proposed, if there is one.
     pub(super) fn commit(&mut self) -> bool {
         let Some(payload) = self.in_flight.pop_front() else { return false };
-        self.ledger.apply(&codec::decode(&payload).unwrap());
-        self.log.push(payload);
+        self.apply(payload);
         self.dispatcher.committed(&self.ledger);
         true
+    }
+
+    fn apply(&mut self, payload: Bytes) {
+        self.log.push(payload);
+        let index = self.log.len() as u64;
+        self.ledger.apply_at(index, &codec::decode(&self.log[self.log.len() - 1]).unwrap());
+    }
+
+    /// Writes what is in memory to pages, all but what the last `young` entries brought, and a
+    /// checkpoint. A page is read at once if it has a message for which `keeps` says so, as if it
+    /// had not been forgotten.
+    pub(super) fn page_out(
+        &mut self,
+        page_bytes: u64,
+        young: usize,
+        keeps: impl Fn(QueueId, Sequence) -> bool,
+    ) {
+        let logged_upto = self.log.len().saturating_sub(young) as u64;
+        let wanted = Wanted { logged_upto, page_bytes, ..Wanted::default() };
+        self.write_pages(&wanted, &keeps);
+        let entries = self.ledger.entries(200).map(|entry| encoded(&entry)).collect();
+        self.checkpoint = Some((entries, self.log.len()));
+    }
+
+    /// Writes the messages that are in pages of all files to new ones.
+    pub(super) fn compact(&mut self, page_bytes: u64) {
+        let files = self.pages.keys().map(|key| key.file).collect();
+        let wanted = Wanted { logged_upto: 0, page_bytes, files };
+        self.write_pages(&wanted, &|_, _| true);
+    }
+
+    fn write_pages(&mut self, wanted: &Wanted, keeps: &dyn Fn(QueueId, Sequence) -> bool) {
+        let file = 1 + self.pages.keys().map(|key| key.file).max().unwrap_or(0);
+        let mut offset = 0;
+        let mut queues = self.ledger.unpaged_queues();
+        queues.extend(self.ledger.queues_in(&wanted.files));
+        for queue in queues {
+            let mut from = 0;
+            while let Some((gathered, next)) = self.ledger.gather(queue, from, wanted) {
+                from = next;
+                let sources: HashMap<PageKey, PageContent> =
+                    gathered.sources().map(|key| (key, self.content(key))).collect();
+                let unwritten =
+                    gathered.write(ENCODINGS, |key| sources.get(&key)).unwrap().unwrap();
+                let content = Bytes::from(unwritten.content.clone());
+                let key = PageKey { file, offset, len: content.len() as u32 };
+                offset += content.len() as u64;
+                self.pages.insert(key, content);
+                let (page, written) = unwritten.placed(key);
+                self.ledger.page_out(&page, &written);
+                let sequences = page.first..page.first + u64::from(page.span);
+                if sequences.into_iter().any(|sequence| keeps(queue, sequence)) {
+                    self.read_page(key);
+                }
+            }
+        }
+    }
+
+    fn content(&self, key: PageKey) -> PageContent {
+        paging::read(&self.pages[&key]).unwrap()
+    }
+
+    pub(super) fn read_page(&mut self, key: PageKey) {
+        let content = self.content(key);
+        self.dispatcher.page_read(key, content);
+    }
+
+    /// A message of the ledger, in memory.
+    fn run_of(&self, part: &Part) -> Vec<Run> {
+        let paged = match part {
+            Part::Here(run) => return vec![run.clone()],
+            Part::Paged(paged) => paged,
+        };
+        let content = self.content(paged.page.key);
+        let mut runs = Vec::new();
+        for stretch in paged.parts() {
+            let mut at = stretch.first;
+            while let Some(rest) = stretch.part(at, u64::MAX) {
+                let run = rest.read(&content).unwrap();
+                at = run.end();
+                runs.push(run);
+            }
+        }
+        runs
     }
 
     /// Ends a turn: delivers, expires and drops what is due.
@@ -328,6 +424,14 @@ impl Rig {
     /// Ends a turn; what there is to say is the caller's.
     pub(super) fn turn(&mut self) -> Vec<(SessionId, Output)> {
         self.dispatcher.dispatch(&self.ledger);
+        while self.reads_pages {
+            let wanted = self.dispatcher.take_wanted_pages();
+            if wanted.is_empty() {
+                break;
+            }
+            wanted.into_iter().for_each(|key| self.read_page(key));
+            self.dispatcher.dispatch(&self.ledger);
+        }
         self.dispatcher.take_outputs()
     }
 
@@ -359,12 +463,57 @@ impl Rig {
         self.in_flight.clear();
         self.sessions.clear();
         let replayed = replay(&Ledger::new(), &self.log);
-        assert_eq!(state(&replayed), state(&self.ledger), "two replays differ");
+        assert_eq!(self.state(&replayed), self.state(&self.ledger), "two replays differ");
         let half = replay(&Ledger::new(), &self.log[..self.log.len() / 2]);
         let restored = replay(&half, &self.log[self.log.len() / 2..]);
-        assert_eq!(state(&restored), state(&self.ledger), "a checkpoint loses something");
-        self.ledger = restored;
+        assert_eq!(self.state(&restored), self.state(&self.ledger), "a checkpoint loses something");
+        self.ledger = self.checkpointed().unwrap_or(restored);
+        assert_eq!(
+            self.state(&replayed),
+            self.state(&self.ledger),
+            "a checkpoint with pages loses something"
+        );
         self.begin_term();
+    }
+
+    /// A ledger that was restored from the last checkpoint and the log.
+    fn checkpointed(&self) -> Option<Ledger> {
+        let (entries, applied) = self.checkpoint.as_ref()?;
+        let mut ledger = Ledger::new();
+        for entry in entries {
+            ledger.apply(&codec::decode(entry).unwrap());
+        }
+        if let Some(from) = ledger.awaited_from() {
+            for index in from as usize..=*applied {
+                ledger.recall(index as u64, &codec::decode(&self.log[index - 1]).unwrap());
+            }
+        }
+        ledger.restored().unwrap();
+        for (at, payload) in self.log.iter().enumerate().skip(*applied) {
+            ledger.apply_at(at as u64 + 1, &codec::decode(payload).unwrap());
+        }
+        Some(ledger)
+    }
+
+    /// All that a ledger says, however its messages are cut into runs and wherever they are.
+    fn state(&self, ledger: &Ledger) -> Vec<String> {
+        let facts = ledger.entries(u64::MAX).flat_map(|entry| entry.facts);
+        let mut lines = Vec::new();
+        for fact in facts {
+            match fact {
+                Fact::Restore { .. } | Fact::Logged { .. } | Fact::Page(_) | Fact::Paged { .. } => {
+                }
+                Fact::QueueState { id, .. } => {
+                    lines.push(format!("{fact:?}"));
+                    let parts = ledger.queue(id).into_iter().flat_map(|queue| queue.runs.iter());
+                    for run in parts.flat_map(|part| self.run_of(part)) {
+                        lines.extend((0..run.len).map(|i| in_full(id, &run, i)));
+                    }
+                }
+                _ => lines.push(format!("{fact:?}")),
+            }
+        }
+        lines
     }
 
     /// The facts of every entry that is committed, in order.
@@ -430,7 +579,7 @@ fn encoded(entry: &Entry) -> Bytes {
 /// A ledger that was restored from a checkpoint of `from` and then applied `log`.
 fn replay(from: &Ledger, log: &[Bytes]) -> Ledger {
     let mut ledger = Ledger::new();
-    for entry in from.entries(200) {
+    for entry in from.entries_without_log(200) {
         ledger.apply(&codec::decode(&encoded(&entry)).unwrap());
     }
     for payload in log {
@@ -439,33 +588,23 @@ fn replay(from: &Ledger, log: &[Bytes]) -> Ledger {
     ledger
 }
 
-/// All that a ledger says, however its messages are cut into runs.
-fn state(ledger: &Ledger) -> Vec<String> {
-    let mut lines = Vec::new();
-    for entry in ledger.entries(u64::MAX) {
-        for fact in entry.facts {
-            let Fact::Restore { queue, first, batch, enqueued_at, delivery_count, annotations } =
-                fact
-            else {
-                lines.push(format!("{fact:?}"));
-                continue;
-            };
-            for (i, record) in batch.records.iter().enumerate() {
-                lines.push(format!(
-                    "{queue}/{}: {:?} to {:?} {:?} since {enqueued_at:?}, {delivery_count} failed, \
-                     {annotations:?}, {:?} {} {}",
-                    first + i as u64,
-                    batch.body(record),
-                    batch.exchange(record),
-                    batch.routing_key(record),
-                    record.flags,
-                    record.priority,
-                    record.ttl_ms,
-                ));
-            }
-        }
-    }
-    lines
+/// Everything about one message of a run.
+fn in_full(queue: QueueId, run: &Run, offset: u32) -> String {
+    let batch = &run.batch;
+    let record = &batch.records[(run.record + offset) as usize];
+    format!(
+        "{queue}/{}: {:?} to {:?} {:?} since {:?}, {} failed, {:?}, {:?} {} {}",
+        run.first + u64::from(offset),
+        batch.body(record),
+        batch.exchange(record),
+        batch.routing_key(record),
+        run.enqueued_at,
+        run.delivery_count,
+        run.annotations,
+        record.flags,
+        record.priority,
+        record.ttl_ms,
+    )
 }
 
 /// One delivered message.
