@@ -85,7 +85,7 @@ pub(super) fn open(storage: SharedStorage, mut options: LogOptions) -> Result<(L
     fs::sync_dir(&*storage)?;
     let listing = list(&storage)?;
     let has_data = listing.has_state || !listing.segments.is_empty();
-    format::check_or_create(&*storage, has_data)?;
+    let stated = format::check(&*storage, has_data)?;
     let spares = Spares::new(
         Arc::clone(&storage),
         options.segment_bytes,
@@ -95,6 +95,7 @@ pub(super) fn open(storage: SharedStorage, mut options: LogOptions) -> Result<(L
     let state = StateFile::open(&*storage)?;
     // Everything is read and found good before anything is changed.
     let replayed = state.map(|state| replay(&storage, &listing, state)).transpose()?;
+    format::state(&*storage, stated)?;
     for name in &listing.spares {
         spares.adopt(name)?;
     }
