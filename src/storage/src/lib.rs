@@ -18,6 +18,7 @@ pub mod fs;
 mod log;
 pub mod pages;
 pub mod reader;
+pub mod verify;
 mod writer;
 
 pub use error::{Error, Result};

@@ -32,6 +32,7 @@ mod writer;
 
 use std::io;
 
+pub(crate) use self::file::examine;
 pub use self::{file::PageFile, writer::PageWriter};
 use crate::{
     error::{Error, Result},

@@ -43,22 +43,7 @@ impl PageFile {
     /// [`Error::Corrupt`] with file and offset, [`Error::UnknownVersion`], and what the operating
     /// system says.
     pub fn open(storage: &dyn Storage, file: u64) -> Result<Arc<Self>> {
-        let Opened { file, name, header, size } = open_header(storage, file)?;
-        let least = (FILE_HEADER_BYTES + RECORD_BYTES) as u64;
-        let Some(end) = size.checked_sub(RECORD_BYTES as u64).filter(|_| size >= least) else {
-            return Err(Error::corrupt(&name, size, "the file ends behind its header"));
-        };
-        match read_record(&*file, &name, &header, end)? {
-            Some(record) if record.kind == RecordKind::End && record.len == 0 => {
-                Ok(Arc::new(Self { file, name, header, end, pages: record.pages }))
-            }
-            _ => Err(Error::corrupt(
-                &name,
-                end,
-                "the file does not end with an end record: it is cut short, was never finished, or \
-                 has data behind its end",
-            )),
-        }
+        open_header(storage, file)?.finished().map(Arc::new)
     }
 
     /// The number of the file.
@@ -147,14 +132,14 @@ impl PageFile {
 }
 
 /// A page file whose header is good.
-pub(super) struct Opened {
-    pub(super) file: Arc<dyn File>,
-    pub(super) name: String,
-    pub(super) header: FileHeader,
-    pub(super) size: u64,
+struct Opened {
+    file: Arc<dyn File>,
+    name: String,
+    header: FileHeader,
+    size: u64,
 }
 
-pub(super) fn open_header(storage: &dyn Storage, number: u64) -> Result<Opened> {
+fn open_header(storage: &dyn Storage, number: u64) -> Result<Opened> {
     let name = file_name(number);
     let file = storage.open(&name).map_err(|e| Error::io("open", &name, e))?;
     let size = file.size().map_err(|e| Error::io("measure", &name, e))?;
@@ -164,6 +149,70 @@ pub(super) fn open_header(storage: &dyn Storage, number: u64) -> Result<Opened> 
     }
     let header = FileHeader::decode(&bytes, &name, number)?;
     Ok(Opened { file, name, header, size })
+}
+
+impl Opened {
+    /// Reads the end record.
+    fn finished(self) -> Result<PageFile> {
+        let Self { file, name, header, size } = self;
+        let least = (FILE_HEADER_BYTES + RECORD_BYTES) as u64;
+        let Some(end) = size.checked_sub(RECORD_BYTES as u64).filter(|_| size >= least) else {
+            return Err(Error::corrupt(&name, size, "the file ends behind its header"));
+        };
+        match read_record(&*file, &name, &header, end)? {
+            Some(record) if record.kind == RecordKind::End && record.len == 0 => {
+                Ok(PageFile { file, name, header, end, pages: record.pages })
+            }
+            _ => Err(Error::corrupt(
+                &name,
+                end,
+                "the file does not end with an end record: it is cut short, was never finished, or \
+                 has data behind its end",
+            )),
+        }
+    }
+}
+
+/// Reads a page file, finished or not, and tells `on_damage` all that is wrong with it; with
+/// `content`, the content of its pages too. Reports what is whole, as far as it was read.
+pub(crate) fn examine(
+    storage: &dyn Storage,
+    number: u64,
+    content: bool,
+    on_damage: &mut dyn FnMut(Error),
+) -> PageFileReport {
+    let nothing = PageFileReport { number, ..PageFileReport::default() };
+    let (file, name, header, size) = match open_header(storage, number) {
+        Ok(Opened { file, name, header, size }) => (file, name, header, size),
+        Err(error) => {
+            on_damage(error);
+            return nothing;
+        }
+    };
+    let opened = Opened { file: Arc::clone(&file), name: name.clone(), header, size };
+    match opened.finished() {
+        Ok(file) if content => file.check(|error| {
+            on_damage(error);
+            ControlFlow::Continue(())
+        }),
+        Ok(file) => PageFileReport { pages: file.pages, bytes: size, ..nothing },
+        Err(error) => {
+            on_damage(error);
+            if !content {
+                return PageFileReport { bytes: size, ..nothing };
+            }
+            // Where the end record should be there is no page: that has been told.
+            let end = size.saturating_sub(RECORD_BYTES as u64);
+            let mut tell = |error: Error| {
+                if !matches!(error, Error::Corrupt { offset, .. } if offset == end) {
+                    on_damage(error);
+                }
+                ControlFlow::Continue(())
+            };
+            let (report, _) = walk(&*file, &name, &header, size, &mut tell);
+            PageFileReport { bytes: size, ..report }
+        }
+    }
 }
 
 /// The record at `offset`, if a good one is there.
