@@ -56,7 +56,8 @@ fn parse_name(name: &str) -> Option<u64> {
     (name_of(index) == name).then_some(index)
 }
 
-fn checkpoints(storage: &dyn Storage) -> Result<Vec<(u64, String)>> {
+/// Index and name of the checkpoints, oldest first.
+pub(crate) fn checkpoints(storage: &dyn Storage) -> Result<Vec<(u64, String)>> {
     let names = storage.list().map_err(|e| Error::io("list", &storage.location(), e))?;
     let mut found: Vec<_> =
         names.into_iter().filter_map(|name| Some((parse_name(&name)?, name))).collect();
@@ -215,8 +216,7 @@ pub fn open_latest(storage: &dyn Storage) -> Result<Option<CheckpointReader>> {
     // synced; from here on the log may be purged on the strength of it.
     fs::sync_dir(storage)?;
     let Some((index, name)) = checkpoints(storage)?.pop() else { return Ok(None) };
-    let file = storage.open(&name).map_err(|e| Error::io("open", &name, e))?;
-    let mut reader = CheckpointReader::new(file, name, index)?;
+    let mut reader = CheckpointReader::open(storage, name, index)?;
     while reader.next_block()? {}
     let bytes = reader.bytes;
     reader.rewind();
@@ -247,7 +247,9 @@ impl CheckpointReader {
         self.meta
     }
 
-    fn new(file: Arc<dyn File>, name: String, index: u64) -> Result<Self> {
+    /// Opens a checkpoint; the header alone is verified.
+    pub(crate) fn open(storage: &dyn Storage, name: String, index: u64) -> Result<Self> {
+        let file = storage.open(&name).map_err(|e| Error::io("open", &name, e))?;
         let mut header = [0; HEADER_BYTES];
         let read = fs::read_full_at(&*file, &name, &mut header, 0)?;
         let number = |at: usize| {
@@ -293,8 +295,18 @@ impl CheckpointReader {
         self.ended = false;
     }
 
+    /// Passes over a block that is damaged, if another may follow: all are of one size, except the
+    /// last.
+    pub(crate) fn skip_block(&mut self) -> Result<bool> {
+        let size = self.file.size().map_err(|e| Error::io("measure", &self.name, e))?;
+        self.offset += (BLOCK_HEADER_BYTES + BLOCK_BYTES) as u64;
+        self.number += 1;
+        self.bytes += BLOCK_BYTES as u64;
+        Ok(self.offset < size)
+    }
+
     /// Reads and verifies the next block; false at the end.
-    fn next_block(&mut self) -> Result<bool> {
+    pub(crate) fn next_block(&mut self) -> Result<bool> {
         if self.ended {
             return Ok(false);
         }

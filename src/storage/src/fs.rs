@@ -5,12 +5,15 @@
 //! ([`SimStorage`]), and under a recorder whose recording can be replayed onto the simulated disk
 //! and cut at any point ([`RecordingStorage`]).
 
+mod paced;
 mod real;
 mod recording;
 mod sim;
 
 use std::{fmt::Debug, io, sync::Arc};
 
+pub use paced::Pace;
+pub(crate) use paced::PacedWriter;
 pub use real::RealStorage;
 pub use recording::{Op, Recording, RecordingStorage};
 pub use sim::{CountedOp, Fault, OpKind, Rng, SECTOR_BYTES, SimStorage, SyncSite};

@@ -1,8 +1,8 @@
-//! The log and checkpoints, over real or simulated files.
+//! The log, pages and checkpoints, over real or simulated files.
 //!
 //! Synchronous, without a runtime: [`Log`] is the machine, [`LogWriter`] runs it on a thread with
-//! group commit, [`checkpoint`] writes and reads what survives the log, and [`fs`] is the file
-//! system below all of them, real or simulated.
+//! group commit, [`pages`] hold what survives the log, [`checkpoint`] writes and reads what says
+//! where everything is, and [`fs`] is the file system below all of them, real or simulated.
 //!
 //! What holds:
 //! - Nothing is reported durable before the sync that made it so has returned.
@@ -16,7 +16,9 @@ mod error;
 mod format;
 pub mod fs;
 mod log;
+pub mod pages;
 pub mod reader;
+pub mod verify;
 mod writer;
 
 pub use error::{Error, Result};

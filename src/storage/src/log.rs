@@ -49,6 +49,7 @@
 //! crash as any append. Purging first saves the purged id in the state file, then turns segments
 //! that hold nothing live into spares.
 
+mod examine;
 mod index;
 mod read;
 mod record;
@@ -65,14 +66,22 @@ use parking_lot::RwLock;
 use self::{
     index::{Index, Placed},
     record::{HEADER_BYTES, HeaderBytes, RecordHeader, checksum, record_bytes},
-    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_name},
-    state::{Saved, StateFile},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_name},
+    state::StateFile,
 };
 use crate::{
     error::{Error, Result},
     fs::{self, Lock, SharedStorage},
 };
 
+pub(crate) use self::{
+    examine::examine,
+    record::RecordKind,
+    scan::scan_segment,
+    segment::{Segment, parse_segment_name},
+    spare::is_spare_name,
+    state::{STATE_NAME, Saved},
+};
 pub use self::{
     read::{Entry, LogReader},
     recovery::{Cut, Recovered},
@@ -80,7 +89,6 @@ pub use self::{
     spare::Spares,
     state::HardState,
 };
-pub(crate) use self::{record::RecordKind, scan::scan_segment};
 
 /// The buffer is written out when it reaches this, in bytes.
 const WRITE_BYTES: usize = 1 << 20;

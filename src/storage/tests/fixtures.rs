@@ -3,7 +3,9 @@
 
 use std::{fs, io::Read, path::Path, sync::Arc};
 
-use isthmus_storage::{HardState, Log, LogId, LogOptions, RealStorage, SharedStorage, checkpoint};
+use isthmus_storage::{
+    FORMAT_VERSION, HardState, Log, LogId, LogOptions, RealStorage, SharedStorage, checkpoint,
+};
 
 #[test]
 fn version_1_opens() {
@@ -34,4 +36,6 @@ fn version_1_opens() {
     let mut content = String::new();
     reader.read_to_string(&mut content).unwrap();
     assert_eq!(content, "the state at entry 10");
+    let format = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    assert_eq!(format, format!("isthmus data directory, format {FORMAT_VERSION}\n"));
 }

@@ -222,11 +222,44 @@ fn an_unknown_version_is_refused_by_name() {
     let sim = SimStorage::new(1);
     drop(Log::open(shared(&sim), tiny()).unwrap());
     let line = sim.contents("FORMAT").unwrap();
-    let at = line.iter().position(|b| *b == b'1').unwrap();
-    assert!(sim.overwrite("FORMAT", at as u64, b"9"));
+    assert_eq!(line, b"isthmus data directory, format 2\n");
+    assert!(sim.overwrite("FORMAT", line.len() as u64 - 2, b"9"));
     let refused = Log::open(shared(&sim), tiny()).unwrap_err();
     assert!(matches!(&refused, Error::UnknownVersion { found, .. } if found == "9"), "{refused}");
     assert!(refused.to_string().contains("start the release that wrote it"), "{refused}");
+}
+
+/// An older format is replaced in one step, before anything of the newer one can be written, and
+/// whenever the power goes the directory opens.
+#[test]
+fn an_older_format_is_upgraded_whenever_the_power_goes() {
+    let sim = SimStorage::new(1);
+    let (mut log, _) = Log::open(shared(&sim), tiny()).unwrap();
+    append(&mut log, LogId { term: 1, index: 1 }, b"kept").unwrap();
+    log.close().unwrap();
+    let line = sim.contents("FORMAT").unwrap();
+    assert!(sim.overwrite("FORMAT", line.len() as u64 - 2, b"1"));
+    let undisturbed = sim.fork();
+    drop(Log::open(shared(&undisturbed), tiny()).unwrap());
+    assert_eq!(undisturbed.contents("FORMAT").unwrap(), line);
+    assert_eq!(undisturbed.crash(1).contents("FORMAT").unwrap(), line, "it is durable");
+    for cut in 0..undisturbed.operations() {
+        for seed in 0..8 {
+            let disk = sim.fork();
+            disk.inject(cut, Fault::PowerCut);
+            drop(Log::open(shared(&disk), tiny()));
+            let disk = disk.crash(seed);
+            let (log, recovered) = Log::open(shared(&disk), tiny()).unwrap();
+            assert_eq!(recovered.last.index, 1);
+            drop(log);
+            assert_eq!(disk.contents("FORMAT").unwrap(), line);
+        }
+    }
+    // A directory that does not open is left as it is.
+    let segment = sim.list().unwrap().into_iter().find(|n| n.starts_with("log-")).unwrap();
+    assert!(sim.flip_bit(&segment, 4096 + 65, 1));
+    drop(Log::open(shared(&sim), tiny()).unwrap_err());
+    assert!(sim.contents("FORMAT").unwrap().ends_with(b"1\n"));
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub struct RealStorage {
     path: PathBuf,
     /// Kept open so that a directory sync reports errors since it was opened.
     directory: fs::File,
+    read_only: bool,
 }
 
 impl RealStorage {
@@ -44,7 +45,26 @@ impl RealStorage {
         if directory.metadata()?.permissions().mode() & 0o077 != 0 {
             directory.set_permissions(Permissions::from_mode(0o700))?;
         }
-        Ok(Self { path, directory })
+        Ok(Self { path, directory, read_only: false })
+    }
+
+    /// Opens an existing directory to look at it: it, its mode and its files stay as they are, and
+    /// whatever would change something fails with `ReadOnlyFilesystem`.
+    ///
+    /// # Errors
+    /// What the operating system says about opening it.
+    pub fn read_only(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_owned();
+        let directory = fs::File::open(&path)?;
+        // Opening succeeds for a file as well.
+        if !directory.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { path, directory, read_only: true })
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn path_of(&self, name: &str) -> io::Result<PathBuf> {
@@ -57,27 +77,31 @@ impl RealStorage {
     }
 }
 
-fn options() -> OpenOptions {
+fn options(read_only: bool) -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
+    options.read(true).write(!read_only).mode(0o600);
     options
 }
 
 impl Storage for RealStorage {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = options().create_new(true).open(self.path_of(name)?)?;
-        Ok(Arc::new(RealFile(file)))
+        self.writable()?;
+        let file = options(false).create_new(true).open(self.path_of(name)?)?;
+        Ok(Arc::new(RealFile { file, read_only: false }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile(options().open(self.path_of(name)?)?)))
+        let file = options(self.read_only).open(self.path_of(name)?)?;
+        Ok(Arc::new(RealFile { file, read_only: self.read_only }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.writable()?;
         fs::rename(self.path_of(from)?, self.path_of(to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.writable()?;
         fs::remove_file(self.path_of(name)?)
     }
 
@@ -98,13 +122,24 @@ impl Storage for RealStorage {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.writable()?;
         self.directory.sync_all()
     }
 
     fn lock(&self) -> io::Result<Box<dyn Lock>> {
-        let file = options().create(true).truncate(false).open(self.path_of(LOCK_NAME)?)?;
+        let mut options = options(self.read_only);
+        if !self.read_only {
+            options.create(true).truncate(false);
+        }
+        let file = match options.open(self.path_of(LOCK_NAME)?) {
+            // Nobody has ever held it, or it is a copy.
+            Err(e) if self.read_only && e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Box::new(RealLock { _file: None }));
+            }
+            other => other?,
+        };
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Ok(()) => Ok(Box::new(RealLock { _file: Some(file) })),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -123,37 +158,43 @@ impl Storage for RealStorage {
 /// The lock goes when the descriptor is closed, also when the process is killed.
 #[derive(Debug)]
 struct RealLock {
-    _file: fs::File,
+    _file: Option<fs::File>,
 }
 
 impl Lock for RealLock {}
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    read_only: bool,
+}
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        self.file.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(buf, offset)
+        self.file.write_at(buf, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         let mut at = self.size()?;
         let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(len).unwrap_or(ZEROS_BYTES))];
         while at < len {
             let piece = zeros.len().min(usize::try_from(len - at).unwrap_or(zeros.len()));
-            self.0.write_all_at(&zeros[..piece], at)?;
+            self.file.write_all_at(&zeros[..piece], at)?;
             at += piece as u64;
         }
         Ok(())

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     format,
-    fs::{self, SharedStorage},
+    fs::{self, SharedStorage, Storage},
 };
 
 /// What was found when the log was opened. All of it is durable.
@@ -48,14 +48,14 @@ pub struct Cut {
 
 /// The files of a data directory.
 #[derive(Default)]
-struct Listing {
+pub(super) struct Listing {
     /// Name and incarnation, ascending.
-    segments: Vec<(String, u64)>,
-    spares: Vec<String>,
-    has_state: bool,
+    pub(super) segments: Vec<(String, u64)>,
+    pub(super) spares: Vec<String>,
+    pub(super) has_state: bool,
 }
 
-fn list(storage: &SharedStorage) -> Result<Listing> {
+pub(super) fn list(storage: &dyn Storage) -> Result<Listing> {
     let names = storage.list().map_err(|e| Error::io("list", &storage.location(), e))?;
     let mut listing = Listing::default();
     for name in names {
@@ -83,9 +83,9 @@ pub(super) fn open(storage: SharedStorage, mut options: LogOptions) -> Result<(L
     })?;
     // What an earlier process renamed may be in memory only; from here on it is relied upon.
     fs::sync_dir(&*storage)?;
-    let listing = list(&storage)?;
+    let listing = list(&*storage)?;
     let has_data = listing.has_state || !listing.segments.is_empty();
-    format::check_or_create(&*storage, has_data)?;
+    let stated = format::check(&*storage, has_data)?;
     let spares = Spares::new(
         Arc::clone(&storage),
         options.segment_bytes,
@@ -95,6 +95,7 @@ pub(super) fn open(storage: SharedStorage, mut options: LogOptions) -> Result<(L
     let state = StateFile::open(&*storage)?;
     // Everything is read and found good before anything is changed.
     let replayed = state.map(|state| replay(&storage, &listing, state)).transpose()?;
+    format::state(&*storage, stated)?;
     for name in &listing.spares {
         spares.adopt(name)?;
     }
@@ -136,7 +137,7 @@ fn initialise(storage: &SharedStorage, listing: &Listing, spares: &Spares) -> Re
             activate(storage, spares, header)?
         }
         // A power cut between the two.
-        [(name, 1)] => open_segment(storage, name, 1)?,
+        [(name, 1)] => open_segment(&**storage, name, 1)?,
         _ => return Err(Error::corrupt(STATE_NAME, 0, "the file is missing beside log segments")),
     };
     let segment = Arc::new(segment);
@@ -151,7 +152,7 @@ fn initialise(storage: &SharedStorage, listing: &Listing, spares: &Spares) -> Re
     Ok(Replayed { state, index, end, committed: 0, clean: true, unneeded: Vec::new() })
 }
 
-fn open_segment(storage: &SharedStorage, name: &str, incarnation: u64) -> Result<Segment> {
+pub(super) fn open_segment(storage: &dyn Storage, name: &str, incarnation: u64) -> Result<Segment> {
     let file = storage.open(name).map_err(|e| Error::io("open", name, e))?;
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let read = fs::read_full_at(&*file, name, &mut bytes, 0)?;
@@ -168,22 +169,9 @@ fn replay(storage: &SharedStorage, listing: &Listing, state: StateFile) -> Resul
     let purged = state.saved.purged;
     let mut segments = Vec::new();
     for (name, incarnation) in &listing.segments {
-        segments.push(Arc::new(open_segment(storage, name, *incarnation)?));
+        segments.push(Arc::new(open_segment(&**storage, name, *incarnation)?));
     }
-    // Segments before the last one that follows on purged entries were being recycled when the
-    // power went; some of them may be gone already, in any order.
-    let first = segments.iter().rposition(|s| s.header.previous_index <= purged.index);
-    let Some(first) = first else {
-        let (file, had) = segments
-            .first()
-            .map_or((STATE_NAME, 0), |s| (s.name.as_str(), s.header.previous_index));
-        let reason = format!(
-            "the log should begin behind entry {} and begins behind entry {had}: segments are \
-             missing",
-            purged.index
-        );
-        return Err(Error::corrupt(file, 0, reason));
-    };
+    let first = first_needed(&segments, purged.index)?;
     let unneeded: Vec<_> = segments.drain(..first).collect();
     let mut replay = Replay {
         index: Index::new(purged, segments.into()),
@@ -209,6 +197,75 @@ fn replay(storage: &SharedStorage, listing: &Listing, state: StateFile) -> Resul
     Ok(Replayed { state, index, end, committed, clean, unneeded })
 }
 
+/// Which segment is the first one needed. Those before the last one that follows on purged entries
+/// were being recycled when the power went; some of them may be gone already, in any order.
+pub(super) fn first_needed(segments: &[Arc<Segment>], purged: u64) -> Result<usize> {
+    let found = segments.iter().rposition(|s| s.header.previous_index <= purged);
+    found.ok_or_else(|| {
+        let (file, had) = segments
+            .first()
+            .map_or((STATE_NAME, 0), |s| (s.name.as_str(), s.header.previous_index));
+        let reason = format!(
+            "the log should begin behind entry {purged} and begins behind entry {had}: segments \
+             are missing"
+        );
+        Error::corrupt(file, 0, reason)
+    })
+}
+
+/// Why a segment cannot follow on a log that ends with entry `last`, if it cannot.
+pub(super) fn wrong_jump(head: &SegmentHeader, last: u64, purged: u64) -> Option<String> {
+    // A snapshot may have been installed beyond the end of the log; its index is in the state file.
+    (head.previous_index > last && head.previous_index > purged).then(|| {
+        format!(
+            "the segment follows on entry {}, but the log before it ends with {last}",
+            head.previous_index
+        )
+    })
+}
+
+/// Why a whole record cannot follow on a log that ends with entry `last`, if it cannot.
+pub(super) fn wrong_record(header: &RecordHeader, last: u64) -> Option<String> {
+    match header.record {
+        RecordKind::Entry if header.index != last + 1 => {
+            Some(format!("entry {} is behind entry {last}", header.index))
+        }
+        RecordKind::Truncate if header.index == 0 || header.index > last => Some(format!(
+            "entries from {} on are truncated, but the last one is {last}",
+            header.index
+        )),
+        _ => None,
+    }
+}
+
+/// Why the chain of a segment that has the successor `next` must not end there, if it must not.
+pub(super) fn wrong_end(end: &ScanEnd, next: &SegmentHeader, next_name: &str) -> Option<String> {
+    let expected = (next.first_sequence.saturating_sub(1), next.previous_crc);
+    ((end.last_sequence, end.last_crc) != expected).then(|| {
+        format!(
+            "{} does not match its checksum, yet {next_name} says that the segment was durable up \
+             to record {} and the last one here is {} (or a segment between them is missing)",
+            end.what(),
+            expected.0,
+            end.last_sequence
+        )
+    })
+}
+
+/// Why the log must not end at `end` of its last segment, if it must not: what makes it damage and
+/// no torn tail.
+pub(super) fn wrong_tail(end: &ScanEnd, last_index: u64, committed: u64) -> Option<String> {
+    (end.last_sequence < end.durable || last_index < committed).then(|| {
+        format!(
+            "{} does not match its checksum, yet the log is known to have been durable up to \
+             record {} and the last one here is {} (entry {last_index}, {committed} is committed)",
+            end.what(),
+            end.durable,
+            end.last_sequence
+        )
+    })
+}
+
 /// The fold over the records of all segments.
 struct Replay {
     index: Index,
@@ -226,15 +283,10 @@ impl Replay {
     ) -> Result<ScanEnd> {
         let head = &segment.header;
         self.last_record = None;
+        if let Some(reason) = wrong_jump(head, self.index.last.index, saved.purged.index) {
+            return Err(Error::corrupt(&segment.name, 0, reason));
+        }
         if head.previous_index > self.index.last.index {
-            // A snapshot was installed beyond the end of the log; its index is in the state file.
-            if head.previous_index > saved.purged.index {
-                let reason = format!(
-                    "the segment follows on entry {}, but the log before it ends with {}",
-                    head.previous_index, self.index.last.index
-                );
-                return Err(Error::corrupt(&segment.name, 0, reason));
-            }
             let previous = LogId { term: head.previous_term, index: head.previous_index };
             self.index.truncate(1, previous);
         }
@@ -242,29 +294,14 @@ impl Replay {
         let until = next.map(|next| next.header.first_sequence.saturating_sub(1));
         let scanned = scan_segment(&bytes, until, |whole| self.record(segment, &whole));
         let (_, mut end) = scanned.map_err(|e| e.at(&segment.name))??;
-        let what = if end.payload_damaged { "the payload of a record" } else { "a record" };
+        let damaged = |reason| Err(Error::corrupt(&segment.name, end.offset, reason));
         if let Some(next) = next {
-            let expected = (next.header.first_sequence.saturating_sub(1), next.header.previous_crc);
-            if (end.last_sequence, end.last_crc) != expected {
-                let reason = format!(
-                    "{what} does not match its checksum, yet {} says that the segment was durable \
-                     up to record {} and the last one here is {} (or a segment between them is \
-                     missing)",
-                    next.name, expected.0, end.last_sequence
-                );
-                return Err(Error::corrupt(&segment.name, end.offset, reason));
-            }
-            return Ok(end);
+            return wrong_end(&end, &next.header, &next.name).map_or(Ok(end), damaged);
         }
         end.durable = end.durable.max(saved.durable);
-        let entries_end = self.index.last.index.max(saved.purged.index);
-        if end.last_sequence < end.durable || entries_end < self.committed {
-            let reason = format!(
-                "{what} does not match its checksum, yet the log is known to have been durable up \
-                 to record {} and the last one here is {} (entry {}, {} is committed)",
-                end.durable, end.last_sequence, self.index.last.index, self.committed
-            );
-            return Err(Error::corrupt(&segment.name, end.offset, reason));
+        let last = self.index.last.index.max(saved.purged.index);
+        if let Some(reason) = wrong_tail(&end, last, self.committed) {
+            return damaged(reason);
         }
         self.rewrite_tail(segment, &bytes, &end)?;
         Ok(end)
@@ -272,28 +309,17 @@ impl Replay {
 
     fn record(&mut self, segment: &Arc<Segment>, whole: &Whole<'_>) -> Result<()> {
         let header = &whole.header;
-        let wrong = |reason: String| Error::corrupt(&segment.name, whole.offset, reason);
         self.last_record = Some(header.record);
         self.committed = self.committed.max(header.committed);
-        let last = self.index.last;
+        if let Some(reason) = wrong_record(header, self.index.last.index) {
+            return Err(Error::corrupt(&segment.name, whole.offset, reason));
+        }
         match header.record {
             RecordKind::Entry => {
-                if header.index != last.index + 1 {
-                    return Err(wrong(format!(
-                        "entry {} is behind entry {}",
-                        header.index, last.index
-                    )));
-                }
                 let id = LogId { term: header.term, index: header.index };
                 self.index.publish(segment, &[Placed { id, offset: whole.offset }]);
             }
             RecordKind::Truncate => {
-                if header.index == 0 || header.index > last.index {
-                    return Err(wrong(format!(
-                        "entries from {} on are truncated, but the last one is {}",
-                        header.index, last.index
-                    )));
-                }
                 // Where the entry before it lies in a segment that was purged, its term is not
                 // needed: the id of the last purged entry is in the state file.
                 let index = header.index - 1;

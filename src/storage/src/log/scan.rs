@@ -56,20 +56,49 @@ fn look(seed: u32, bytes: &[u8], at: usize) -> Found {
 pub(crate) fn scan_segment<E>(
     bytes: &[u8],
     until: Option<u64>,
-    mut visit: impl FnMut(Whole<'_>) -> Result<(), E>,
+    visit: impl FnMut(Whole<'_>) -> Result<(), E>,
 ) -> Result<Result<(SegmentHeader, ScanEnd), E>, HeaderError> {
     let header = SegmentHeader::decode(bytes)?;
     let seed = header.seed();
-    let mut at = SEGMENT_HEADER_BYTES;
-    let mut end = ScanEnd {
-        offset: at as u64,
-        last_sequence: header.first_sequence.saturating_sub(1),
-        last_crc: header.previous_crc,
-        payload_damaged: false,
-        // The header was written when everything before it was durable.
-        durable: header.first_sequence.saturating_sub(1),
-        beyond: 0,
-    };
+    let begin = ScanEnd::beginning(&header);
+    Ok(scan_chain(seed, bytes, begin, until, visit).map(|mut end| {
+        if until != Some(end.last_sequence) {
+            search_beyond(seed, bytes, &mut end);
+        }
+        (header, end)
+    }))
+}
+
+impl ScanEnd {
+    /// What is damaged at the end.
+    pub(crate) fn what(&self) -> &'static str {
+        if self.payload_damaged { "the payload of a record" } else { "a record" }
+    }
+
+    /// Before the first record of a segment.
+    fn beginning(header: &SegmentHeader) -> Self {
+        Self {
+            offset: SEGMENT_HEADER_BYTES as u64,
+            last_sequence: header.first_sequence.saturating_sub(1),
+            last_crc: header.previous_crc,
+            payload_damaged: false,
+            // The header was written when everything before it was durable.
+            durable: header.first_sequence.saturating_sub(1),
+            beyond: 0,
+        }
+    }
+}
+
+/// Walks the chain on from `end`.
+fn scan_chain<E>(
+    seed: u32,
+    bytes: &[u8],
+    mut end: ScanEnd,
+    until: Option<u64>,
+    mut visit: impl FnMut(Whole<'_>) -> Result<(), E>,
+) -> Result<ScanEnd, E> {
+    let mut at = usize::try_from(end.offset).unwrap_or(usize::MAX);
+    end.payload_damaged = false;
     while until != Some(end.last_sequence) {
         match look(seed, bytes, at) {
             Found::Whole { header, crc, next }
@@ -78,9 +107,7 @@ pub(crate) fn scan_segment<E>(
             {
                 let body = at + HEADER_BYTES;
                 let payload = &bytes[body..body + header.payload_len as usize];
-                if let Err(e) = visit(Whole { header, offset: at as u64, payload }) {
-                    return Ok(Err(e));
-                }
+                visit(Whole { header, offset: at as u64, payload })?;
                 end.last_sequence = header.sequence;
                 end.last_crc = crc;
                 end.durable = end.durable.max(header.durable);
@@ -90,19 +117,54 @@ pub(crate) fn scan_segment<E>(
             }
             found => {
                 end.payload_damaged = matches!(found, Found::BadPayload);
-                search_beyond(seed, bytes, at, &mut end);
                 break;
             }
         }
     }
-    Ok(Ok((header, end)))
+    Ok(end)
+}
+
+/// Goes on behind the place where the chain ended, at the next record whose header is whole: what
+/// is read from there cannot be relied on, but shows what else is damaged. `None` if there is no
+/// such record.
+pub(crate) fn scan_on(
+    seed: u32,
+    bytes: &[u8],
+    mut end: ScanEnd,
+    until: Option<u64>,
+    mut visit: impl FnMut(Whole<'_>),
+) -> Option<ScanEnd> {
+    let mut at = usize::try_from(end.offset).ok()?;
+    if end.payload_damaged {
+        let (header, _) = RecordHeader::decode_at(seed, bytes, at)?;
+        at = at.checked_add(record_bytes(header.payload_len as usize))?;
+    }
+    let header = loop {
+        // The end of the file, or too little before it.
+        bytes.get(at..)?.get(..HEADER_BYTES)?;
+        match RecordHeader::decode_at(seed, bytes, at) {
+            Some((header, _)) if header.sequence > end.last_sequence => break header,
+            _ => at += ALIGN_BYTES,
+        }
+    };
+    if until.is_some_and(|until| header.sequence > until) {
+        return None;
+    }
+    end.offset = at as u64;
+    end.last_sequence = header.sequence - 1;
+    end.last_crc = header.previous_crc;
+    let Ok(end) = scan_chain(seed, bytes, end, until, |whole| {
+        visit(whole);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Some(end)
 }
 
 /// Looks at every place behind the end where a header may be. Only headers are checked, so this is
 /// linear in the size of the segment whatever lengths the bytes claim.
-fn search_beyond(seed: u32, bytes: &[u8], from: usize, end: &mut ScanEnd) {
-    let mut at = from;
-    while at + HEADER_BYTES <= bytes.len() {
+fn search_beyond(seed: u32, bytes: &[u8], end: &mut ScanEnd) {
+    let mut at = usize::try_from(end.offset).unwrap_or(usize::MAX);
+    while at.saturating_add(HEADER_BYTES) <= bytes.len() {
         if let Some((header, _)) = RecordHeader::decode_at(seed, bytes, at) {
             end.beyond += 1;
             end.durable = end.durable.max(header.durable);

@@ -145,7 +145,24 @@ fn decode(slot: &[u8]) -> Result<Option<(Saved, u64)>> {
     Ok(Some((Saved { hard, purged, durable: number(slot, 64) }, number(slot, 16))))
 }
 
+/// What the slots hold; `None` for one that is damaged or torn.
+fn read_slots(file: &dyn File) -> Result<[Option<(Saved, u64)>; 2]> {
+    let bytes = fs::read_whole(file, STATE_NAME)?;
+    let slot = |at: usize| decode(bytes.get(at..at + SLOT_BYTES).unwrap_or_default());
+    Ok([slot(0)?, slot(SLOT_BYTES)?])
+}
+
 impl StateFile {
+    /// Which slots are damaged or torn, by offset.
+    pub(crate) fn bad_slots(&self) -> Result<Vec<u64>> {
+        let slots = read_slots(&*self.file)?;
+        Ok(SLOTS
+            .into_iter()
+            .zip(slots)
+            .filter_map(|(at, slot)| slot.is_none().then_some(at))
+            .collect())
+    }
+
     /// Creates the file with an empty state.
     pub(crate) fn create(storage: &dyn Storage) -> Result<Self> {
         let slot = encode(&Saved::default(), 1);
@@ -160,9 +177,7 @@ impl StateFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| Error::io("open", STATE_NAME, e))?,
         };
-        let bytes = fs::read_whole(&*file, STATE_NAME)?;
-        let slot = |at: usize| decode(bytes.get(at..at + SLOT_BYTES).unwrap_or_default());
-        let (first, second) = (slot(0)?, slot(SLOT_BYTES)?);
+        let [first, second] = read_slots(&*file)?;
         let count = |found: &Option<(Saved, u64)>| found.map_or(0, |(_, count)| count);
         let (newest, order) = if count(&first) > count(&second) {
             (first, [SLOTS[1], SLOTS[0]])
