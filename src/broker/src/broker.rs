@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::access::{Access, Authenticate};
-use crate::checkpointer::{Checkpointer, ask};
+use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
@@ -45,8 +45,10 @@ pub struct BrokerOptions {
     pub outbox_bytes_max: u64,
     /// Bytes published on one connection and not confirmed at which it is read no further.
     pub publish_bytes_max: u64,
-    /// Bytes in the log after which a checkpoint is written.
-    pub checkpoint_after_bytes: u64,
+    /// When messages are written to pages, and checkpoints.
+    pub paging: PagingOptions,
+    /// Bytes of pages that are kept in memory.
+    pub page_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
     pub name_seed: [u8; 32],
     /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
@@ -159,6 +161,7 @@ impl Broker {
         let dispatcher = DispatcherOptions {
             encodings: options.encodings,
             outbox_bytes_max: options.outbox_bytes_max,
+            page_bytes_max: options.page_bytes_max,
             name_seed: options.name_seed,
         };
         let is_new = recovered.ledger.topology().vhosts().is_empty();
@@ -167,13 +170,17 @@ impl Broker {
             applied: recovered.applied,
             log_bytes: recovered.log_bytes,
         };
-        let mut shard = Shard::lead(beginning, node, dispatcher, start, timer, options.on_settings);
+        let (wanted, asked) = mpsc::channel();
+        let mut shard =
+            Shard::lead(beginning, node, dispatcher, start, timer, wanted, options.on_settings);
         if is_new {
             shard.declare_vhosts(&options.vhosts);
         }
         let driver = drive(shard);
         let committed = reports.lock().begin(&driver);
         let driver: Arc<dyn Driver> = driver;
+        let pager = Arc::new(recovered.pager);
+        pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
         driver.submit(Input::Committed { index: committed });
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
         let (stop, stopping) = watch::channel(false);
@@ -181,8 +188,11 @@ impl Broker {
         let checkpointer = Checkpointer {
             driver: Arc::downgrade(&driver),
             storage: options.storage,
-            after_bytes: options.checkpoint_after_bytes,
+            pager,
+            encodings: options.encodings,
+            options: options.paging,
             last_bytes: recovered.checkpoint_bytes,
+            next_file: recovered.next_file,
             stop: stopping,
             on_failure,
             running,

@@ -1,34 +1,69 @@
-//! Keeping the log short: from time to time what the ledger holds is written as a checkpoint, and
-//! the log forgets what came before.
+//! Keeping memory and the log small: from time to time what survives is written to pages, and a
+//! checkpoint that refers to them, whereupon the log forgets what came before.
+//!
+//! A round goes in this order, and each step is durable before the next begins:
+//! 1. messages that are not young any more are gathered, a page's worth at a time, each in a turn
+//!    of its own, and written to a page file;
+//! 2. the ledger refers to the pages instead of the bodies, again a page a turn;
+//! 3. a copy of the ledger is written as the checkpoint: it names the pages, and the log entries
+//!    that still hold the bodies of what is young;
+//! 4. the log forgets entries before those, and page files that the checkpoint does not name are
+//!    removed.
 
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
-use std::sync::mpsc;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, Instant};
 
-use isthmus_core::{Ledger, codec};
+use isthmus_core::paging::{Gathered, Page, PageContent, PageKey, Unwritten, Written};
+use isthmus_core::{Ledger, Wanted, codec};
+use isthmus_model::{Encodings, QueueId};
+use isthmus_storage::pages::{self, PageOptions, PageWriter};
 use isthmus_storage::{Error, SharedStorage, checkpoint};
 use tokio::sync::watch;
 
 use crate::broker::OnFailure;
 use crate::driver::Driver;
-use crate::shard::{Input, Shard};
+use crate::pager::Pager;
+use crate::shard::{Due, Input, Shard};
 
-/// How often it is asked whether a checkpoint is due.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is asked whether a round is due.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A log that has grown at all is followed by a round after this time, if there are page files:
+/// what was consumed since the last one may have emptied them.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 /// Bytes of bodies in one entry of a checkpoint, about.
 const ENTRY_BYTES: u64 = 1 << 20;
+
+/// Bytes of live messages that one round moves out of sparse page files at the most.
+const MOVED_BYTES_MAX: u64 = 64 << 20;
+
+/// When rounds are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagingOptions {
+    /// Bytes in the log since the last checkpoint.
+    pub checkpoint_after_bytes: u64,
+    /// Bytes of messages in memory alone, about.
+    pub unpaged_bytes_max: u64,
+    /// Bytes of bodies in one page, about.
+    pub page_bytes: u64,
+    /// Bytes of one page file, about.
+    pub file_bytes: u64,
+}
 
 /// What the checkpointer works with.
 pub(crate) struct Checkpointer {
     pub(crate) driver: Weak<dyn Driver>,
     pub(crate) storage: SharedStorage,
-    /// A checkpoint is written whenever this has gone into the log since the last one, or as much
-    /// as the last one was, if that is more.
-    pub(crate) after_bytes: u64,
+    pub(crate) pager: Arc<Pager>,
+    pub(crate) encodings: Encodings,
+    pub(crate) options: PagingOptions,
     /// Bytes of the checkpoint there is.
     pub(crate) last_bytes: u64,
+    /// The number of the next page file.
+    pub(crate) next_file: u64,
     /// True once the broker stops; gone if it was dropped.
     pub(crate) stop: watch::Receiver<bool>,
     /// Called if the disk cannot be relied on any more.
@@ -37,45 +72,108 @@ pub(crate) struct Checkpointer {
     pub(crate) running: mpsc::Sender<()>,
 }
 
+/// What a round needs; it may outlive the task that began it.
+struct Round {
+    driver: Arc<dyn Driver>,
+    storage: SharedStorage,
+    pager: Arc<Pager>,
+    encodings: Encodings,
+    options: PagingOptions,
+    next_file: u64,
+    /// Files that are to become empty.
+    sparse: HashSet<u64>,
+    stop: watch::Receiver<bool>,
+}
+
+/// What came of a round.
+#[derive(Default)]
+struct Outcome {
+    checkpoint_bytes: u64,
+    next_file: u64,
+    sparse: HashSet<u64>,
+    has_pages: bool,
+}
+
+/// Why a round ended early.
+#[derive(Debug)]
+enum Ended {
+    /// The broker stops.
+    Stopped,
+    Storage(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Ended {
+        Ended::Storage(error)
+    }
+}
+
+/// Messages that were written to one file and are not referred to yet.
+type Placed = Vec<(Arc<Page>, Vec<Written>)>;
+
 impl Checkpointer {
     /// Works until the driver is gone or the broker stops.
     pub(crate) async fn run(mut self) {
+        let mut sparse = HashSet::new();
+        let mut has_pages = !self.pager.sizes().is_empty();
+        let mut last = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = self.stop.wait_for(|stop| *stop) => return,
             }
-            // A checkpoint holds all survivors: with a large backlog it is worth its I/O only
-            // after as much has gone into the log.
-            let due = self.after_bytes.max(self.last_bytes);
             let Some(driver) = self.driver.upgrade() else { return };
-            let Some((ledger, index)) = snapshot(&driver, due).await else { continue };
-            drop(driver);
-            let (storage, stop) = (self.storage.clone(), self.stop.clone());
+            let young_bytes = self.options.checkpoint_after_bytes / 2;
+            let Some(due) = look(&driver, young_bytes).await else { return };
+            let is_tidy = !has_pages || due.log_bytes == 0 || last.elapsed() < TIDY_EVERY;
+            let Some(logged_upto) = self.upto(due, is_tidy && sparse.is_empty()) else { continue };
+            last = Instant::now();
+            let round = Round {
+                driver,
+                storage: self.storage.clone(),
+                pager: Arc::clone(&self.pager),
+                encodings: self.encodings,
+                options: self.options,
+                next_file: self.next_file,
+                sparse: std::mem::take(&mut sparse),
+                stop: self.stop.clone(),
+            };
             // Not given up before it has ended, also if this task is.
             let running = self.running.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                let written = write(&storage, &ledger, index, &stop);
+            let outcome = tokio::task::spawn_blocking(move || {
+                let mut outcome = Outcome { next_file: round.next_file, ..Outcome::default() };
+                let result = round.run(logged_upto, &mut outcome);
+                drop(round);
                 drop(running);
-                written
+                (result, outcome)
             });
-            match written.await {
-                Ok(Ok((bytes, term))) => {
-                    tracing::debug!(index, bytes, "checkpoint");
-                    self.last_bytes = bytes;
-                    let Some(driver) = self.driver.upgrade() else { return };
-                    let purge = move |shard: &mut Shard| shard.purge_log(index, term);
-                    driver.submit(Input::Inspect(Box::new(purge)));
+            let Ok((result, outcome)) = outcome.await else { return };
+            self.next_file = outcome.next_file;
+            match result {
+                Ok(()) => {
+                    self.last_bytes = outcome.checkpoint_bytes;
+                    has_pages = outcome.has_pages;
+                    sparse = outcome.sparse;
                 }
-                Ok(Err(_)) if *self.stop.borrow() => return,
-                Ok(Err(error)) if is_final(&error) => return self.fail(error),
-                Ok(Err(error)) => {
+                Err(Ended::Stopped) => return,
+                Err(Ended::Storage(_)) if *self.stop.borrow() => return,
+                Err(Ended::Storage(error)) if is_final(&error) => return self.fail(error),
+                Err(Ended::Storage(error)) => {
                     // The log still holds everything; the next one may have the room it needs.
                     tracing::error!(%error, "no checkpoint was written, the log goes on growing");
                 }
-                Err(_) => return,
             }
         }
+    }
+
+    /// Up to which entry messages go into pages, if a round is due.
+    fn upto(&self, due: Due, is_tidy: bool) -> Option<u64> {
+        if due.unpaged_bytes >= self.options.unpaged_bytes_max {
+            return Some(due.applied);
+        }
+        // A checkpoint is worth its I/O only after a multiple of that has gone into the log.
+        let after = self.options.checkpoint_after_bytes.max(4 * self.last_bytes);
+        (due.log_bytes >= after || !is_tidy).then_some(due.old_upto)
     }
 
     /// The disk has failed: nothing is confirmed any more.
@@ -89,32 +187,160 @@ impl Checkpointer {
 }
 
 /// Whether nothing can be relied on after `error`: what a failed sync was to make durable may be
-/// lost and count as clean, and the directory is the log's as well. A full disk loses nothing but
-/// the checkpoint.
+/// lost and count as clean, and the directory is the log's as well; a page that is damaged holds
+/// messages. A full disk loses nothing but the checkpoint.
 fn is_final(error: &Error) -> bool {
-    matches!(error, Error::Io { action: "sync" | "sync directory", .. }) && !error.is_disk_full()
+    match error {
+        Error::Io { action: "sync" | "sync directory", .. } => !error.is_disk_full(),
+        Error::Corrupt { .. } => true,
+        _ => false,
+    }
 }
 
-async fn snapshot(driver: &Arc<dyn Driver>, bytes_min: u64) -> Option<(Ledger, u64)> {
+async fn look(driver: &Arc<dyn Driver>, young_bytes: u64) -> Option<Due> {
     let (tell, told) = tokio::sync::oneshot::channel();
     driver.submit(Input::Inspect(Box::new(move |shard| {
         // Nobody listens any more only if this task is gone.
-        drop(tell.send(shard.snapshot_if_due(bytes_min)));
+        tell.send(shard.due(young_bytes)).ok();
     })));
-    told.await.ok().flatten()
+    told.await.ok()
 }
 
-/// Writes the checkpoint; returns its size in bytes and the term of its last entry.
-fn write(
-    storage: &SharedStorage,
-    ledger: &Ledger,
-    index: u64,
-    stop: &watch::Receiver<bool>,
-) -> Result<(u64, u64), Error> {
-    let term = ledger.term();
-    let content = |out: &mut dyn Write| write_entries(ledger, out, stop);
-    let meta = checkpoint::write(&**storage, index, term, content)?;
-    Ok((meta.bytes, term))
+impl Round {
+    fn run(&self, logged_upto: u64, outcome: &mut Outcome) -> Result<(), Ended> {
+        let wanted = Arc::new(Wanted {
+            logged_upto,
+            files: self.sparse.clone(),
+            page_bytes: self.options.page_bytes,
+        });
+        self.page_out(&wanted, outcome)?;
+        let (ledger, index) = self.snapshot()?;
+        let content = |out: &mut dyn Write| write_entries(&ledger, out, &self.stop);
+        let meta = checkpoint::write(&*self.storage, index, ledger.term(), content)?;
+        outcome.checkpoint_bytes = meta.bytes;
+        let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
+        tracing::debug!(index, kept_from, bytes = meta.bytes, "checkpoint");
+        let purge = move |shard: &mut Shard| shard.purge_log(kept_from);
+        self.driver.submit(Input::Inspect(Box::new(purge)));
+        self.tidy_up(&ledger, outcome)
+    }
+
+    /// Asks the shard; stopped if it is gone.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Ended> {
+        if *self.stop.borrow() {
+            return Err(Ended::Stopped);
+        }
+        ask(&*self.driver, question).ok_or(Ended::Stopped)
+    }
+
+    /// Writes to pages what is wanted, and lets the ledger refer to them.
+    fn page_out(&self, wanted: &Arc<Wanted>, outcome: &mut Outcome) -> Result<(), Ended> {
+        let asked = Arc::clone(wanted);
+        let queues = self.ask(move |shard| {
+            let mut queues: BTreeSet<QueueId> = shard.ledger().unpaged_queues().into_iter().collect();
+            queues.extend(shard.ledger().queues_in(&asked.files));
+            queues
+        })?;
+        let mut open: Option<(PageWriter, Placed)> = None;
+        for queue in queues {
+            let mut from = 0;
+            loop {
+                let asked = Arc::clone(wanted);
+                let next = self.ask(move |shard| shard.ledger().gather(queue, from, &asked))?;
+                let Some((gathered, next)) = next else { break };
+                from = next;
+                let Some(page) = self.make(&gathered)? else { continue };
+                let (writer, placed) = match &mut open {
+                    Some(open) => open,
+                    None => {
+                        let number = outcome.next_file;
+                        outcome.next_file += 1;
+                        let options = PageOptions::default();
+                        let writer = PageWriter::create(&self.storage, number, options)?;
+                        open.insert((writer, Placed::new()))
+                    }
+                };
+                let at = writer.append(&page.content)?;
+                placed.push(page.placed(PageKey { file: at.file, offset: at.offset, len: at.len }));
+                if writer.bytes() >= self.options.file_bytes
+                    && let Some((writer, placed)) = open.take()
+                {
+                    self.refer_to(writer, placed)?;
+                }
+            }
+        }
+        match open {
+            Some((writer, placed)) => self.refer_to(writer, placed),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a page of what was gathered, some of which may have to be read first.
+    fn make(&self, gathered: &Gathered) -> Result<Option<Unwritten>, Ended> {
+        let mut sources: Vec<(PageKey, PageContent)> = Vec::new();
+        for key in gathered.sources() {
+            if !sources.iter().any(|(known, _)| *known == key) {
+                sources.push((key, self.pager.read(key)?));
+            }
+        }
+        let content = |key| sources.iter().find(|(known, _)| *known == key).map(|(_, c)| c);
+        gathered.write(self.encodings, content).map_err(|key| {
+            Ended::Storage(Error::Corrupt {
+                file: format!("page file {}", key.file),
+                offset: key.offset,
+                reason: "the page does not hold the messages that it should".to_owned(),
+            })
+        })
+    }
+
+    /// Makes a file durable, and lets the ledger refer to its pages.
+    fn refer_to(&self, writer: PageWriter, placed: Placed) -> Result<(), Ended> {
+        self.pager.add(writer.finish()?);
+        for (page, written) in placed {
+            self.ask(move |shard| shard.page_out(&page, &written))?;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<(Ledger, u64), Ended> {
+        loop {
+            if let Some(snapshot) = self.ask(Shard::snapshot)? {
+                return Ok(snapshot);
+            }
+            // The term's own entry is on its way to the disk.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Removes page files that the checkpoint does not name, and finds those that are sparse.
+    fn tidy_up(&self, ledger: &Ledger, outcome: &mut Outcome) -> Result<(), Ended> {
+        let live = ledger.page_files();
+        let needed: BTreeSet<u64> = live.keys().copied().collect();
+        self.pager.keep(&needed);
+        let unneeded = pages::list(&*self.storage)?.into_iter().filter(|n| !needed.contains(n));
+        pages::remove(&*self.storage, unneeded.collect::<Vec<u64>>())?;
+        outcome.has_pages = !needed.is_empty();
+        let sizes = self.pager.sizes();
+        let mut sparse: Vec<(u64, u64)> = live
+            .into_iter()
+            .filter(|(number, live)| sizes.get(number).is_some_and(|size| live * 2 < *size))
+            .map(|(number, live)| (live, number))
+            .collect();
+        sparse.sort_unstable();
+        let mut moved = 0;
+        outcome.sparse = sparse
+            .into_iter()
+            .take_while(|(live, _)| {
+                moved += live;
+                moved <= MOVED_BYTES_MAX
+            })
+            .map(|(_, number)| number)
+            .collect();
+        Ok(())
+    }
 }
 
 fn write_entries(

@@ -18,6 +18,8 @@ mod clock;
 mod connection;
 mod driver;
 mod mailbox;
+mod marks;
+mod pager;
 mod peer;
 mod pressure;
 mod recovery;
@@ -30,6 +32,7 @@ pub use isthmus_storage as storage;
 pub use access::{
     Access, Asking, Authenticate, Denied, Entering, Limits, Login, Unrestricted, User,
 };
+pub use checkpointer::PagingOptions;
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use client::Client;
 pub use driver::{Combining, Driver, abort_on_panic};

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use isthmus_cluster::raft::EntryKind;
 use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
-use isthmus_core::{Ledger, codec};
-use isthmus_storage::{Error as StorageError, SharedStorage, checkpoint};
+use isthmus_core::{Entry, Ledger, codec};
+use isthmus_storage::{Error as StorageError, SharedStorage, checkpoint, pages};
 use thiserror::Error;
+
+use crate::pager::Pager;
 
 /// Why the data cannot be recovered. Nothing has been changed.
 #[derive(Debug, Error)]
@@ -63,9 +65,23 @@ pub enum RecoveryError {
         /// The checkpoint's last.
         checkpoint: u64,
     },
+    /// The checkpoint speaks of messages that neither a page nor the log has.
+    #[error(
+        "checkpoint at {index}: {what}: the files of the data directory do not belong together; \
+         restore all of it from a backup"
+    )]
+    Missing {
+        /// The checkpoint's index.
+        index: u64,
+        /// What is missing.
+        what: String,
+    },
     /// The log's thread did not start, or the vote could not be saved.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The thread that reads pages did not start.
+    #[error("cannot start the thread that reads pages: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// What was recovered.
@@ -77,6 +93,10 @@ pub(crate) struct RecoveredLedger {
     pub(crate) checkpoint_bytes: u64,
     /// Bytes of the entries that came after the checkpoint.
     pub(crate) log_bytes: u64,
+    /// The page files that the ledger refers to.
+    pub(crate) pager: Pager,
+    /// The number of the next page file.
+    pub(crate) next_file: u64,
     pub(crate) started: Started,
 }
 
@@ -100,18 +120,51 @@ pub(crate) fn recover(
     if last < applied {
         return Err(RecoveryError::Short { last, checkpoint: applied });
     }
+    if let Some(from) = ledger.awaited_from().filter(|from| *from > recovered.purged.index) {
+        visit(&started, from, applied, |index, _, entry| ledger.recall(index, &entry))?;
+    }
+    let index = applied;
+    ledger.restored().map_err(|what| RecoveryError::Missing { index, what })?;
+    visit(&started, applied + 1, last, |index, bytes, entry| {
+        log_bytes += bytes;
+        ledger.apply_at(index, &entry);
+    })?;
+    let (pager, next_file) = open_pages(storage, &ledger)?;
+    let applied = last;
+    Ok(RecoveredLedger { ledger, applied, checkpoint_bytes, log_bytes, pager, next_file, started })
+}
+
+/// Opens the page files that the ledger refers to and removes the others, which a crash has left;
+/// returns the number that none of them has.
+fn open_pages(
+    storage: &SharedStorage,
+    ledger: &Ledger,
+) -> Result<(Pager, u64), RecoveryError> {
+    let needed = ledger.page_files();
+    let pager = Pager::open(storage, needed.keys().copied())?;
+    let files = pages::list(&**storage)?;
+    let next_file = files.last().map_or(1, |last| last + 1);
+    let left_over = files.into_iter().filter(|file| !needed.contains_key(file));
+    pages::remove(&**storage, left_over.collect::<Vec<u64>>())?;
+    Ok((pager, next_file))
+}
+
+/// Reads entries of the log from `from` to `last`: index, bytes, and what is in it. Who votes, and
+/// blank entries, are the consensus' own affair.
+fn visit(
+    started: &Started,
+    from: u64,
+    last: u64,
+    mut each: impl FnMut(u64, u64, Entry),
+) -> Result<(), RecoveryError> {
     let mut failed = None;
-    started.reader().visit(applied + 1, last + 1, |meta, payload| {
-        log_bytes += payload.len() as u64;
-        // Who votes, and blank entries, are the consensus' own affair.
+    started.reader().visit(from, last + 1, |meta, payload| {
         if meta.kind != EntryKind::Normal as u8 {
-            applied = meta.index;
             return ControlFlow::Continue(());
         }
         match codec::decode(&Bytes::copy_from_slice(payload)) {
             Ok(entry) => {
-                ledger.apply(&entry);
-                applied = meta.index;
+                each(meta.index, payload.len() as u64, entry);
                 ControlFlow::Continue(())
             }
             Err(error) => {
@@ -120,10 +173,7 @@ pub(crate) fn recover(
             }
         }
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    Ok(RecoveredLedger { ledger, applied, checkpoint_bytes, log_bytes, started })
+    failed.map_or(Ok(()), Err)
 }
 
 /// Reads the entries of a checkpoint: each behind its length, four bytes, low ones first.

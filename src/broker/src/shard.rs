@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleNode;
 use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, codec};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
 use isthmus_storage::EncodeEntry;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::clock::ClockSource;
 use crate::mailbox::Mailbox;
+use crate::marks::Marks;
 
 /// Entries on their way to stable storage at the most. The log's thread takes all that have come
 /// while it synced as one group, so many small entries cost no more syncs than one large one;
@@ -160,8 +162,25 @@ pub struct Shard {
     /// Since when facts are gathered that nobody waits for.
     unawaited_since: Option<Time>,
     entries_proposed: u64,
-    /// Bytes that the log has got since the last checkpoint, about.
-    bytes_since_checkpoint: u64,
+    /// How far the log was at which entry.
+    marks: Marks,
+    /// Bytes of the log at the last checkpoint, by the same count.
+    checkpointed_at_bytes: u64,
+    /// Where pages are asked for.
+    pages: mpsc::Sender<PageKey>,
+}
+
+/// What a checkpoint is for, now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// Bytes that the log has got since the last, about.
+    pub(crate) log_bytes: u64,
+    /// About what is in memory alone, in bytes.
+    pub(crate) unpaged_bytes: u64,
+    /// The last entry that is applied.
+    pub(crate) applied: u64,
+    /// The last entry that is no longer young.
+    pub(crate) old_upto: u64,
 }
 
 impl Shard {
@@ -173,6 +192,7 @@ impl Shard {
         options: DispatcherOptions,
         start: Instant,
         timer: watch::Sender<Time>,
+        pages: mpsc::Sender<PageKey>,
         mut on_settings: OnSettings,
     ) -> Shard {
         let mut clock = ClockSource::new(start, ledger.time());
@@ -183,7 +203,7 @@ impl Shard {
         let entry = Arc::new(Entry { time: now.log, facts: vec![Fact::Term(node.term())] });
         let index = node.propose(Proposal(Arc::clone(&entry)));
         assert_eq!(index, applied + 1, "the term's entry follows on what was applied");
-        ledger.apply(&entry);
+        ledger.apply_at(index, &entry);
         let dispatcher = Dispatcher::new(options, &ledger, now);
         on_settings(&ledger);
         let settings_told = ledger.settings().version();
@@ -202,7 +222,9 @@ impl Shard {
             settings_told,
             unawaited_since: None,
             entries_proposed: 1,
-            bytes_since_checkpoint: log_bytes,
+            marks: Marks::new(index, log_bytes),
+            checkpointed_at_bytes: 0,
+            pages,
         }
     }
 
@@ -222,6 +244,10 @@ impl Shard {
         match self.wait_until(now.monotonic) {
             Some(until) => timeout = timeout.min(until),
             None => self.propose(ENTRIES_IN_FLIGHT_MAX),
+        }
+        for key in self.dispatcher.take_wanted_pages() {
+            // Nobody listens any more only when the process is about to end.
+            self.pages.send(key).ok();
         }
         self.post(wakes);
         self.log_notes();
@@ -348,7 +374,7 @@ impl Shard {
         {
             let Some((next, entry)) = self.in_flight.pop_front() else { return };
             assert_eq!(next, self.applied + 1, "entries are applied one after the other");
-            self.ledger.apply(&entry);
+            self.ledger.apply_at(next, &entry);
             self.applied = next;
             self.dispatcher.committed(&self.ledger);
         }
@@ -365,9 +391,9 @@ impl Shard {
         }
         let bytes = self.dispatcher.gathered_bytes();
         if let Some(entry) = self.dispatcher.take_entry() {
-            self.bytes_since_checkpoint += bytes;
             let entry = Arc::new(entry);
             let index = node.propose(Proposal(Arc::clone(&entry)));
+            self.marks.add(index, bytes);
             self.entries_proposed += 1;
             self.in_flight.push_back((index, entry));
         }
@@ -441,20 +467,43 @@ impl Shard {
         }
     }
 
-    /// A copy of the ledger with the index of its last entry, if the log has got `bytes_min` since
-    /// the last call that gave one. Bodies are shared, not copied.
-    pub(crate) fn snapshot_if_due(&mut self, bytes_min: u64) -> Option<(Ledger, u64)> {
-        // Durable before the log is, a checkpoint would be ahead of it after a power cut.
-        if self.bytes_since_checkpoint < bytes_min || self.committed < self.applied {
+    /// What a checkpoint would be for. Entries are young for as long as less than `young_bytes` of
+    /// the log came after them.
+    pub(crate) fn due(&self, young_bytes: u64) -> Due {
+        Due {
+            log_bytes: self.marks.bytes() - self.checkpointed_at_bytes,
+            unpaged_bytes: self.ledger.unpaged_bytes(),
+            applied: self.applied,
+            old_upto: self.marks.index_before(young_bytes).min(self.applied),
+        }
+    }
+
+    /// A copy of the ledger with the index of its last entry; `None` if that is not committed yet:
+    /// durable before the log is, a checkpoint would be ahead of it after a power cut. Bodies are
+    /// shared, not copied.
+    pub(crate) fn snapshot(&mut self) -> Option<(Ledger, u64)> {
+        if self.committed < self.applied {
             return None;
         }
-        self.bytes_since_checkpoint = 0;
+        self.checkpointed_at_bytes = self.marks.bytes();
         Some((self.ledger.clone(), self.applied))
     }
 
+    /// A page that was asked for is here.
+    pub(crate) fn page_read(&mut self, key: PageKey, content: PageContent) {
+        self.dispatcher.page_read(key, content);
+    }
+
+    /// A page is durable that holds what was gathered for it.
+    pub(crate) fn page_out(&mut self, page: &Arc<Page>, written: &[Written]) {
+        self.ledger.page_out(page, written);
+    }
+
     /// The log may forget entries up to `index`: a durable checkpoint holds them.
-    pub(crate) fn purge_log(&mut self, index: u64, term: u64) {
-        if let Some(node) = &self.node {
+    pub(crate) fn purge_log(&mut self, index: u64) {
+        if let Some(node) = &self.node
+            && let Some(term) = node.reader().term_of(index)
+        {
             node.purge_to(index, term);
         }
     }

@@ -26,6 +26,7 @@ fn roomy() -> Setup {
     setup.log.segment_bytes = 1 << 20;
     setup.log.entry_bytes_max = 8 << 20;
     setup.checkpoint_after_bytes = u64::MAX;
+    setup.unpaged_bytes_max = u64::MAX;
     setup
 }
 

@@ -9,7 +9,7 @@ use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
-use isthmus_broker::{BrokerOptions, Combining, Peer, RecoveryError};
+use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError};
 use isthmus_contract::Shortage;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +23,17 @@ const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encodi
 
 /// The largest log entry, above the largest message by what a transaction may add to it.
 const ENTRY_BYTES_MAX: usize = 1 << 30;
+
+/// Bodies in one page, in bytes, about: read in one go, and what a consumer that takes one message
+/// has in memory for it.
+const PAGE_BYTES: u64 = 256 << 10;
+
+/// One page file, in bytes, about: what a round of paging out has to hold in memory until it is
+/// durable grows with it, and what is left in one is moved as a whole.
+const PAGE_FILE_BYTES: u64 = 32 << 20;
+
+/// The part of the memory limit that messages of durable queues may take.
+const CACHE_OF_MEMORY: u64 = 4;
 
 /// The running broker. Clones share it.
 #[derive(Clone)]
@@ -170,6 +181,8 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
         entry_bytes_max: ENTRY_BYTES_MAX,
         ..LogOptions::default()
     };
+    let memory_limit = crate::alarms::memory_limit(&config.alarms).unwrap_or(u64::MAX);
+    let cache_bytes = config.storage.body_cache_bytes.0.min(memory_limit / CACHE_OF_MEMORY);
     let mut name_seed = [0; 32];
     getrandom::fill(&mut name_seed)?;
     let options = BrokerOptions {
@@ -181,7 +194,13 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
         vhosts: vec![config.amqp.default_vhost.clone()],
         outbox_bytes_max: config.limits.outbox_bytes_max.0,
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
-        checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
+        paging: PagingOptions {
+            checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
+            unpaged_bytes_max: cache_bytes / 2,
+            page_bytes: PAGE_BYTES,
+            file_bytes: PAGE_FILE_BYTES,
+        },
+        page_bytes_max: cache_bytes / 2,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
     };

@@ -16,7 +16,7 @@ use isthmus_broker::storage::{
 };
 use isthmus_broker::{
     Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Input, Limits, Login,
-    Peer, RecoveryError, Shard, Unrestricted, User,
+    PagingOptions, Peer, RecoveryError, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_model::Encodings;
@@ -45,6 +45,7 @@ pub(crate) struct Setup {
     pub(crate) outbox_bytes_max: u64,
     pub(crate) publish_bytes_max: u64,
     pub(crate) checkpoint_after_bytes: u64,
+    pub(crate) unpaged_bytes_max: u64,
 }
 
 impl Default for Setup {
@@ -60,6 +61,7 @@ impl Default for Setup {
             outbox_bytes_max: 64 << 10,
             publish_bytes_max: 1 << 20,
             checkpoint_after_bytes: 4 << 10,
+            unpaged_bytes_max: 8 << 10,
         }
     }
 }
@@ -133,7 +135,13 @@ impl Setup {
             vhosts: vec![VHOST.to_owned()],
             outbox_bytes_max: self.outbox_bytes_max,
             publish_bytes_max: self.publish_bytes_max,
-            checkpoint_after_bytes: self.checkpoint_after_bytes,
+            paging: PagingOptions {
+                checkpoint_after_bytes: self.checkpoint_after_bytes,
+                unpaged_bytes_max: self.unpaged_bytes_max,
+                page_bytes: 512,
+                file_bytes: 4 << 10,
+            },
+            page_bytes_max: 4 << 10,
             name_seed: [1; 32],
             on_log_failure: Box::new(move |error| heard.lock().push(error)),
         };

@@ -418,3 +418,110 @@ impl PageContent {
         self.runs.iter().map(Run::footprint).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SPAN: u32 = 200;
+
+    fn page() -> Arc<Page> {
+        Arc::new(Page {
+            key: PageKey { file: 1, offset: 0, len: 1 },
+            queue: QueueId(1),
+            first: 1000,
+            span: SPAN,
+            count: SPAN,
+            sizes: Column::of(&(0..SPAN).collect::<Vec<u32>>()),
+            priorities: Column::Uniform(0),
+            delivery_counts: Column::Uniform(0),
+            delays: None,
+            enqueued_from: Time(0),
+            expires_from: Time::NEVER,
+        })
+    }
+
+    /// Every sequence that is left, with its position.
+    fn contents(run: &PagedRun) -> Vec<(Sequence, u32)> {
+        run.parts()
+            .flat_map(|part| {
+                (0..part.len).map(move |i| (part.first + u64::from(i), part.position + i))
+            })
+            .collect()
+    }
+
+    fn check(runs: &[PagedRun], model: &BTreeSet<Sequence>) -> Result<(), TestCaseError> {
+        let found: Vec<_> = runs.iter().flat_map(contents).collect();
+        let expected: Vec<_> = model.iter().map(|s| (*s, (*s - 1000) as u32)).collect();
+        prop_assert_eq!(found, expected);
+        for run in runs {
+            let own: Vec<u64> = model.range(run.first..run.end()).map(|s| *s - 1000).collect();
+            prop_assert_eq!(run.left() as usize, own.len());
+            prop_assert_eq!(run.body_bytes(), own.iter().sum::<u64>());
+            prop_assert_eq!(run.first_from(0), Some(run.first), "it begins with a message");
+            prop_assert!(run.part(run.end() - 1, 1).is_some(), "it ends with a message");
+            for at in run.first..run.end() {
+                prop_assert_eq!(run.first_from(at), model.range(at..run.end()).next().copied());
+            }
+            let gone = run.gone().map(Into::into);
+            let (page, position) = (Arc::clone(&run.page), run.position);
+            let kept = PagedRun::restored(run.first, run.len, page, position, None, gone);
+            prop_assert_eq!(kept.as_ref(), Some(run));
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn is_what_a_set_of_sequences_is(
+            written in proptest::collection::vec((0u32..20, 1u32..60), 1..6),
+            ops in proptest::collection::vec((any::<bool>(), 995u64..1210, 1u64..90), 0..25),
+        ) {
+            let (mut ranges, mut model, mut at) = (Vec::new(), BTreeSet::new(), 0);
+            for (gap, len) in written {
+                let (first, end) = ((at + gap).min(SPAN - 1), (at + gap + len).min(SPAN));
+                if first < end {
+                    ranges.push((first, end - first));
+                    model.extend((first..end).map(|p| 1000 + u64::from(p)));
+                }
+                at = end;
+            }
+            let mut runs = vec![PagedRun::whole(page(), &ranges)];
+            check(&runs, &model)?;
+            for (splits, first, len) in ops {
+                let mut next = Vec::new();
+                for mut run in runs {
+                    if splits {
+                        if (run.first..run.end()).contains(&first) {
+                            let (head, tail) = run.split(first);
+                            next.extend(head.into_iter().chain(tail));
+                        } else {
+                            next.push(run);
+                        }
+                        continue;
+                    }
+                    let mut gone = Vec::new();
+                    let (from, end) = (first.max(run.first), (first + len).min(run.end()));
+                    let left = if from < end {
+                        run.remove(first, first + len, |part| gone.extend(contents(&part)))
+                    } else {
+                        run.left()
+                    };
+                    for (sequence, position) in gone {
+                        prop_assert!(model.remove(&sequence));
+                        prop_assert_eq!(u64::from(position), sequence - 1000);
+                    }
+                    if left > 0 {
+                        next.push(run);
+                    }
+                }
+                runs = next;
+                check(&runs, &model)?;
+            }
+        }
+    }
+}

@@ -13,8 +13,8 @@ use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{LogOptions, RealStorage};
 use isthmus_broker::{
-    Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Limits, Login, Peer,
-    RecoveryError, Shard, Unrestricted, User,
+    Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Limits, Login,
+    PagingOptions, Peer, RecoveryError, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
@@ -159,7 +159,13 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
         vhosts: vec!["/".to_owned()],
         outbox_bytes_max: 256 << 10,
         publish_bytes_max: 4 << 20,
-        checkpoint_after_bytes: 512 << 20,
+        paging: PagingOptions {
+            checkpoint_after_bytes: 512 << 20,
+            unpaged_bytes_max: 64 << 20,
+            page_bytes: 256 << 10,
+            file_bytes: 32 << 20,
+        },
+        page_bytes_max: 64 << 20,
         name_seed: [0; 32],
         on_log_failure: Box::new(|error| {
             eprintln!("the log has failed: {error}");

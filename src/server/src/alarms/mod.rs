@@ -25,6 +25,18 @@ const GIVE_BACK_INTERVAL: Duration = Duration::from_millis(250);
 /// tens of megabytes in the ordinary one.
 const PAUSE_NEAR_LIMIT: Duration = Duration::from_millis(5);
 
+/// The memory that the process may have resident before its alarm is set, in bytes; `None` for any
+/// amount.
+pub(crate) fn memory_limit(config: &config::Alarms) -> Option<u64> {
+    match config.memory {
+        MemoryLimit::Off => None,
+        MemoryLimit::Size(size) => Some(size.0),
+        MemoryLimit::Fraction(fraction) => {
+            system::memory_allowed().map(|allowed| (allowed as f64 * fraction) as u64)
+        }
+    }
+}
+
 /// The alarms of this process. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Alarms {
@@ -36,13 +48,7 @@ pub(crate) struct Alarms {
 impl Alarms {
     /// Alarms that are not set, for data in `data_dir`.
     pub(crate) fn new(config: &config::Alarms, data_dir: &Path) -> Self {
-        let memory_limit = match config.memory {
-            MemoryLimit::Off => None,
-            MemoryLimit::Size(size) => Some(size.0),
-            MemoryLimit::Fraction(fraction) => {
-                system::memory_allowed().map(|allowed| (allowed as f64 * fraction) as u64)
-            }
-        };
+        let memory_limit = memory_limit(config);
         if memory_limit.is_none() && config.memory != MemoryLimit::Off {
             tracing::warn!("the system does not say how much memory there is: no memory alarm");
         }

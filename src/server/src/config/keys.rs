@@ -106,6 +106,11 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             |c| &mut c.storage.checkpoint_after_bytes,
             ByteSize::mib(1)..=ByteSize::gib(64),
         ),
+        ranged(
+            "storage.body_cache_bytes",
+            |c| &mut c.storage.body_cache_bytes,
+            ByteSize::mib(8)..=ByteSize::gib(64),
+        ),
         ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
         refused("cluster.node", |value| Ok(String::read(value)?.is_empty()), NO_CLUSTER),
         refused("cluster.nodes", |value| Ok(Vec::<String>::read(value)?.is_empty()), NO_CLUSTER),

@@ -281,11 +281,17 @@ pub(crate) struct Storage {
     pub(crate) segment_bytes: ByteSize,
     /// Log written since the last checkpoint that makes the next one due.
     pub(crate) checkpoint_after_bytes: ByteSize,
+    /// Memory for messages of durable queues that a page could hold, or does.
+    pub(crate) body_cache_bytes: ByteSize,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { segment_bytes: ByteSize::mib(64), checkpoint_after_bytes: ByteSize::mib(512) }
+        Self {
+            segment_bytes: ByteSize::mib(64),
+            checkpoint_after_bytes: ByteSize::mib(512),
+            body_cache_bytes: ByteSize::mib(128),
+        }
     }
 }
 
@@ -331,7 +337,7 @@ impl Config {
         let mut report = |key: &str, message: String| {
             problems.push(Problem { origin: origin(key), key: key.to_owned(), message });
         };
-        let Storage { segment_bytes: segment, checkpoint_after_bytes: checkpoint } = self.storage;
+        let Storage { segment_bytes: segment, checkpoint_after_bytes: checkpoint, .. } = self.storage;
         if checkpoint < segment {
             // Blame the one that was set.
             let (key, message) = match origin("storage.checkpoint_after_bytes") {

@@ -52,6 +52,12 @@ impl PageFile {
         self.header.number
     }
 
+    /// The name of the file, for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Size of the file in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -1,0 +1,104 @@
+//! Reading pages: the files that are open, and the thread that reads what the shard asks for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak, mpsc};
+
+use bytes::Bytes;
+use isthmus_core::paging::{self, PageContent, PageKey};
+use isthmus_storage::pages::{PageAddress, PageFile};
+use isthmus_storage::{Error, SharedStorage};
+use parking_lot::Mutex;
+
+use crate::broker::OnFailure;
+use crate::driver::Driver;
+use crate::shard::{Input, Shard};
+
+/// Page files by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Pager {
+    files: Mutex<HashMap<u64, Arc<PageFile>>>,
+}
+
+impl Pager {
+    /// Opens every file that is needed.
+    ///
+    /// # Errors
+    /// If one is missing, damaged or not whole.
+    pub(crate) fn open(
+        storage: &SharedStorage,
+        needed: impl IntoIterator<Item = u64>,
+    ) -> Result<Pager, Error> {
+        let pager = Pager::default();
+        for number in needed {
+            pager.add(PageFile::open(&**storage, number)?);
+        }
+        Ok(pager)
+    }
+
+    /// A file was written.
+    pub(crate) fn add(&self, file: Arc<PageFile>) {
+        self.files.lock().insert(file.number(), file);
+    }
+
+    /// Forgets all files but `needed`.
+    pub(crate) fn keep(&self, needed: &BTreeSet<u64>) {
+        self.files.lock().retain(|number, _| needed.contains(number));
+    }
+
+    /// The numbers and sizes of the files, in bytes.
+    pub(crate) fn sizes(&self) -> HashMap<u64, u64> {
+        self.files.lock().iter().map(|(number, file)| (*number, file.bytes())).collect()
+    }
+
+    /// Reads a page.
+    ///
+    /// # Errors
+    /// If it is damaged, with file and offset, and what the operating system says.
+    pub(crate) fn read(&self, key: PageKey) -> Result<PageContent, Error> {
+        let file = self.files.lock().get(&key.file).cloned();
+        let file = file.ok_or_else(|| Error::Corrupt {
+            file: format!("page file {}", key.file),
+            offset: key.offset,
+            reason: "it is needed and not there".to_owned(),
+        })?;
+        let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
+        let content = Bytes::from(file.read(address)?);
+        paging::read(&content).map_err(|error| Error::Corrupt {
+            file: file.name().to_owned(),
+            offset: key.offset,
+            reason: format!("the page is not what it should be: {error}"),
+        })
+    }
+
+    /// Starts the thread that reads what is asked for. It ends when nobody can ask any more.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        asked: mpsc::Receiver<PageKey>,
+        driver: Weak<dyn Driver>,
+        on_failure: Arc<OnFailure>,
+    ) -> std::io::Result<()> {
+        let pager = Arc::clone(self);
+        let serve = move || {
+            while let Ok(key) = asked.recv() {
+                let read = pager.read(key);
+                let Some(driver) = driver.upgrade() else { return };
+                let answer: Box<dyn FnOnce(&mut Shard) + Send> = match read {
+                    Ok(content) => Box::new(move |shard| shard.page_read(key, content)),
+                    // What cannot be read cannot be delivered, nor passed over.
+                    Err(error) => {
+                        let on_failure = Arc::clone(&on_failure);
+                        Box::new(move |shard| {
+                            shard.fail();
+                            on_failure.call(error);
+                        })
+                    }
+                };
+                driver.submit(Input::Inspect(answer));
+            }
+        };
+        std::thread::Builder::new().name("pages".to_owned()).spawn(serve).map(drop)
+    }
+}
