@@ -75,8 +75,8 @@ fn a_close_that_is_not_answered_ends() {
     assert!(rig.session.is_closed());
 }
 
-const LOW_MEMORY: Shortage = Shortage { memory: true, disk: false };
-const LOW_DISK: Shortage = Shortage { memory: false, disk: true };
+const LOW_MEMORY: Shortage = Shortage { memory: true, ..Shortage::NONE };
+const LOW_DISK: Shortage = Shortage { disk: true, ..Shortage::NONE };
 
 fn blocked(method: AMQPClass) -> String {
     let AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) = method else {
@@ -90,7 +90,7 @@ fn publishers_are_told_of_a_shortage_once() {
     for (shortage, reason) in [
         (LOW_MEMORY, "low on memory"),
         (LOW_DISK, "low on disk"),
-        (Shortage { memory: true, disk: true }, "low on memory & disk"),
+        (Shortage { memory: true, disk: true, paging: false }, "low on memory & disk"),
     ] {
         let mut rig = Rig::running();
         rig.send(&declare_queue(1, "q", FieldTable::default()));
@@ -127,7 +127,7 @@ fn a_publish_is_held_until_the_shortage_is_over() {
     assert!(matches!(second, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))));
     assert!(rig.session.is_holding());
     // Another shortage, and the end of one of two, are no end.
-    rig.event(Event::Pressure(Shortage { memory: true, disk: true }));
+    rig.event(Event::Pressure(Shortage { memory: true, disk: true, paging: false }));
     rig.event(Event::Pressure(LOW_MEMORY));
     assert!(rig.session.is_holding());
     rig.event(Event::Pressure(Shortage::NONE));

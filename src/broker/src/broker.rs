@@ -24,7 +24,7 @@ use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::recovery::{RecoveryError, recover};
 use crate::registry::{ConnectionStatus, Registry};
-use crate::shard::{Input, OnSettings, Recovered, Shard};
+use crate::shard::{Around, Input, OnSettings, Recovered, Shard};
 
 /// What a broker is made with.
 pub struct BrokerOptions {
@@ -171,8 +171,16 @@ impl Broker {
             log_bytes: recovered.log_bytes,
         };
         let (wanted, asked) = mpsc::channel();
-        let mut shard =
-            Shard::lead(beginning, node, dispatcher, start, timer, wanted, options.on_settings);
+        let pressure = Arc::new(Pressure::default());
+        let around = Around {
+            timer,
+            pages: wanted,
+            // Twice of what makes a round due: there is as much time to write as to gather.
+            unpaged_bytes_held: options.paging.unpaged_bytes_max.saturating_mul(2),
+            pressure: Arc::clone(&pressure),
+            on_settings: options.on_settings,
+        };
+        let mut shard = Shard::lead(beginning, node, dispatcher, start, around);
         if is_new {
             shard.declare_vhosts(&options.vhosts);
         }
@@ -208,7 +216,7 @@ impl Broker {
             outbox_bytes_max: options.outbox_bytes_max,
             publish_bytes_max: options.publish_bytes_max,
             log_syncs,
-            pressure: Arc::default(),
+            pressure,
             stop,
             checkpoints_end: Mutex::new(checkpoints_end),
         })))

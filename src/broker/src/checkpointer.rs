@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use isthmus_core::paging::{Gathered, Page, PageContent, PageKey, Unwritten, Written};
 use isthmus_core::{Ledger, Wanted, codec};
 use isthmus_model::{Encodings, QueueId};
+use isthmus_storage::fs::Pace;
 use isthmus_storage::pages::{self, PageOptions, PageWriter};
 use isthmus_storage::{Error, SharedStorage, checkpoint};
 use tokio::sync::watch;
@@ -82,6 +83,8 @@ struct Round {
     next_file: u64,
     /// Files that are to become empty.
     sparse: HashSet<u64>,
+    /// How fast to write: where memory is needed, as fast as the disk allows.
+    pace: Pace,
     stop: watch::Receiver<bool>,
 }
 
@@ -99,6 +102,8 @@ struct Outcome {
 enum Ended {
     /// The broker stops.
     Stopped,
+    /// The term's own entry is on its way to the disk, and may never arrive.
+    TooEarly,
     Storage(Error),
 }
 
@@ -127,6 +132,7 @@ impl Checkpointer {
             let Some(due) = look(&driver, young_bytes).await else { return };
             let is_tidy = !has_pages || due.log_bytes == 0 || last.elapsed() < TIDY_EVERY;
             let Some(logged_upto) = self.upto(due, is_tidy && sparse.is_empty()) else { continue };
+            let is_urgent = due.unpaged_bytes >= self.options.unpaged_bytes_max;
             last = Instant::now();
             let round = Round {
                 driver,
@@ -136,6 +142,11 @@ impl Checkpointer {
                 options: self.options,
                 next_file: self.next_file,
                 sparse: std::mem::take(&mut sparse),
+                pace: if is_urgent {
+                    Pace { rest_percent: 0, ..Pace::default() }
+                } else {
+                    Pace::default()
+                },
                 stop: self.stop.clone(),
             };
             // Not given up before it has ended, also if this task is.
@@ -156,6 +167,7 @@ impl Checkpointer {
                     sparse = outcome.sparse;
                 }
                 Err(Ended::Stopped) => return,
+                Err(Ended::TooEarly) => {}
                 Err(Ended::Storage(_)) if *self.stop.borrow() => return,
                 Err(Ended::Storage(error)) if is_final(&error) => return self.fail(error),
                 Err(Ended::Storage(error)) => {
@@ -168,6 +180,9 @@ impl Checkpointer {
 
     /// Up to which entry messages go into pages, if a round is due.
     fn upto(&self, due: Due, is_tidy: bool) -> Option<u64> {
+        if !due.is_committed {
+            return None;
+        }
         if due.unpaged_bytes >= self.options.unpaged_bytes_max {
             return Some(due.applied);
         }
@@ -240,7 +255,8 @@ impl Round {
     fn page_out(&self, wanted: &Arc<Wanted>, outcome: &mut Outcome) -> Result<(), Ended> {
         let asked = Arc::clone(wanted);
         let queues = self.ask(move |shard| {
-            let mut queues: BTreeSet<QueueId> = shard.ledger().unpaged_queues().into_iter().collect();
+            let mut queues: BTreeSet<QueueId> =
+                shard.ledger().unpaged_queues().into_iter().collect();
             queues.extend(shard.ledger().queues_in(&asked.files));
             queues
         })?;
@@ -258,7 +274,7 @@ impl Round {
                     None => {
                         let number = outcome.next_file;
                         outcome.next_file += 1;
-                        let options = PageOptions::default();
+                        let options = PageOptions { pace: self.pace };
                         let writer = PageWriter::create(&self.storage, number, options)?;
                         open.insert((writer, Placed::new()))
                     }
@@ -306,13 +322,7 @@ impl Round {
     }
 
     fn snapshot(&self) -> Result<(Ledger, u64), Ended> {
-        loop {
-            if let Some(snapshot) = self.ask(Shard::snapshot)? {
-                return Ok(snapshot);
-            }
-            // The term's own entry is on its way to the disk.
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.ask(Shard::snapshot)?.ok_or(Ended::TooEarly)
     }
 
     /// Removes page files that the checkpoint does not name, and finds those that are sparse.

@@ -32,8 +32,8 @@ pub use isthmus_storage as storage;
 pub use access::{
     Access, Asking, Authenticate, Denied, Entering, Limits, Login, Unrestricted, User,
 };
-pub use checkpointer::PagingOptions;
 pub use broker::{Broker, BrokerOptions, Figures};
+pub use checkpointer::PagingOptions;
 pub use client::Client;
 pub use driver::{Combining, Driver, abort_on_panic};
 pub use peer::{CertificateIdentity, Peer, TlsPeer};

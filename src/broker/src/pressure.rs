@@ -12,6 +12,7 @@ use crate::mailbox::Mailbox;
 
 const MEMORY: u8 = 1;
 const DISK: u8 = 2;
+const PAGING: u8 = 4;
 
 /// The shortage of now, and the connections to wake when it changes. A connection looks each time
 /// it is polled, for the price of one load.
@@ -25,13 +26,31 @@ impl Pressure {
     /// What the node is short of.
     pub(crate) fn shortage(&self) -> Shortage {
         let bits = self.shortage.load(Ordering::Acquire);
-        Shortage { memory: bits & MEMORY != 0, disk: bits & DISK != 0 }
+        Shortage { memory: bits & MEMORY != 0, disk: bits & DISK != 0, paging: bits & PAGING != 0 }
     }
 
-    /// Says what the node is short of from now on, and wakes every connection if that is news.
+    /// Says what lasting shortages there are from now on, and wakes every connection if that is
+    /// news.
     pub(crate) fn set(&self, shortage: Shortage) {
         let bits = u8::from(shortage.memory) * MEMORY + u8::from(shortage.disk) * DISK;
-        if self.shortage.swap(bits, Ordering::AcqRel) == bits {
+        self.change(MEMORY | DISK, bits);
+    }
+
+    /// Says whether messages come in faster than they go to pages, and wakes every connection if
+    /// that is news.
+    pub(crate) fn set_paging(&self, is_behind: bool) {
+        self.change(PAGING, u8::from(is_behind) * PAGING);
+    }
+
+    /// Gives the bits in `mask` another value; the others are somebody else's.
+    fn change(&self, mask: u8, bits: u8) {
+        let changed = self
+            .shortage
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old & mask != bits).then_some(old & !mask | bits)
+            })
+            .is_ok();
+        if !changed {
             return;
         }
         // Woken outside of the lock: waking may run other code.
@@ -61,9 +80,19 @@ mod tests {
         let pressure = Pressure::default();
         assert_eq!(pressure.shortage(), Shortage::NONE);
         for (memory, disk) in [(true, false), (true, true), (false, true), (false, false)] {
-            pressure.set(Shortage { memory, disk });
-            assert_eq!(pressure.shortage(), Shortage { memory, disk });
+            pressure.set(Shortage { memory, disk, paging: false });
+            assert_eq!(pressure.shortage(), Shortage { memory, disk, paging: false });
         }
+    }
+
+    #[test]
+    fn being_behind_with_pages_is_a_shortage_of_its_own() {
+        let pressure = Pressure::default();
+        pressure.set_paging(true);
+        pressure.set(Shortage { disk: true, ..Shortage::NONE });
+        assert_eq!(pressure.shortage(), Shortage { disk: true, paging: true, memory: false });
+        pressure.set_paging(false);
+        assert_eq!(pressure.shortage(), Shortage { disk: true, ..Shortage::NONE });
     }
 
     #[test]
@@ -78,7 +107,7 @@ mod tests {
         leaves.register(&waker);
         pressure.set(Shortage::NONE);
         assert_eq!(count.count(), 0);
-        pressure.set(Shortage { memory: true, disk: false });
+        pressure.set(Shortage { memory: true, ..Shortage::NONE });
         assert_eq!(count.count(), 1);
     }
 

@@ -136,10 +136,7 @@ pub(crate) fn recover(
 
 /// Opens the page files that the ledger refers to and removes the others, which a crash has left;
 /// returns the number that none of them has.
-fn open_pages(
-    storage: &SharedStorage,
-    ledger: &Ledger,
-) -> Result<(Pager, u64), RecoveryError> {
+fn open_pages(storage: &SharedStorage, ledger: &Ledger) -> Result<(Pager, u64), RecoveryError> {
     let needed = ledger.page_files();
     let pager = Pager::open(storage, needed.keys().copied())?;
     let files = pages::list(&**storage)?;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::clock::ClockSource;
 use crate::mailbox::Mailbox;
 use crate::marks::Marks;
+use crate::pressure::Pressure;
 
 /// Entries on their way to stable storage at the most. The log's thread takes all that have come
 /// while it synced as one group, so many small entries cost no more syncs than one large one;
@@ -140,6 +141,18 @@ pub(crate) struct Recovered {
     pub(crate) log_bytes: u64,
 }
 
+/// What a shard works with.
+pub(crate) struct Around {
+    /// When it wants a turn.
+    pub(crate) timer: watch::Sender<Time>,
+    /// Where pages are asked for.
+    pub(crate) pages: mpsc::Sender<PageKey>,
+    /// Bytes in memory alone at which publishers are held until pages have caught up.
+    pub(crate) unpaged_bytes_held: u64,
+    pub(crate) pressure: Arc<Pressure>,
+    pub(crate) on_settings: OnSettings,
+}
+
 /// Ledger, dispatcher, and the way into the log.
 pub struct Shard {
     ledger: Ledger,
@@ -168,6 +181,11 @@ pub struct Shard {
     checkpointed_at_bytes: u64,
     /// Where pages are asked for.
     pages: mpsc::Sender<PageKey>,
+    /// Bytes in memory alone at which publishers are held until pages have caught up.
+    unpaged_bytes_held: u64,
+    /// Whether they are.
+    is_held: bool,
+    pressure: Arc<Pressure>,
 }
 
 /// What a checkpoint is for, now.
@@ -181,6 +199,8 @@ pub(crate) struct Due {
     pub(crate) applied: u64,
     /// The last entry that is no longer young.
     pub(crate) old_upto: u64,
+    /// Whether all that is applied is committed.
+    pub(crate) is_committed: bool,
 }
 
 impl Shard {
@@ -191,10 +211,9 @@ impl Shard {
         node: SingleNode<Proposal>,
         options: DispatcherOptions,
         start: Instant,
-        timer: watch::Sender<Time>,
-        pages: mpsc::Sender<PageKey>,
-        mut on_settings: OnSettings,
+        around: Around,
     ) -> Shard {
+        let Around { timer, pages, unpaged_bytes_held, pressure, mut on_settings } = around;
         let mut clock = ClockSource::new(start, ledger.time());
         let now = clock.now();
         let mut node = node;
@@ -225,6 +244,9 @@ impl Shard {
             marks: Marks::new(index, log_bytes),
             checkpointed_at_bytes: 0,
             pages,
+            unpaged_bytes_held,
+            is_held: false,
+            pressure,
         }
     }
 
@@ -249,9 +271,21 @@ impl Shard {
             // Nobody listens any more only when the process is about to end.
             self.pages.send(key).ok();
         }
+        self.hold_publishers();
         self.post(wakes);
         self.log_notes();
         self.timer.send_if_modified(|armed| std::mem::replace(armed, timeout) != timeout);
+    }
+
+    /// Holds publishers while messages come in faster than they go to pages: from the bound until
+    /// an eighth of it is free again, so that they do not stop and start with every page.
+    fn hold_publishers(&mut self) {
+        let bound = self.unpaged_bytes_held;
+        let bound = if self.is_held { bound - bound / 8 } else { bound };
+        let is_held = self.ledger.unpaged_bytes() > bound;
+        if std::mem::replace(&mut self.is_held, is_held) != is_held {
+            self.pressure.set_paging(is_held);
+        }
     }
 
     /// Until when what is gathered may wait for company; `None` if it is to be proposed now.
@@ -474,6 +508,7 @@ impl Shard {
             log_bytes: self.marks.bytes() - self.checkpointed_at_bytes,
             unpaged_bytes: self.ledger.unpaged_bytes(),
             applied: self.applied,
+            is_committed: self.committed >= self.applied,
             old_upto: self.marks.index_before(young_bytes).min(self.applied),
         }
     }

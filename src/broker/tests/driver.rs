@@ -18,11 +18,8 @@ const THREADS: u64 = 8;
 const INPUTS: u64 = 2_000;
 
 fn setup() -> Setup {
-    let mut setup = Setup {
-        checkpoint_after_bytes: u64::MAX,
-        unpaged_bytes_max: u64::MAX,
-        ..Setup::default()
-    };
+    let mut setup =
+        Setup { checkpoint_after_bytes: u64::MAX, unpaged_bytes_max: u64::MAX, ..Setup::default() };
     setup.log.segment_bytes = 1 << 20;
     setup
 }

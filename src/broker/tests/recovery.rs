@@ -72,11 +72,7 @@ fn checkpoints(sim: &SimStorage) -> Vec<String> {
 }
 
 fn never() -> Setup {
-    Setup {
-        checkpoint_after_bytes: u64::MAX,
-        unpaged_bytes_max: u64::MAX,
-        ..Setup::default()
-    }
+    Setup { checkpoint_after_bytes: u64::MAX, unpaged_bytes_max: u64::MAX, ..Setup::default() }
 }
 
 #[test]

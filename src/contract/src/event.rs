@@ -47,14 +47,23 @@ pub struct Shortage {
     pub memory: bool,
     /// Free disk space is below its limit.
     pub disk: bool,
+    /// Messages come in faster than the disk takes the pages that they go to. It is over within
+    /// moments, and not told to clients.
+    pub paging: bool,
 }
 
 impl Shortage {
     /// Short of nothing.
-    pub const NONE: Shortage = Shortage { memory: false, disk: false };
+    pub const NONE: Shortage = Shortage { memory: false, disk: false, paging: false };
 
     /// Whether anything is short.
     pub fn is_any(self) -> bool {
+        self.is_lasting() || self.paging
+    }
+
+    /// Whether anything is short of which clients are told: it lasts until somebody consumes, or
+    /// an operator does something.
+    pub fn is_lasting(self) -> bool {
         self.memory || self.disk
     }
 

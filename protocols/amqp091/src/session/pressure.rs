@@ -57,7 +57,7 @@ impl Amqp091Session {
     /// Tells a client that publishes, once, that it is held back, and once, that no more.
     fn tell_pressure(&mut self) {
         let Pressure { shortage, publishes, told, .. } = self.pressure;
-        let blocked = shortage.is_any() && publishes;
+        let blocked = shortage.is_lasting() && publishes;
         if blocked == told || !self.peer.blocked || !matches!(self.phase, Phase::Running) {
             return;
         }

@@ -158,7 +158,7 @@ impl State {
         }
         figures.disk_free_bytes = measured.disk_free_bytes;
         let now = (figures.memory, figures.disk);
-        (now != before).then_some(Shortage { memory: now.0, disk: now.1 })
+        (now != before).then_some(Shortage { memory: now.0, disk: now.1, paging: false })
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
     fn the_memory_alarm_is_cleared_a_little_below_its_limit() {
         let mut state = State::new(Some(1000), 0);
         assert_eq!(state.look(memory(1000)), None);
-        let short = Shortage { memory: true, disk: false };
+        let short = Shortage { memory: true, ..Shortage::NONE };
         assert_eq!(state.look(memory(1001)), Some(short));
         assert_eq!(state.look(memory(5000)), None);
         assert_eq!(state.look(memory(951)), None);
@@ -212,7 +212,7 @@ mod tests {
     fn the_disk_alarm_is_set_below_its_limit() {
         let mut state = State::new(None, 1000);
         assert_eq!(state.look(disk(1000)), None);
-        assert_eq!(state.look(disk(999)), Some(Shortage { memory: false, disk: true }));
+        assert_eq!(state.look(disk(999)), Some(Shortage { disk: true, ..Shortage::NONE }));
         assert_eq!(state.figures.disk_free_bytes, Some(999));
         assert_eq!(state.look(disk(1000)), Some(Shortage::NONE));
     }
@@ -224,8 +224,11 @@ mod tests {
             resident_bytes: Some(resident),
             disk_free_bytes: Some(free),
         };
-        assert_eq!(state.look(look(2000, 0)), Some(Shortage { memory: true, disk: true }));
-        assert_eq!(state.look(look(0, 0)), Some(Shortage { memory: false, disk: true }));
+        assert_eq!(
+            state.look(look(2000, 0)),
+            Some(Shortage { memory: true, disk: true, paging: false })
+        );
+        assert_eq!(state.look(look(0, 0)), Some(Shortage { disk: true, ..Shortage::NONE }));
         assert_eq!(state.look(look(0, 2000)), Some(Shortage::NONE));
     }
 

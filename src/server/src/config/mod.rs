@@ -337,7 +337,8 @@ impl Config {
         let mut report = |key: &str, message: String| {
             problems.push(Problem { origin: origin(key), key: key.to_owned(), message });
         };
-        let Storage { segment_bytes: segment, checkpoint_after_bytes: checkpoint, .. } = self.storage;
+        let Storage { segment_bytes: segment, checkpoint_after_bytes: checkpoint, .. } =
+            self.storage;
         if checkpoint < segment {
             // Blame the one that was set.
             let (key, message) = match origin("storage.checkpoint_after_bytes") {
