@@ -38,6 +38,7 @@ pub(super) fn verified(dir: &str, report: &Report) {
     };
     match report.damage {
         0 => line(&format_args!("no damage{harmless}")),
+        1 => line(&format_args!("DAMAGED in 1 place{harmless}")),
         n => line(&format_args!("DAMAGED in {n} places{harmless}")),
     }
 }
