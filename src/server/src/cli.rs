@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::certs_cli::{self, CertsCommand};
 use crate::config::{Config, Problem, Sources};
+use crate::storage_cli::{self, StorageCommand};
 use crate::{logging, run};
 
 /// The Isthmus message broker. Without a command, it serves.
@@ -49,6 +50,11 @@ enum Command {
         #[command(subcommand)]
         command: CertsCommand,
     },
+    /// Look into the data directory of a broker that does not run
+    Storage {
+        #[command(subcommand)]
+        command: StorageCommand,
+    },
 }
 
 /// Runs the command that the command line gives.
@@ -67,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Storage { command } => storage_cli::run(&command),
     }
 }
 

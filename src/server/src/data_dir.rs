@@ -85,6 +85,11 @@ impl DataDir {
     }
 }
 
+/// The process that holds the directory, for a message; empty if it does not say.
+pub(crate) fn holder_of(path: &Path) -> String {
+    File::open(path.join(LOCK_FILE)).map(|mut lock| holder(&mut lock)).unwrap_or_default()
+}
+
 /// The process named in a lock file, for a message.
 fn holder(lock: &mut File) -> String {
     let mut text = String::new();

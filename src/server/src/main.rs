@@ -12,6 +12,7 @@ mod memory;
 mod net;
 mod run;
 mod signals;
+mod storage_cli;
 mod systemd;
 mod tls;
 mod users;

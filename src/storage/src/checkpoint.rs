@@ -51,7 +51,8 @@ fn name_of(index: u64) -> String {
     format!("checkpoint-{index:020}.ckp")
 }
 
-fn parse_name(name: &str) -> Option<u64> {
+/// The index in the name of a checkpoint.
+pub(crate) fn parse_name(name: &str) -> Option<u64> {
     let index = name.strip_prefix("checkpoint-")?.strip_suffix(".ckp")?.parse().ok()?;
     (name_of(index) == name).then_some(index)
 }

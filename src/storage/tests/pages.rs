@@ -37,7 +37,9 @@ fn content(file: u64, n: u64, len: usize) -> Vec<u8> {
 type Written = Vec<(PageAddress, Vec<u8>)>;
 
 fn write(storage: &SharedStorage, number: u64, lens: &[usize]) -> Result<Written> {
-    let mut writer = PageWriter::create(storage, number, options(1000))?;
+    // As many syncs as there may be pieces of a short file, and few of a long one.
+    let sync_bytes = if lens.iter().sum::<usize>() < 100_000 { 1000 } else { 1 << 20 };
+    let mut writer = PageWriter::create(storage, number, options(sync_bytes))?;
     let mut written = Vec::new();
     for (n, len) in (0..).zip(lens) {
         let content = content(number, n, *len);

@@ -331,7 +331,7 @@ fn verifying_and_starting_agree_about_damage() {
     }
     drop(log);
     let mut counts = [0; 2];
-    for seed in seeds(3000) {
+    for seed in seeds(1500) {
         let _announce = Announce(seed);
         let mut rng = Rng::new(seed);
         let disk = if rng.chance(50) { closed.fork() } else { killed.crash(seed) };

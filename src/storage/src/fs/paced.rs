@@ -1,6 +1,10 @@
 //! Writing a large file beside a log that syncs all the time.
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{File, write_all_at};
 use crate::error::{Error, Result};
@@ -34,14 +38,14 @@ pub(crate) struct PacedWriter {
     offset: u64,
     /// Bytes written since the last sync.
     unsynced: u64,
-    /// When the first of them was written.
-    since: Option<Instant>,
+    /// How long writing and syncing them took.
+    busy: Duration,
 }
 
 impl PacedWriter {
     /// Writes to the beginning of `file`, which is new.
     pub(crate) fn new(file: Arc<dyn File>, name: String, pace: Pace) -> Self {
-        Self { file, name, pace, offset: 0, unsynced: 0, since: None }
+        Self { file, name, pace, offset: 0, unsynced: 0, busy: Duration::ZERO }
     }
 
     /// The file written to.
@@ -65,17 +69,19 @@ impl PacedWriter {
         while !bytes.is_empty() {
             let room = usize::try_from(limit - self.unsynced).unwrap_or(usize::MAX);
             let (piece, rest) = bytes.split_at(room.min(bytes.len()));
-            self.since.get_or_insert_with(Instant::now);
+            let begun = Instant::now();
             write_all_at(&*self.file, &self.name, piece, self.offset)?;
             self.offset += piece.len() as u64;
             self.unsynced += piece.len() as u64;
             bytes = rest;
-            if self.unsynced >= limit {
-                let since = self.since;
+            let is_due = self.unsynced >= limit;
+            if is_due {
                 self.sync()?;
-                if let Some(since) = since {
-                    thread::sleep(since.elapsed() * self.pace.rest_percent / 100);
-                }
+            }
+            self.busy += begun.elapsed();
+            if is_due {
+                thread::sleep(self.busy * self.pace.rest_percent / 100);
+                self.busy = Duration::ZERO;
             }
         }
         Ok(())
@@ -85,7 +91,6 @@ impl PacedWriter {
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io("sync", &self.name, e))?;
         self.unsynced = 0;
-        self.since = None;
         Ok(())
     }
 }

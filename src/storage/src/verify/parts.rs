@@ -11,7 +11,10 @@ use crate::{
 
 /// Whether a file of this name is data, which does not stand without a format file.
 pub(super) fn is_data(name: &str) -> bool {
-    name == STATE_NAME || parse_segment_name(name).is_some()
+    name == STATE_NAME
+        || parse_segment_name(name).is_some()
+        || checkpoint::parse_name(name).is_some()
+        || pages::parse_file_name(name).is_some()
 }
 
 /// Reads the newest checkpoint, and lists older ones.
