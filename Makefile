@@ -87,7 +87,7 @@ bench: build
 	tests/load-peers
 
 soak: build $(VENV)/requirements.txt
-	$(PYTEST) -m serial --timeout=3600 -k kill
+	$(PYTEST) -m soak --timeout=3600 -rP
 soak: export ISTHMUS_SOAK := 1
 
 # The seeded suites on the simulated disk, with many seeds; a failing one names itself.

@@ -25,8 +25,10 @@ BASIC_QOS, BASIC_QOS_OK = (60, 10), (60, 11)
 BASIC_CONSUME, BASIC_CONSUME_OK = (60, 20), (60, 21)
 BASIC_PUBLISH, BASIC_RETURN, BASIC_DELIVER = (60, 40), (60, 50), (60, 60)
 BASIC_GET, BASIC_GET_OK, BASIC_GET_EMPTY = (60, 70), (60, 71), (60, 72)
-BASIC_ACK, BASIC_NACK = (60, 80), (60, 120)
+BASIC_ACK, BASIC_REJECT, BASIC_NACK = (60, 80), (60, 90), (60, 120)
 CONFIRM_SELECT, CONFIRM_SELECT_OK = (85, 10), (85, 11)
+TX_SELECT, TX_SELECT_OK = (90, 10), (90, 11)
+TX_COMMIT, TX_COMMIT_OK = (90, 20), (90, 21)
 
 PERSISTENT = struct.pack(">HB", 0x1000, 2)
 NO_PROPERTIES = struct.pack(">H", 0)
@@ -92,6 +94,17 @@ def queue_declare(channel, queue, durable=False, exclusive=False, arguments=b"\0
     """queue.declare; `arguments` are the bytes of a table."""
     bits = durable << 1 | exclusive << 2
     return method(channel, QUEUE_DECLARE, b"\0\0" + short_string(queue) + bytes([bits]) + arguments)
+
+
+def consume(channel, queue, consumer_tag="", no_ack=False):
+    """basic.consume, without arguments."""
+    return method(channel, BASIC_CONSUME, b"\0\0" + short_string(queue)
+                  + short_string(consumer_tag) + bytes([no_ack << 1]) + b"\0\0\0\0")
+
+
+def settle(channel, class_and_method, delivery_tag, bits=0):
+    """basic.ack, basic.nack or basic.reject; `bits` are multiple and requeue in their order."""
+    return method(channel, class_and_method, struct.pack(">QB", delivery_tag, bits))
 
 
 class Frame(NamedTuple):
