@@ -33,9 +33,12 @@ def pump(clients, until_s):
     """
     selector = selectors.DefaultSelector()
     for client in clients:
-        client.unsent = bytearray()
+        # What an earlier turn could not send goes first: it may end in the middle of a frame.
+        client.unsent = getattr(client, "unsent", bytearray())
         client.connection.socket.setblocking(False)
         selector.register(client.connection.socket, selectors.EVENT_READ, client)
+        # Deliveries may have come with the answer to basic.consume.
+        handle_buffered(client)
     last_input_s = time.monotonic()
     while selector.get_map() and (now_s := time.monotonic()) < until_s:
         for key in list(selector.get_map().values()):
@@ -75,10 +78,15 @@ def receive(client):
     except OSError:
         data = b""
     client.connection.buffer += data
+    handle_buffered(client)
+    return bool(data)
+
+
+def handle_buffered(client):
+    """Handles the frames that are complete."""
     for kind, payload in frames(client.connection.buffer):
         if kind != rawamqp.HEARTBEAT:
             client.handle(kind, payload)
-    return bool(data)
 
 
 def drain_after_death(clients):
