@@ -3,9 +3,13 @@
 It checks nothing that it sends, and reads frame by frame, so a test decides what goes on the wire.
 """
 
+import os
 import socket
 import struct
 from typing import NamedTuple
+
+# How long to wait for what must come.
+PATIENCE_S = float(os.environ.get("ISTHMUS_TEST_PATIENCE_S", 5))
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -138,7 +142,7 @@ class CloseReason(NamedTuple):
 class Connection:
     """A socket to the broker, with or without the handshake."""
 
-    def __init__(self, address, timeout_s=5):
+    def __init__(self, address, timeout_s=PATIENCE_S):
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
@@ -216,7 +220,10 @@ class Connection:
     def expect_refusal(self):
         """connection.close, or an end without a word, which a peer may get before login."""
         received = self.receive()
-        return None if received is None else CloseReason.parse(received.payload)
+        if received is None:
+            return None
+        assert received.method == CLOSE, f"{received} instead of a refusal"
+        return CloseReason.parse(received.payload)
 
     def start(self):
         """The protocol header and connection.start."""
