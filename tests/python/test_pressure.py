@@ -102,7 +102,7 @@ class PeakRss:
 # Logins.
 
 BAD_LOGINS = 500
-HASH_MIB = 32
+HASH_MIB = 16
 # What a connection may take before it is authenticated, as the idle ones of test_lifecycle.
 STRANGER_KIB_MAX = 64
 
@@ -148,7 +148,8 @@ def test_500_bad_logins_at_once_leave_memory_and_others_alone(tmp_path):
 
 # Slow strangers.
 
-STRANGERS = 2000
+# All HTTP listeners together take 256 connections; what comes beyond is closed at once.
+STRANGERS = {"amqp": 900, "amqps": 900, "http": 100, "https": 100}
 CLOSED_WITHIN_S = {"amqp": 10, "http": 10, "amqps": 5, "https": 5}
 # Between the moment at which the broker lets go and that at which this process notices.
 GRACE_S = 1.0
@@ -197,7 +198,7 @@ class Stranger:
 
 def besiege(broker, trips, while_open):
     """Opens all strangers and sees each of them closed; returns how long each listener took."""
-    listeners = [name for name in CLOSED_WITHIN_S for _ in range(STRANGERS // 4)]
+    listeners = [name for name, count in STRANGERS.items() for _ in range(count)]
     strangers = {}
     for number, listener in enumerate(listeners):
         stranger = Stranger(listener, broker.ports[listener], drips=number % 2)
@@ -250,14 +251,15 @@ def test_2000_slow_strangers_on_every_port_are_closed_and_hold_nobody_up(
         with PeakRss(broker) as rss:
             took_s = besiege(broker, trips, log_in)
         besieged_s = trips.p99_s()
+        count = sum(STRANGERS.values())
         print(f"closed after at most {took_s} s; p99 {quiet_s * 1e3:.2f} ms quiet, "
-              f"{besieged_s * 1e3:.2f} ms besieged; {rss.grown_kib / STRANGERS:.1f} KiB each; "
+              f"{besieged_s * 1e3:.2f} ms besieged; {rss.grown_kib / count:.1f} KiB each; "
               f"the slowest of {len(logins_s)} logins took {max(logins_s):.3f} s")
         for listener, limit_s in CLOSED_WITHIN_S.items():
-            assert took_s[listener] < limit_s + GRACE_S, f"{listener}: {took_s[listener]:.1f} s"
+            assert 1 < took_s[listener] < limit_s + GRACE_S, f"{listener}: {took_s[listener]:.1f} s"
         assert besieged_s < max(2 * quiet_s, FLOOR_S)
         assert max(logins_s) < 1
-        assert rss.grown_kib < STRANGERS * STRANGER_KIB_MAX
+        assert rss.grown_kib < count * STRANGER_KIB_MAX
 
 
 # Memory.
@@ -442,8 +444,17 @@ def churn(broker, seconds):
 
 
 def descriptors(broker):
-    """How many descriptors the process holds."""
-    return len(os.listdir(f"/proc/{broker.pid}/fd"))
+    """What the descriptors of the process are: how many sockets, and how many others."""
+    directory = f"/proc/{broker.pid}/fd"
+    targets = []
+    for descriptor in os.listdir(directory):
+        try:
+            targets.append(os.readlink(f"{directory}/{descriptor}"))
+        except FileNotFoundError:
+            # Closed since it was listed.
+            pass
+    sockets = sum(target.startswith("socket:") for target in targets)
+    return sockets, len(targets) - sockets
 
 
 def settled(read, within_s=5, still_s=0.5):
@@ -467,5 +478,7 @@ def test_coming_and_going_leaves_nothing_behind(own_isthmus):
     print(f"{connections} connections; descriptors {before} and {after}; "
           f"{warm_kib} KiB and {after_kib} KiB resident")
     assert connections > 200, "too little came and went to show anything"
-    assert after <= before
+    assert after[0] == before[0]
+    # The log may have got a spare segment, or be between two of them.
+    assert after[1] <= before[1] + 2
     assert after_kib <= warm_kib + RSS_SLACK_KIB
