@@ -86,6 +86,7 @@ bench: build
 	cargo bench --workspace
 	tests/load-peers
 
+# The long forms: hundreds of kills, of messages, transactions and dead letters under way.
 soak: build $(VENV)/requirements.txt
 	$(PYTEST) -m soak --timeout=3600 -rP
 soak: export ISTHMUS_SOAK := 1

@@ -21,12 +21,17 @@ pytestmark = pytest.mark.serial
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# A logged-in client's delay may double while others try to get in. The quiet p99 on a small machine
-# is well below a millisecond, though, and what a thread waits for a processor there is no property
-# of the broker: with two hashes, the flood and this client on two processors, two others may be in
-# front of the broker's thread and two in front of the client's, each for a scheduler's slice of
-# about 3 ms. Hence the floor, which is still far from what a login takes.
-FLOOR_S = 0.015
+# A logged-in client's delay may double while others try to get in. Doubled is what it is on a machine
+# whose processors have as much else to do: two hashes at once keep two of them busy, and on a small
+# machine every thread then waits its turn, whatever the broker does. So the yardstick is the larger
+# of two p99s taken just before, on the same broker: quiet, and with BURNERS processes that only
+# burn time. Below the floor there is nothing to complain about: it is a few slices of a scheduler
+# (3 ms each, for the broker's thread and the client's), and far from what a login takes.
+BURNERS = 2
+FLOOR_S = 0.010
+# Each p99 is the median of those of windows of so many round trips: a hiccup of the machine spoils
+# a window, a broker that holds its clients up spoils them all.
+WINDOW = 250
 
 
 @pytest.fixture
@@ -60,17 +65,46 @@ class RoundTrips:
         self.took_s.append(time.monotonic() - started)
 
     def p99_s(self):
-        """The 99th percentile since the last time."""
+        """The 99th percentile since the last time, of a typical window."""
         took_s, self.took_s = self.took_s, []
-        return statistics.quantiles(took_s, n=100)[98]
+        windows = [took_s[start:start + WINDOW] for start in range(0, len(took_s), WINDOW)]
+        # A remainder is too small to have a percentile.
+        windows = windows[:-1] if len(windows) > 1 else windows
+        return statistics.median(statistics.quantiles(each, n=100)[98] for each in windows)
 
 
 def measure(trips, until):
-    """Round trips at 500 a second until `until()`; their p99."""
+    """Round trips at up to 500 a second until `until()`; their p99."""
     while not until():
         trips.once()
         time.sleep(0.002)
     return trips.p99_s()
+
+
+def measure_for(trips, seconds):
+    """As `measure`, for a time."""
+    until_s = time.monotonic() + seconds
+    return measure(trips, lambda: time.monotonic() > until_s)
+
+
+def burn():
+    """Keeps a processor busy until it is killed."""
+    while True:
+        pass
+
+
+def allowed_p99_s(trips):
+    """What a p99 may be on this machine now, and a line that says why."""
+    quiet_s = measure_for(trips, 2)
+    burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(BURNERS)]
+    for each in burners:
+        each.start()
+    busy_s = measure_for(trips, 2)
+    for each in burners:
+        each.kill()
+        each.join()
+    return (max(2 * quiet_s, 2 * busy_s, FLOOR_S),
+            f"p99 {quiet_s * 1e3:.2f} ms quiet, {busy_s * 1e3:.2f} ms on busy processors")
 
 
 class PeakRss:
@@ -107,12 +141,15 @@ HASH_MIB = 16
 STRANGER_KIB_MAX = 64
 
 
-def flood(address, refused):
-    """Opens all connections, then sends all bad passwords at once and waits for all refusals."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    connections = [Connection(address, timeout_s=30) for _ in range(BAD_LOGINS)]
+def flood(address, is_open, may_log_in, refused):
+    """Opens all connections, sends all bad passwords at once and waits for all refusals."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    connections = [Connection(address, timeout_s=60) for _ in range(BAD_LOGINS)]
     for each in connections:
         each.start()
+    is_open.set()
+    may_log_in.wait()
     for number, each in enumerate(connections):
         each.start_ok("guest", f"wrong {number}")
     for each in connections:
@@ -120,30 +157,36 @@ def flood(address, refused):
             refused.value += 1
 
 
+@pytest.mark.timeout(150)
 def test_500_bad_logins_at_once_leave_memory_and_others_alone(tmp_path):
     settings = {"auth.argon2_memory_bytes": f"{HASH_MIB} MiB", "auth.argon2_iterations": 1,
-                "limits.handshake_timeout": "30s"}
+                "limits.handshake_timeout": "60s"}
     with Broker(tmp_path / "data", settings) as broker:
         trips = RoundTrips(broker.amqp)
-        quiet_until = time.monotonic() + 3
-        quiet_s = measure(trips, lambda: time.monotonic() > quiet_until)
+        allowed_s, why = allowed_p99_s(trips)
+        is_open, may_log_in = multiprocessing.Event(), multiprocessing.Event()
         refused = multiprocessing.Value("i", 0)
         # A process of its own, for this one's interpreter is taking the time.
-        flooder = multiprocessing.Process(target=flood, args=(broker.amqp, refused))
+        flooder = multiprocessing.Process(
+            target=flood, args=(broker.amqp, is_open, may_log_in, refused), daemon=True)
+        before_kib = broker.rss_kib()
+        flooder.start()
+        assert is_open.wait(30)
         with PeakRss(broker) as rss:
-            flooder.start()
             started = time.monotonic()
+            may_log_in.set()
             flooded_s = measure(trips, lambda: not flooder.is_alive())
             took_s = time.monotonic() - started
         flooder.join()
-        print(f"{refused.value} refused in {took_s:.1f} s; p99 {quiet_s * 1e3:.2f} ms quiet, "
-              f"{flooded_s * 1e3:.2f} ms flooded; {rss.grown_kib} KiB grown")
+        print(f"{refused.value} refused in {took_s:.1f} s; {why}, {flooded_s * 1e3:.2f} ms flooded; "
+              f"{rss.before_kib - before_kib} KiB for the connections, {rss.grown_kib} KiB for "
+              f"the hashes")
         assert flooder.exitcode == 0 and refused.value == BAD_LOGINS
         assert took_s > 0.5, "the flood was over before anything could be measured"
-        assert flooded_s < max(2 * quiet_s, FLOOR_S)
-        # A third hash at once would not fit.
-        most_kib = (2 * HASH_MIB + HASH_MIB // 2) * KIB + BAD_LOGINS * STRANGER_KIB_MAX // 4
-        assert rss.grown_kib < most_kib
+        assert flooded_s < allowed_s
+        assert rss.before_kib - before_kib < BAD_LOGINS * STRANGER_KIB_MAX
+        # Two at once, and what allocators keep; a third would not fit.
+        assert rss.grown_kib < 2.75 * HASH_MIB * KIB
 
 
 # Slow strangers.
@@ -239,8 +282,7 @@ def test_2000_slow_strangers_on_every_port_are_closed_and_hold_nobody_up(
     with Broker(tmp_path / "data", settings) as broker:
         assert set(broker.ports) == set(CLOSED_WITHIN_S), "a port that nobody besieges"
         trips = RoundTrips(broker.amqp)
-        quiet_until = time.monotonic() + 2
-        quiet_s = measure(trips, lambda: time.monotonic() > quiet_until)
+        allowed_s, why = allowed_p99_s(trips)
         logins_s = []
 
         def log_in():
@@ -252,12 +294,12 @@ def test_2000_slow_strangers_on_every_port_are_closed_and_hold_nobody_up(
             took_s = besiege(broker, trips, log_in)
         besieged_s = trips.p99_s()
         count = sum(STRANGERS.values())
-        print(f"closed after at most {took_s} s; p99 {quiet_s * 1e3:.2f} ms quiet, "
+        print(f"closed after at most {took_s} s; {why}, "
               f"{besieged_s * 1e3:.2f} ms besieged; {rss.grown_kib / count:.1f} KiB each; "
               f"the slowest of {len(logins_s)} logins took {max(logins_s):.3f} s")
         for listener, limit_s in CLOSED_WITHIN_S.items():
             assert 1 < took_s[listener] < limit_s + GRACE_S, f"{listener}: {took_s[listener]:.1f} s"
-        assert besieged_s < max(2 * quiet_s, FLOOR_S)
+        assert besieged_s < allowed_s
         assert max(logins_s) < 1
         assert rss.grown_kib < count * STRANGER_KIB_MAX
 
