@@ -86,8 +86,9 @@ bench: build
 	cargo bench --workspace
 	tests/load-peers
 
+# The long forms: hundreds of kills, of messages, transactions and dead letters under way.
 soak: build $(VENV)/requirements.txt
-	$(PYTEST) -m serial --timeout=3600 -k kill
+	$(PYTEST) -m soak --timeout=3600 -rP
 soak: export ISTHMUS_SOAK := 1
 
 # The seeded suites on the simulated disk, with many seeds; a failing one names itself.

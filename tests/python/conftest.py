@@ -16,6 +16,7 @@ import pika
 import pytest
 
 from broker import Broker, binary
+from helpers import VIA
 
 EXTERNAL = os.environ.get("ISTHMUS_TEST_AMQP")
 
@@ -49,6 +50,14 @@ class Endpoint(NamedTuple):
     @property
     def address(self):
         return self.host, self.port
+
+    def proxy_contexts(self):
+        """For what stands in between with TLS: the server's context and that of a client."""
+        if self.certificates is None:
+            return None, None
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(self.certificates / "server.pem", self.certificates / "server.key")
+        return server, self.ssl_context()
 
     def connect(self, **parameters):
         """A pika connection as guest."""
@@ -105,7 +114,13 @@ def amqp(request):
     if EXTERNAL:
         host, port = EXTERNAL.rsplit(":", 1)
         return Endpoint(host, int(port), is_isthmus=False)
-    return Endpoint(*request.getfixturevalue("isthmus").amqp, is_isthmus=True)
+    return via(request, Endpoint(*request.getfixturevalue("isthmus").amqp, is_isthmus=True))
+
+
+def via(request, endpoint):
+    """The endpoint, or what stands in front of it."""
+    lead = request.config.stash.get(VIA, None)
+    return lead(endpoint) if lead else endpoint
 
 
 @pytest.fixture(scope="session")
@@ -136,9 +151,14 @@ def tls_isthmus(tmp_path_factory, certificates):
 
 
 @pytest.fixture(scope="session")
-def mtls_isthmus(tmp_path_factory, certificates):
-    """An Isthmus that wants a certificate of every client."""
+def mtls_isthmus_of_session(tmp_path_factory, certificates):
     yield from _with_tls(tmp_path_factory, certificates, "required")
+
+
+@pytest.fixture
+def mtls_isthmus(request, mtls_isthmus_of_session):
+    """An Isthmus that wants a certificate of every client."""
+    return via(request, mtls_isthmus_of_session)
 
 
 @pytest.fixture(params=[pytest.param("amqp", marks=pytest.mark.peers), "tls_isthmus",

@@ -1,10 +1,17 @@
 """What many tests do with a pika channel."""
 
 import contextlib
+import os
 import time
 
 import pika
 import pytest
+
+# How long tests wait for what must come.
+PATIENCE_S = float(os.environ.get("ISTHMUS_TEST_PATIENCE_S", 5))
+
+# Where a plugin keeps what leads tests to an endpoint by way of something in between.
+VIA = pytest.StashKey()
 
 
 @contextlib.contextmanager
@@ -49,7 +56,7 @@ def message_count(channel, queue):
     return channel.queue_declare(queue, passive=True).method.message_count
 
 
-def eventually(condition, within_s=5):
+def eventually(condition, within_s=PATIENCE_S):
     """Waits until `condition()` is true, for what the broker does in its own time."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -83,7 +90,7 @@ class Consumer:
     def _on_message(self, _channel, method, properties, body):
         self.deliveries.append((method, properties, body))
 
-    def wait_for(self, count, within_s=5):
+    def wait_for(self, count, within_s=PATIENCE_S):
         """The first `count` deliveries once they are there."""
         deadline = time.monotonic() + within_s
         while len(self.deliveries) < count:

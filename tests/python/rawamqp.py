@@ -3,9 +3,13 @@
 It checks nothing that it sends, and reads frame by frame, so a test decides what goes on the wire.
 """
 
+import os
 import socket
 import struct
 from typing import NamedTuple
+
+# How long to wait for what must come.
+PATIENCE_S = float(os.environ.get("ISTHMUS_TEST_PATIENCE_S", 5))
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -25,8 +29,10 @@ BASIC_QOS, BASIC_QOS_OK = (60, 10), (60, 11)
 BASIC_CONSUME, BASIC_CONSUME_OK = (60, 20), (60, 21)
 BASIC_PUBLISH, BASIC_RETURN, BASIC_DELIVER = (60, 40), (60, 50), (60, 60)
 BASIC_GET, BASIC_GET_OK, BASIC_GET_EMPTY = (60, 70), (60, 71), (60, 72)
-BASIC_ACK, BASIC_NACK = (60, 80), (60, 120)
+BASIC_ACK, BASIC_REJECT, BASIC_NACK = (60, 80), (60, 90), (60, 120)
 CONFIRM_SELECT, CONFIRM_SELECT_OK = (85, 10), (85, 11)
+TX_SELECT, TX_SELECT_OK = (90, 10), (90, 11)
+TX_COMMIT, TX_COMMIT_OK = (90, 20), (90, 21)
 
 PERSISTENT = struct.pack(">HB", 0x1000, 2)
 NO_PROPERTIES = struct.pack(">H", 0)
@@ -94,6 +100,17 @@ def queue_declare(channel, queue, durable=False, exclusive=False, arguments=b"\0
     return method(channel, QUEUE_DECLARE, b"\0\0" + short_string(queue) + bytes([bits]) + arguments)
 
 
+def consume(channel, queue, consumer_tag="", no_ack=False):
+    """basic.consume, without arguments."""
+    return method(channel, BASIC_CONSUME, b"\0\0" + short_string(queue)
+                  + short_string(consumer_tag) + bytes([no_ack << 1]) + b"\0\0\0\0")
+
+
+def settle(channel, class_and_method, delivery_tag, bits=0):
+    """basic.ack, basic.nack or basic.reject; `bits` are multiple and requeue in their order."""
+    return method(channel, class_and_method, struct.pack(">QB", delivery_tag, bits))
+
+
 class Frame(NamedTuple):
     """A frame as it came."""
 
@@ -125,7 +142,7 @@ class CloseReason(NamedTuple):
 class Connection:
     """A socket to the broker, with or without the handshake."""
 
-    def __init__(self, address, timeout_s=5):
+    def __init__(self, address, timeout_s=PATIENCE_S):
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
@@ -203,7 +220,10 @@ class Connection:
     def expect_refusal(self):
         """connection.close, or an end without a word, which a peer may get before login."""
         received = self.receive()
-        return None if received is None else CloseReason.parse(received.payload)
+        if received is None:
+            return None
+        assert received.method == CLOSE, f"{received} instead of a refusal"
+        return CloseReason.parse(received.payload)
 
     def start(self):
         """The protocol header and connection.start."""

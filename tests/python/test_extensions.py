@@ -93,11 +93,14 @@ def test_a_single_active_consumer_gets_everything_and_the_next_takes_over(
 def test_the_waiting_consumer_that_came_first_takes_over_first(connection, channel, declare):
     queue = declare(x_single_active_consumer=True)
     consumers = [Consumer(connection.channel(), queue, auto_ack=True) for _ in range(3)]
-    for turn, consumer in enumerate(consumers):
-        publish(channel, queue, f"{turn}".encode())
-        consumer.wait_for(1)
+    # Confirmed one by one, so that consumers who took turns would share them.
+    channel.confirm_delivery()
+    turns = [[f"{turn}.{number}".encode() for number in range(4)] for turn in range(3)]
+    for bodies, consumer in zip(turns, consumers):
+        publish(channel, queue, *bodies)
+        consumer.wait_for(len(bodies))
         consumer.channel.basic_cancel(consumer.tag)
-    assert [consumer.bodies for consumer in consumers] == [[b"0"], [b"1"], [b"2"]]
+    assert [consumer.bodies for consumer in consumers] == turns
 
 
 def test_a_single_active_consumer_may_not_be_exclusive(channel, declare):

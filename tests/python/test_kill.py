@@ -2,7 +2,6 @@
 
 import os
 import random
-import selectors
 import struct
 import time
 
@@ -10,6 +9,7 @@ import pytest
 
 import rawamqp
 from promise import ACK_SETTLED_S, Promise
+from pump import drain_after_death, pump
 from rawamqp import Connection
 
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
@@ -35,20 +35,6 @@ def numbered(number):
 def ack(delivery_tag):
     """basic.ack of a single delivery."""
     return ACK.pack(rawamqp.METHOD, 1, 13, *rawamqp.BASIC_ACK, delivery_tag, 0, rawamqp.FRAME_END)
-
-
-def frames(buffer):
-    """Takes the complete frames off the front of a buffer: (kind, payload)."""
-    complete, position = [], 0
-    while len(buffer) - position >= rawamqp.FRAME_OVERHEAD:
-        kind, _, size = struct.unpack_from(">BHI", buffer, position)
-        end = position + size + rawamqp.FRAME_OVERHEAD
-        if end > len(buffer):
-            break
-        complete.append((kind, bytes(buffer[position + 7:end - 1])))
-        position = end
-    del buffer[:position]
-    return complete
 
 
 class Publisher:
@@ -138,69 +124,6 @@ class Consumer:
                 self.acks_due.append((tag, number))
 
 
-def pump(clients, until_s):
-    """Runs clients until a moment, or until all connections have ended.
-
-    Returns for how long nothing had come when it stopped.
-    """
-    selector = selectors.DefaultSelector()
-    for client in clients:
-        client.unsent = bytearray()
-        client.connection.socket.setblocking(False)
-        selector.register(client.connection.socket, selectors.EVENT_READ, client)
-    last_input_s = time.monotonic()
-    while selector.get_map() and (now_s := time.monotonic()) < until_s:
-        for key in list(selector.get_map().values()):
-            client = key.data
-            send(client)
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-            selector.modify(client.connection.socket, wanted, client)
-        for key, _ in selector.select(min(0.02, until_s - now_s)):
-            if receive(key.data):
-                last_input_s = time.monotonic()
-            else:
-                selector.unregister(key.fileobj)
-    selector.close()
-    return time.monotonic() - last_input_s
-
-
-def send(client):
-    """Sends what the client has and the system takes now."""
-    if not client.unsent:
-        client.unsent += client.output()
-    if client.unsent:
-        try:
-            del client.unsent[:client.connection.socket.send(client.unsent)]
-        except OSError:
-            # The system takes no more now, or the peer is gone, which reading will tell.
-            return
-        if not client.unsent:
-            client.on_sent()
-
-
-def receive(client):
-    """Handles what has arrived; False once the peer is gone."""
-    try:
-        data = client.connection.socket.recv(1 << 18)
-    except BlockingIOError:
-        return True
-    except OSError:
-        data = b""
-    client.connection.buffer += data
-    for kind, payload in frames(client.connection.buffer):
-        if kind != rawamqp.HEARTBEAT:
-            client.handle(kind, payload)
-    return bool(data)
-
-
-def drain_after_death(clients):
-    """Reads what the broker had sent before it died and the system still holds for us."""
-    for client in clients:
-        while receive(client):
-            time.sleep(0.001)
-        client.connection.socket.close()
-
-
 def drain(address, promise):
     """Consumes all that is left until the queue is empty and nothing more comes."""
     consumer = Consumer(address, promise, holds=False)
@@ -261,6 +184,7 @@ def kill_and_restart(broker, rounds, seed):
 
 
 @pytest.mark.serial
+@pytest.mark.soak
 @pytest.mark.timeout(3600 if SOAK else 150)
 def test_nothing_confirmed_is_lost_and_nothing_acknowledged_returns(own_isthmus):
     seed = random.SystemRandom().randrange(1 << 32)
