@@ -28,7 +28,7 @@ pub use isthmus_cluster as cluster;
 pub use isthmus_storage as storage;
 
 pub use access::{
-    Access, Asking, Authenticate, Denied, Entering, Limits, Login, Unrestricted, User,
+    Access, Asking, Authenticate, Denied, Entering, Limits, Login, Rates, Unrestricted, User,
 };
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use client::Client;
