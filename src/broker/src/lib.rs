@@ -20,6 +20,7 @@ mod driver;
 mod mailbox;
 mod peer;
 mod pressure;
+mod quota;
 mod recovery;
 mod registry;
 mod shard;
