@@ -63,10 +63,10 @@ peers-running:
 peers-ldap: | $(RESULTS)
 	rm -f $(NEXTEST_RESULTS) $(RESULTS)/ldap.xml $(RESULTS)/ldap.log
 	if $(HAS_NEXTEST); then \
-	  status=0; cargo nextest run --package isthmus-ldap --run-ignored only || status=$$?; \
+	  status=0; cargo nextest run --package isthmus-ldap --package isthmus --run-ignored only || status=$$?; \
 	  cp $(NEXTEST_RESULTS) $(RESULTS)/ldap.xml; exit $$status; \
 	else \
-	  cargo test --package isthmus-ldap --test slapd -- --ignored 2>&1 | tee $(RESULTS)/ldap.log; \
+	  cargo test --package isthmus-ldap --package isthmus --test slapd --test ldap -- --ignored 2>&1 | tee $(RESULTS)/ldap.log; \
 	fi
 
 check:

@@ -49,8 +49,7 @@ impl Access {
         access.look(seen);
         if access.permission.is_none() {
             let Access { user, vhost, .. } = access;
-            let text = format!("access to vhost '{vhost}' refused for user '{user}'");
-            return Err(CommandError::Refused(text));
+            return Err(crate::backend::no_entry(&user, &vhost));
         }
         Ok(access)
     }
@@ -74,12 +73,16 @@ impl Access {
     }
 
     fn refused(&self, action: Action, what: &str) -> CommandError {
-        let Access { user, vhost, .. } = self;
-        let word = action.name();
-        CommandError::Refused(format!(
-            "{word} access to {what} in vhost '{vhost}' refused for user '{user}'"
-        ))
+        refused_action(action, what, &self.vhost, &self.user)
     }
+}
+
+/// `user` may not do this to `what` in `vhost`, in RabbitMQ's words.
+pub(crate) fn refused_action(action: Action, what: &str, vhost: &str, user: &str) -> CommandError {
+    let word = action.name();
+    CommandError::Refused(format!(
+        "{word} access to {what} in vhost '{vhost}' refused for user '{user}'"
+    ))
 }
 
 impl isthmus_broker::Access for Access {

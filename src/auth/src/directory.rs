@@ -70,10 +70,11 @@ impl Directory {
                 self.topics.insert(place(), (Arc::clone(table), read));
             }
             SettingKind::UserLimit => {
-                self.user_limits.insert(name(), Limits::read(table)?);
+                self.user_limits.insert(name(), Limits::read(table, &Limits::OF_USERS)?);
             }
             SettingKind::VhostLimit => {
-                self.vhost_limits.insert(Arc::clone(&key.vhost), Limits::read(table)?);
+                let limits = Limits::read(table, &Limits::OF_VHOSTS)?;
+                self.vhost_limits.insert(Arc::clone(&key.vhost), limits);
             }
             SettingKind::Policy | SettingKind::OperatorPolicy | SettingKind::Parameter => {}
         }

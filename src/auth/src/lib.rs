@@ -5,20 +5,29 @@
 //! - [`Hashing`], [`PasswordHash`]: how passwords are kept.
 //! - [`Directory`]: all of that as it is now, arranged to be asked.
 //! - [`Authenticator`]: logging in, off the runtime and two at a time.
-//! - [`Logins`]: who a client is, by password or certificate.
-//! - [`Access`]: what one user may do in one virtual host, asked for every action.
+//! - [`Logins`]: who a client is, by asking one [`Backend`] after the other: [`Internal`], the users
+//!   above, by password or certificate; [`OAuth2`], by access token; [`Ldap`], by a directory.
+//! - [`Access`]: what one user of the first kind may do in one virtual host, asked for every action.
 
 mod access;
 mod authenticator;
+mod backend;
 mod directory;
+mod internal;
+mod ldap;
 mod logins;
+mod oauth2;
 mod password;
 mod user;
 
 pub use access::Access;
 pub use authenticator::Authenticator;
+pub use backend::{Attempt, Backend, Refusal, RefusalKind};
 pub use directory::{Directory, SharedDirectory};
-pub use logins::{CertificateName, Logins};
+pub use internal::{CertificateName, Internal};
+pub use ldap::Ldap;
+pub use logins::Logins;
+pub use oauth2::OAuth2;
 pub use password::{HashCost, HashError, Hashing, PasswordHash};
 pub use user::{FormError, Limits, Patterns, Permission, TopicPermission, User};
 

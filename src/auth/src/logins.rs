@@ -1,143 +1,162 @@
-//! Logging in, as the broker asks for it.
+//! Logging in, as the broker asks for it: one backend after the other.
 
-use std::fmt;
-use std::future::ready;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_broker::{
-    Authenticate, CertificateIdentity, Entering, Limits, Login, Peer, User as LoggedIn,
-};
+use isthmus_broker::{Authenticate, Login, Peer, User};
 use isthmus_contract::Credentials;
 use isthmus_model::CommandError;
 
-use crate::{Access, AuthError, Authenticator, SharedDirectory};
+use crate::backend::{Backend, Refusal, RefusalKind, refused};
 
-/// Which part of a client's certificate names the user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CertificateName {
-    /// The subject's common name.
-    #[default]
-    CommonName,
-    /// The whole distinguished name, as RFC 4514 writes it.
-    DistinguishedName,
-    /// The first DNS name among the subject's alternative names.
-    DnsName,
-    /// The first e-mail address among them.
-    Email,
-    /// The first URI among them.
-    Uri,
-}
-
-impl CertificateName {
-    fn of(self, certificate: &CertificateIdentity) -> Option<&str> {
-        match self {
-            CertificateName::CommonName => certificate.common_name.as_deref(),
-            CertificateName::DistinguishedName => Some(&certificate.subject),
-            CertificateName::DnsName => certificate.dns_names.first().map(String::as_str),
-            CertificateName::Email => certificate.emails.first().map(String::as_str),
-            CertificateName::Uri => certificate.uris.first().map(String::as_str),
-        }
-    }
-}
-
-/// Finds out who a client is, among the users of a directory.
+/// Finds out who a client is: each backend is asked, in order, until one accepts him. What he may
+/// do then is for that one to say.
 pub struct Logins {
-    authenticator: Arc<Authenticator>,
-    directory: SharedDirectory,
-    /// How long a login may take.
+    backends: Arc<[Box<dyn Backend>]>,
+    /// How long a login may take, over all backends.
     timeout: Duration,
-    certificate_name: CertificateName,
 }
 
 impl Logins {
-    /// Logins of the users of `directory`, each given up after `timeout`.
-    pub fn new(
-        authenticator: Arc<Authenticator>,
-        directory: SharedDirectory,
-        timeout: Duration,
-        certificate_name: CertificateName,
-    ) -> Logins {
-        Logins { authenticator, directory, timeout, certificate_name }
+    /// Logins by `backends`, each given up after `timeout`.
+    pub fn new(backends: Vec<Box<dyn Backend>>, timeout: Duration) -> Logins {
+        Logins { backends: backends.into(), timeout }
     }
-
-    fn user(&self, name: &str) -> Arc<dyn LoggedIn> {
-        Arc::new(DirectoryUser { name: name.into(), directory: Arc::clone(&self.directory) })
-    }
-
-    /// The user whom the certificate names; the name may not be told apart from a wrong one.
-    fn by_certificate(&self, peer: &Peer) -> Result<Arc<dyn LoggedIn>, CommandError> {
-        let certificate = peer.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
-        let Some(name) = certificate.and_then(|c| self.certificate_name.of(c)) else {
-            let subject = certificate.map_or("", |certificate| &*certificate.subject);
-            tracing::info!(
-                peer = %peer.address, %subject, part = ?self.certificate_name,
-                "login refused: the certificate does not name a user"
-            );
-            return Err(refusal());
-        };
-        match self.authenticator.trust(name, peer.address.ip()) {
-            Ok(_) => Ok(self.user(name)),
-            Err(error) => Err(refused(name, peer.address.ip(), &error)),
-        }
-    }
-}
-
-/// The client is not told why: that would help those who guess.
-fn refusal() -> CommandError {
-    CommandError::Refused("login refused".to_owned())
-}
-
-fn refused(user: &str, peer: IpAddr, error: &dyn fmt::Display) -> CommandError {
-    tracing::info!(user = %user.escape_debug(), %peer, %error, "login refused");
-    refusal()
 }
 
 impl Authenticate for Logins {
     fn login(&self, credentials: Credentials, peer: &Peer) -> Login {
-        let Credentials::Password { user: name, password } = credentials else {
-            return Box::pin(ready(self.by_certificate(peer)));
-        };
-        let authenticator = Arc::clone(&self.authenticator);
-        let (timeout, peer, user) = (self.timeout, peer.address.ip(), self.user(&name));
+        let (backends, timeout, peer) = (Arc::clone(&self.backends), self.timeout, peer.clone());
         Box::pin(async move {
-            let verified = authenticator.log_in(&name, password.0.as_bytes(), peer);
-            match tokio::time::timeout(timeout, verified).await {
-                Ok(Ok(_)) => Ok(user),
-                Ok(Err(error)) => Err(refused(&name, peer, &error)),
-                Err(_) => Err(refused(&name, peer, &AuthError::Unavailable)),
+            let asked = ask_all(&backends, &credentials, &peer);
+            if let Ok(result) = tokio::time::timeout(timeout, asked).await {
+                return result;
             }
+            let user = shown(&credentials);
+            tracing::warn!(%user, peer = %peer.address.ip(), ?timeout, "login given up: no answer in time");
+            Err(refused())
         })
     }
 }
 
-/// A user of the directory, of whom only the name is kept: the rest may change at any time.
-struct DirectoryUser {
-    name: Arc<str>,
-    directory: SharedDirectory,
+async fn ask_all(
+    backends: &[Box<dyn Backend>],
+    credentials: &Credentials,
+    peer: &Peer,
+) -> Result<Arc<dyn User>, CommandError> {
+    let mut reasons = String::new();
+    let mut out_of_order = false;
+    for backend in backends {
+        let Refusal { why, kind } = match backend.log_in(credentials, peer).await {
+            Ok(user) => return Ok(user),
+            Err(refusal) => refusal,
+        };
+        if !reasons.is_empty() {
+            reasons.push_str("; ");
+        }
+        reasons.extend([backend.name(), ": ", &why]);
+        out_of_order |= kind == RefusalKind::OutOfOrder;
+        if kind == RefusalKind::Forbidden {
+            break;
+        }
+    }
+    let (user, peer): (_, IpAddr) = (shown(credentials), peer.address.ip());
+    if out_of_order {
+        tracing::warn!(%user, %peer, error = %reasons, "login refused");
+    } else {
+        tracing::info!(%user, %peer, error = %reasons, "login refused");
+    }
+    Err(refused())
 }
 
-impl LoggedIn for DirectoryUser {
-    fn name(&self) -> &Arc<str> {
-        &self.name
+/// The user's name for the log, where it is a client's word.
+fn shown(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::Password { user, .. } => user.escape_debug().to_string(),
+        Credentials::Certificate => "(certificate)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_broker::{Entering, Limits};
+    use isthmus_contract::Secret;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::backend::Attempt;
+
+    struct Fake {
+        name: &'static str,
+        answer: Option<RefusalKind>,
+        asked: Arc<Mutex<Vec<&'static str>>>,
     }
 
-    fn tags(&self) -> Vec<String> {
-        self.directory.load().user(&self.name).map(|user| user.tags.clone()).unwrap_or_default()
-    }
+    struct Known(Arc<str>);
 
-    fn enter(&self, vhost: &Arc<str>) -> Entering {
-        let (directory, name) = (Arc::clone(&self.directory), Arc::clone(&self.name));
-        let access = Access::new(directory, name, Arc::clone(vhost));
-        Box::pin(ready(access.map(|access| Box::new(access) as Box<dyn isthmus_broker::Access>)))
-    }
-
-    fn limits(&self, vhost: &str) -> Limits {
-        let directory = self.directory.load();
-        Limits {
-            user_connections: directory.user_limits(&self.name).connections_max,
-            vhost_connections: directory.vhost_limits(vhost).connections_max,
+    impl User for Known {
+        fn name(&self) -> &Arc<str> {
+            &self.0
         }
+
+        fn tags(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn enter(&self, _: &Arc<str>) -> Entering {
+            Box::pin(std::future::ready(Err(refused())))
+        }
+
+        fn limits(&self, _: &str) -> Limits {
+            Limits::default()
+        }
+    }
+
+    impl Backend for Fake {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        fn log_in(&self, _: &Credentials, _: &Peer) -> Attempt {
+            self.asked.lock().push(self.name);
+            let result: Result<Arc<dyn User>, Refusal> = match self.answer {
+                None => Ok(Arc::new(Known(self.name.into()))),
+                Some(kind) => Err(Refusal { why: "no".to_owned(), kind }),
+            };
+            Box::pin(std::future::ready(result))
+        }
+    }
+
+    /// Who was asked in which order, and who accepted.
+    async fn ask(answers: [Option<RefusalKind>; 3]) -> (Vec<&'static str>, Option<String>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let names = ["first", "second", "third"].into_iter().zip(answers);
+        let backends = names.map(|(name, answer)| {
+            Box::new(Fake { name, answer, asked: Arc::clone(&asked) }) as Box<dyn Backend>
+        });
+        let logins = Logins::new(backends.collect(), Duration::from_secs(5));
+        let secret = Secret("hush".to_owned());
+        let credentials = Credentials::Password { user: "anna".to_owned(), password: secret };
+        let peer = Peer::plain(([127, 0, 0, 1], 1).into());
+        let user = logins.login(credentials, &peer).await;
+        if let Err(error) = &user {
+            assert_eq!(error, &refused(), "one message, whatever the reason");
+        }
+        let order = asked.lock().clone();
+        (order, user.ok().map(|user| user.name().to_string()))
+    }
+
+    #[tokio::test]
+    async fn each_is_asked_in_order_until_one_accepts() {
+        use RefusalKind::{Forbidden, OutOfOrder, Unknown};
+        let accepted = |name: &str| Some(name.to_owned());
+        assert_eq!(ask([None, None, None]).await, (vec!["first"], accepted("first")));
+        let (order, user) = ask([Some(Unknown), Some(OutOfOrder), None]).await;
+        assert_eq!((order.len(), user), (3, accepted("third")));
+        let (order, user) = ask([Some(Unknown), Some(Unknown), Some(OutOfOrder)]).await;
+        assert_eq!((order.len(), user), (3, None));
+        let (order, user) = ask([Some(Unknown), Some(Forbidden), None]).await;
+        assert_eq!((order, user), (vec!["first", "second"], None));
     }
 }

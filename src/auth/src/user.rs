@@ -188,6 +188,9 @@ impl TopicPermission {
     }
 }
 
+const MAX_PUBLISHES: &str = "max-publishes-per-second";
+const MAX_PUBLISH_BYTES: &str = "max-publish-bytes-per-second";
+
 /// Limits of a user or of a virtual host; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -197,30 +200,46 @@ pub struct Limits {
     pub channels_max: Option<u64>,
     /// Queues (virtual hosts).
     pub queues_max: Option<u64>,
+    /// Messages published in a second.
+    pub publishes_per_second_max: Option<u64>,
+    /// Bytes of the bodies of messages published in a second.
+    pub publish_bytes_per_second_max: Option<u64>,
 }
 
 impl Limits {
-    /// The names of limits, as RabbitMQ has them.
-    pub const NAMES: [&str; 3] = ["max-connections", "max-channels", "max-queues"];
+    /// The names of limits of users; the first two are RabbitMQ's.
+    pub const OF_USERS: [&str; 4] =
+        ["max-connections", "max-channels", MAX_PUBLISHES, MAX_PUBLISH_BYTES];
 
-    /// Reads a setting of kind [`UserLimit`](isthmus_model::SettingKind::UserLimit) or
-    /// [`VhostLimit`](isthmus_model::SettingKind::VhostLimit). A negative limit is none.
+    /// The names of limits of virtual hosts; the first two are RabbitMQ's.
+    pub const OF_VHOSTS: [&str; 4] =
+        ["max-connections", "max-queues", MAX_PUBLISHES, MAX_PUBLISH_BYTES];
+
+    /// Reads a setting of kind [`UserLimit`](isthmus_model::SettingKind::UserLimit), whose limits
+    /// are [`Limits::OF_USERS`], or [`VhostLimit`](isthmus_model::SettingKind::VhostLimit). A
+    /// negative limit is none.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read(table: &Table) -> Result<Limits, FormError> {
+    pub fn read(table: &Table, known: &[&str]) -> Result<Limits, FormError> {
         let mut limits = Limits::default();
         for (name, value) in &table.0 {
             let value =
                 value.as_i64().ok_or_else(|| FormError::new(name, "must be a whole number"))?;
             let limit = match name.as_str() {
+                name if !known.contains(&name) => {
+                    let known = known.join(", ");
+                    return Err(FormError::new(
+                        name,
+                        format!("is not a limit here; there are {known}"),
+                    ));
+                }
                 "max-connections" => &mut limits.connections_max,
                 "max-channels" => &mut limits.channels_max,
                 "max-queues" => &mut limits.queues_max,
-                _ => {
-                    let known = Limits::NAMES.join(", ");
-                    return Err(FormError::new(name, format!("is not a limit; there are {known}")));
-                }
+                MAX_PUBLISHES => &mut limits.publishes_per_second_max,
+                MAX_PUBLISH_BYTES => &mut limits.publish_bytes_per_second_max,
+                _ => continue,
             };
             *limit = u64::try_from(value).ok();
         }
@@ -260,13 +279,22 @@ mod tests {
         assert_eq!(missing.to_string(), "write is missing");
         let unknown = Table(vec![("max-conections".to_owned(), Value::Int(1))]);
         assert!(
-            Limits::read(&unknown).expect_err("refused").to_string().contains("max-connections")
+            Limits::read(&unknown, &Limits::OF_USERS)
+                .expect_err("refused")
+                .to_string()
+                .contains("max-connections")
         );
-        let limits = Limits::read(&Table(vec![
+        let limits = Table(vec![
             ("max-connections".to_owned(), Value::Int(3)),
-            ("max-queues".to_owned(), Value::Int(-1)),
-        ]));
+            ("max-publishes-per-second".to_owned(), Value::Int(-1)),
+        ]);
+        let limits = Limits::read(&limits, &Limits::OF_USERS);
         let expected = Limits { connections_max: Some(3), ..Limits::default() };
         assert_eq!(limits, Ok(expected));
+        let queues = Table(vec![("max-queues".to_owned(), Value::Int(1))]);
+        let expected = Limits { queues_max: Some(1), ..Limits::default() };
+        assert_eq!(Limits::read(&queues, &Limits::OF_VHOSTS), Ok(expected));
+        let refused = Limits::read(&queues, &Limits::OF_USERS).expect_err("not of a user");
+        assert!(refused.to_string().contains("there are max-connections, max-channels"));
     }
 }

@@ -86,13 +86,28 @@ pub trait User: Send + Sync {
     fn limits(&self, vhost: &str) -> Limits;
 }
 
-/// How many may be there; `None` for any number.
+/// How many may be there, and how much may be published; `None` for any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of the user.
     pub user_connections: Option<u64>,
     /// Connections in the virtual host.
     pub vhost_connections: Option<u64>,
+    /// Channels of the user, over all his connections.
+    pub user_channels: Option<u64>,
+    /// What the user may publish, over all his connections.
+    pub user_rates: Rates,
+    /// What may be published in the virtual host, over all connections.
+    pub vhost_rates: Rates,
+}
+
+/// How much may be published in a second; `None` for any amount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Messages.
+    pub messages: Option<u64>,
+    /// Bytes of their bodies.
+    pub bytes: Option<u64>,
 }
 
 /// What a user may do in a virtual host; asked for every command.
@@ -111,6 +126,10 @@ pub trait Access: Send {
 
     /// Whether every publish would be allowed, so that none need be looked at.
     fn writes_everything(&mut self) -> bool;
+
+    /// A command has been decided on. What was asked for its sake ([`Denied::Asking`]) is needed
+    /// until then, however long that takes: each time the command is looked at from its beginning.
+    fn decided(&mut self) {}
 }
 
 /// May do everything.
@@ -161,6 +180,14 @@ impl Checked {
 
 /// Compares a command with what its user may do.
 pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Command) -> Checked {
+    let checked = look_at(access, encodings, command);
+    if checked.waiting.is_none() {
+        access.decided();
+    }
+    checked
+}
+
+fn look_at(access: &mut dyn Access, encodings: Encodings, command: Command) -> Checked {
     let (token, result) = match &command {
         Command::Publish(_) if access.writes_everything() => return Checked::allowed(command),
         Command::Publish(publish) => {

@@ -22,6 +22,7 @@ use crate::driver::Driver;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
+use crate::quota::{Share, read_bytes_max};
 use crate::registry::{Registered, Registry};
 use crate::shard::{Input, MailboxHandle};
 
@@ -99,6 +100,10 @@ pub(crate) struct Connection<S> {
     /// When what the client has logged in with runs out.
     expiry: Option<Pin<Box<Sleep>>>,
     registered: Registered,
+    /// What it shares with other connections, once it has entered.
+    share: Option<Share>,
+    /// Until then it may not publish.
+    throttle: Option<Pin<Box<Sleep>>>,
     /// Where it has entered.
     vhost: Option<Arc<str>>,
     /// The session is, or was, known to the shard.
@@ -153,6 +158,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             held: None,
             expiry: None,
             registered,
+            share: None,
+            throttle: None,
             vhost: None,
             entered: false,
             left: false,
@@ -242,6 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.entering = None;
         self.held = None;
         self.expiry = None;
+        self.throttle = None;
         // Nothing is answered any more, so nothing may be waited for.
         self.publishing.clear();
         self.publishing_bytes = 0;
@@ -284,15 +292,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             && self.session.outbox().len() < OUTBOX_BYTES_STOP
     }
 
+    /// Tells the session how much it may publish, and sees to it that it is told again when that
+    /// is nothing. Returns how many bytes to read at a time, and whether the session goes on with
+    /// a publish that it has held.
+    fn renew_allowance(&mut self, cx: &mut Context<'_>) -> (usize, bool) {
+        let (Some(share), Some(user), Some(vhost)) = (&self.share, &self.user, &self.vhost) else {
+            return (usize::MAX, false);
+        };
+        let limits = user.limits(vhost);
+        share.places.set_max(limits.user_channels);
+        let was_holding = self.session.is_holding();
+        match share.allowance(&limits) {
+            Ok(messages) => {
+                self.throttle = None;
+                self.session.limit_publishes(messages);
+            }
+            Err(wait) => {
+                self.session.limit_publishes(0);
+                let mut sleep = Box::pin(tokio::time::sleep(wait));
+                if sleep.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+                self.throttle = Some(sleep);
+            }
+        }
+        (read_bytes_max(&limits), was_holding && !self.session.is_holding())
+    }
+
     /// Reads once, and lets the session decode what is there.
     fn read(&mut self, cx: &mut Context<'_>, news: bool) -> io::Result<bool> {
         if !self.is_taking() {
             return Ok(false);
         }
+        let (room_max, resumed) = self.renew_allowance(cx);
         let limit = if self.entered { INPUT_BYTES_MAX } else { STRANGER_READ_BYTES };
         let mut arrived = false;
         if !self.eof && self.input.len() < limit && !self.session.is_holding() {
-            let room = self.read_bytes;
+            let room = self.read_bytes.min(room_max);
             let buffer = self.input.buffer(room);
             let before = buffer.len();
             let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, buffer);
@@ -312,12 +348,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         // After an event, or with room in its outbox again, the session may go on with bytes that
         // it has left lying.
-        let news = std::mem::take(&mut self.wrote) || news;
+        let news = std::mem::take(&mut self.wrote) || news || resumed;
         if (arrived || news) && !self.input.is_empty() {
             let now = self.now();
             self.session.handle_bytes(now, &mut self.input);
         }
-        Ok(arrived)
+        Ok(arrived || resumed)
     }
 
     /// Hands the session's commands on.
@@ -329,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             moved = true;
             if let Some((command, _)) = self.held.take() {
-                self.check(command);
+                self.check(command, true);
             }
         }
         while self.held.is_none()
@@ -343,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Command::Enter { token, vhost } => self.enter(token, vhost),
                 // Settlements name no session: what has not entered may not speak at all.
-                command => self.check(command),
+                command => self.check(command, false),
             }
         }
         self.submit_commands();
@@ -358,11 +394,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Hands a command on as far as it is allowed.
-    fn check(&mut self, command: Command) {
+    /// `again` if it was looked at before.
+    fn check(&mut self, command: Command, again: bool) {
         if !self.entered {
             return;
         }
         let Some(access) = &mut self.access else { return };
+        if let (Command::Publish(publish), Some(share)) = (&command, &self.share)
+            && !again
+        {
+            share.charge(&publish.batch);
+        }
         if let Command::Publish(publish) = &command
             && publish.token != Token::SILENT
             && self.publishing.back().is_none_or(|(token, _)| *token != publish.token)
@@ -450,7 +492,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return;
         }
         let result = result.and_then(|access| {
-            self.registered.enter(&vhost, user.limits(&vhost))?;
+            self.share = self.registered.enter(&vhost, user.limits(&vhost))?;
+            if let Some(share) = &self.share {
+                self.session.set_places(Arc::clone(&share.places));
+            }
             Ok(access)
         });
         let refusal = match result {

@@ -22,6 +22,7 @@ mod marks;
 mod pager;
 mod peer;
 mod pressure;
+mod quota;
 mod recovery;
 mod registry;
 mod shard;
@@ -30,7 +31,7 @@ pub use isthmus_cluster as cluster;
 pub use isthmus_storage as storage;
 
 pub use access::{
-    Access, Asking, Authenticate, Denied, Entering, Limits, Login, Unrestricted, User,
+    Access, Asking, Authenticate, Denied, Entering, Limits, Login, Rates, Unrestricted, User,
 };
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use checkpointer::PagingOptions;

@@ -1,17 +1,19 @@
 //! The connections of now, for operators and for limits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use isthmus_contract::{CloseReason, Event};
+use isthmus_contract::{CloseReason, Event, Places};
 use isthmus_model::{CommandError, SessionId};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::access::Limits;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
+use crate::quota::{Bucket, Share};
 
 /// A connection as operators see it.
 #[derive(Clone, Debug)]
@@ -43,9 +45,71 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Connections {
     open: BTreeMap<SessionId, Entry>,
-    /// How many have entered, by user and by virtual host.
-    of_users: HashMap<Arc<str>, u64>,
-    of_vhosts: HashMap<Arc<str>, u64>,
+    of_users: Groups,
+    of_vhosts: Groups,
+}
+
+/// The connections that have entered, by user or by virtual host.
+#[derive(Debug, Default)]
+struct Groups {
+    by_name: HashMap<Arc<str>, Group>,
+    /// Groups of nobody that are kept for their debts: who connects anew must not be rid of them.
+    indebted: VecDeque<Arc<str>>,
+}
+
+/// What the connections of a user, or in a virtual host, have in common.
+#[derive(Debug, Default)]
+struct Group {
+    connections: u64,
+    bucket: Arc<Bucket>,
+    /// Places for channels.
+    places: Arc<Places>,
+}
+
+impl Groups {
+    fn connections(&self, name: &str) -> u64 {
+        self.by_name.get(name).map_or(0, |group| group.connections)
+    }
+
+    /// One connection more.
+    fn join(&mut self, name: &Arc<str>) -> &Group {
+        self.forget();
+        let group = self.by_name.entry(Arc::clone(name)).or_default();
+        group.connections += 1;
+        group
+    }
+
+    /// One connection less.
+    fn leave(&mut self, name: &Arc<str>) {
+        let Some(group) = self.by_name.get_mut(name) else { return };
+        group.connections -= 1;
+        if group.connections > 0 {
+            return;
+        }
+        if group.bucket.is_in_debt(Instant::now()) {
+            self.indebted.push_back(Arc::clone(name));
+        } else {
+            self.by_name.remove(name);
+        }
+    }
+
+    /// Looks at the two that were kept longest; more come in no faster than one at a time.
+    fn forget(&mut self) {
+        for _ in 0..self.indebted.len().min(2) {
+            let Some(name) = self.indebted.pop_front() else { return };
+            match self.by_name.get(&name) {
+                Some(group) if group.connections == 0 => {
+                    if group.bucket.is_in_debt(Instant::now()) {
+                        self.indebted.push_back(name);
+                    } else {
+                        self.by_name.remove(&name);
+                    }
+                }
+                // It is in use again, and is looked at when the last one leaves.
+                _ => {}
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -130,31 +194,38 @@ impl Registered {
         }
     }
 
-    /// The connection enters a virtual host, if as many as may be there are not there yet.
+    /// The connection enters a virtual host, if as many as may be there are not there yet; returns
+    /// what it shares with others from now on.
     ///
     /// # Errors
     /// [`CommandError::Limit`], in RabbitMQ's words.
-    pub(crate) fn enter(&self, vhost: &Arc<str>, limits: Limits) -> Result<(), CommandError> {
+    pub(crate) fn enter(
+        &self,
+        vhost: &Arc<str>,
+        limits: Limits,
+    ) -> Result<Option<Share>, CommandError> {
         let mut connections = self.registry.connections.lock();
         let Connections { open, of_users, of_vhosts } = &mut *connections;
-        let Some(entry) = open.get_mut(&self.id) else { return Ok(()) };
-        let Some(user) = entry.user.clone() else { return Ok(()) };
-        let count = |counts: &HashMap<Arc<str>, u64>, name| counts.get(name).copied().unwrap_or(0);
-        if let Some(max) = limits.vhost_connections.filter(|max| count(of_vhosts, vhost) >= *max) {
+        let Some(entry) = open.get_mut(&self.id) else { return Ok(None) };
+        let Some(user) = entry.user.clone() else { return Ok(None) };
+        let in_vhost = of_vhosts.connections(vhost);
+        if let Some(max) = limits.vhost_connections.filter(|max| in_vhost >= *max) {
             return Err(CommandError::Limit(format!(
                 "access to vhost '{vhost}' refused for user '{user}': connection limit ({max}) is \
                  reached"
             )));
         }
-        if let Some(max) = limits.user_connections.filter(|max| count(of_users, &user) >= *max) {
+        let of_user = of_users.connections(&user);
+        if let Some(max) = limits.user_connections.filter(|max| of_user >= *max) {
             return Err(CommandError::Limit(format!(
                 "connection refused for user '{user}': user connection limit ({max}) is reached"
             )));
         }
-        *of_vhosts.entry(Arc::clone(vhost)).or_default() += 1;
-        *of_users.entry(user).or_default() += 1;
+        let in_vhost = of_vhosts.join(vhost);
+        let of_user = of_users.join(&user);
         entry.vhost = Some(Arc::clone(vhost));
-        Ok(())
+        let (user, vhost) = (Arc::clone(&of_user.bucket), Arc::clone(&in_vhost.bucket));
+        Ok(Some(Share::new(user, vhost, Arc::clone(&of_user.places))))
     }
 }
 
@@ -163,21 +234,18 @@ impl Drop for Registered {
         let mut connections = self.registry.connections.lock();
         let Connections { open, of_users, of_vhosts } = &mut *connections;
         if let Some(Entry { user: Some(user), vhost: Some(vhost), .. }) = open.remove(&self.id) {
-            for (counts, name) in [(of_users, user), (of_vhosts, vhost)] {
-                if let Some(count) = counts.get_mut(&name) {
-                    *count -= 1;
-                    if *count == 0 {
-                        counts.remove(&name);
-                    }
-                }
-            }
+            of_users.leave(&user);
+            of_vhosts.leave(&vhost);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::{Batch, EncodingId, NO_TTL, Record, RecordFlags, Span};
+
     use super::*;
+    use crate::access::Rates;
 
     fn connect(registry: &Arc<Registry>, id: u64, user: &str) -> Registered {
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
@@ -189,7 +257,8 @@ mod tests {
     #[test]
     fn limits_hold_for_as_many_as_are_there() {
         let registry = Arc::new(Registry::default());
-        let limits = Limits { user_connections: Some(2), vhost_connections: Some(3) };
+        let limits =
+            Limits { user_connections: Some(2), vhost_connections: Some(3), ..Limits::default() };
         let vhost: Arc<str> = "/".into();
         let first = connect(&registry, 1, "anna");
         let second = connect(&registry, 2, "anna");
@@ -207,8 +276,48 @@ mod tests {
         assert!(error.to_string().contains("connection limit (3)"), "{error}");
         drop((second, third, bert, late));
         let connections = registry.connections.lock();
-        assert!(connections.open.is_empty() && connections.of_users.is_empty());
-        assert!(connections.of_vhosts.is_empty());
+        assert!(connections.open.is_empty() && connections.of_users.by_name.is_empty());
+        assert!(connections.of_vhosts.by_name.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_connects_anew_is_not_rid_of_debts() {
+        let registry = Arc::new(Registry::default());
+        let user_rates = Rates { messages: None, bytes: Some(1000) };
+        let limits = Limits { user_rates, ..Limits::default() };
+        let vhost: Arc<str> = "/".into();
+        let enter = |id| {
+            let connection = connect(&registry, id, "anna");
+            let share = connection.enter(&vhost, limits).expect("may enter").expect("logged in");
+            (connection, share)
+        };
+        let (connection, share) = enter(1);
+        assert_eq!(share.allowance(&limits), Ok(u64::MAX));
+        let record = Record { body: Span::new(0, 2000), ..RECORD };
+        share.charge(&batch(record));
+        drop((share, connection));
+        let (connection, share) = enter(2);
+        assert!(share.allowance(&limits).is_err());
+        drop((share, connection));
+        tokio::time::advance(std::time::Duration::from_secs(3)).await;
+        // Whoever comes next clears away what is not needed any more.
+        drop(connect(&registry, 3, "bert").enter(&vhost, limits));
+        assert!(registry.connections.lock().of_users.by_name.is_empty());
+    }
+
+    const RECORD: Record = Record {
+        exchange: Span { start: 0, len: 0 },
+        routing_key: Span { start: 0, len: 0 },
+        head: Span { start: 0, len: 0 },
+        body: Span { start: 0, len: 0 },
+        ttl_ms: NO_TTL,
+        priority: 0,
+        flags: RecordFlags::DURABLE,
+    };
+
+    fn batch(record: Record) -> Batch {
+        let chunk = vec![0; record.body.len as usize].into();
+        Batch { encoding: EncodingId::AMQP_0_9_1, chunk, records: vec![record] }
     }
 
     #[test]

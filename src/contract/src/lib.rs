@@ -28,6 +28,7 @@ pub mod declare;
 mod event;
 mod input;
 mod outbox;
+mod places;
 mod session;
 mod unacked;
 
@@ -41,5 +42,6 @@ pub use isthmus_model::{
     PublishRefusal, Reply, Token, TopologyChange,
 };
 pub use outbox::Outbox;
+pub use places::{Place, Places};
 pub use session::Session;
 pub use unacked::{Unacked, UnackedTag};

@@ -1,8 +1,10 @@
 //! The trait that every protocol implements.
 
+use std::sync::Arc;
+
 use isthmus_model::Time;
 
-use crate::{Command, Event, Input, Outbox};
+use crate::{Command, Event, Input, Outbox, Places};
 
 /// One client's connection, without its socket.
 ///
@@ -36,10 +38,22 @@ pub trait Session: Send {
     /// Whether the conversation is over: what is in the outbox is written and the socket closed.
     fn is_closed(&self) -> bool;
 
-    /// Whether a publish is left in the input until the shortage of [`Event::Pressure`] is over:
-    /// nothing more is read from the client then. What stands before the publish has been taken.
+    /// Whether a publish is left in the input until the shortage of [`Event::Pressure`] is over, or
+    /// until [`Session::limit_publishes`] allows more: nothing more is read from the client then. What stands before the publish has been taken.
     fn is_holding(&self) -> bool {
         false
+    }
+
+    /// From now on so many messages may be taken from the input, until this is called again; the
+    /// publish after the last one is left there as by a shortage ([`Session::is_holding`]), though
+    /// the client is not told. There is no limit before the first call.
+    fn limit_publishes(&mut self, messages: u64) {
+        let _ = messages;
+    }
+
+    /// Channels, or what the protocol has in their place, take their place here from now on.
+    fn set_places(&mut self, places: Arc<Places>) {
+        drop(places);
     }
 
     /// A word for logs and the management API: protocol and version.

@@ -99,7 +99,11 @@ impl Config {
         self.group_lookup_base.as_deref().or(self.dn_lookup_base.as_deref())
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    /// Checks what goes together, without reading a file.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.servers.is_empty() {
             return Err(ConfigError::NoServer);
         }

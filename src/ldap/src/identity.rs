@@ -156,6 +156,24 @@ impl Identity {
         self.answer(question, &self.shared.config.topic_access_query, &values).await
     }
 
+    /// What [`Identity::allows`] says of everything, if the directory need not be asked.
+    #[must_use]
+    pub fn allows_always(&self) -> Option<bool> {
+        self.shared.config.resource_access_query.constant()
+    }
+
+    /// What [`Identity::allows_topic`] says of everything, if the directory need not be asked.
+    #[must_use]
+    pub fn allows_topic_always(&self) -> Option<bool> {
+        self.shared.config.topic_access_query.constant()
+    }
+
+    /// How long an answer holds good.
+    #[must_use]
+    pub fn cache_lifetime(&self) -> Duration {
+        Duration::from_secs(self.shared.config.cache_seconds)
+    }
+
     fn values(&self) -> Values<'_> {
         Values { username: &self.user, user_dn: &self.dn, ..Values::default() }
     }
@@ -166,8 +184,8 @@ impl Identity {
         query: &Query,
         values: &Values<'_>,
     ) -> Result<bool, Error> {
-        if let Query::Constant(answer) = query {
-            return Ok(*answer);
+        if let Some(answer) = query.constant() {
+            return Ok(answer);
         }
         let max_age = Duration::from_secs(self.shared.config.cache_seconds);
         let known = self.answers.lock().get(&question).copied();

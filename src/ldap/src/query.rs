@@ -51,7 +51,10 @@ pub struct Group {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a group is its distinguished name, or a table of dn, attribute and scope"
+)]
 enum RawGroup {
     Name(String),
     Table(GroupTable),
@@ -93,7 +96,7 @@ pub enum Scope {
 
 /// Something to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an operand is a text, or a table of dn and attribute")]
 pub enum Operand {
     /// A text.
     Text(String),
@@ -152,6 +155,14 @@ impl Variable {
 }
 
 impl Query {
+    /// The answer, if it is always the same.
+    pub(crate) fn constant(&self) -> Option<bool> {
+        match self {
+            Self::Constant(answer) => Some(*answer),
+            _ => None,
+        }
+    }
+
     /// Finds mistakes before they matter.
     pub(crate) fn check(&self, has_group_base: bool) -> Result<(), ConfigError> {
         match self {

@@ -119,8 +119,8 @@ impl Default for Config {
 }
 
 /// Scopes in a configuration: a list, or one string separated by spaces.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "scopes are a string or a list of strings")]
 pub enum Scopes {
     /// Separated by spaces.
     Text(String),
@@ -147,7 +147,11 @@ impl Config {
         }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    /// Checks what goes together, without reading a file.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.verify_aud && self.resource_server_id.as_deref().is_none_or(str::is_empty) {
             return Err(ConfigError::NoResourceServer);
         }

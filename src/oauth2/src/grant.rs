@@ -58,6 +58,11 @@ impl VhostPattern {
         }
     }
 
+    /// Whether every text matches.
+    fn matches_all(&self) -> bool {
+        matches!(self, Self::Fixed(pattern) if pattern.matches_all())
+    }
+
     fn matches(&self, subject: &str, vhost: &str) -> bool {
         match self {
             Self::Fixed(pattern) => pattern.matches(subject),
@@ -134,8 +139,8 @@ impl Grant {
         self.permissions.iter().any(|each| each.concerns(permission, vhost, name))
     }
 
-    /// Whether the permission for the topic exchange and routing key was granted. Scopes without
-    /// a pattern for routing keys grant none, as in RabbitMQ.
+    /// Whether the permission for the exchange and routing key was granted. A scope without a
+    /// pattern for routing keys grants all of them.
     #[must_use]
     pub fn allows_topic(
         &self,
@@ -149,7 +154,19 @@ impl Grant {
                 && each
                     .routing_key
                     .as_ref()
-                    .is_some_and(|pattern| pattern.matches(routing_key, vhost))
+                    .is_none_or(|pattern| pattern.matches(routing_key, vhost))
+        })
+    }
+
+    /// Whether a single scope grants writing to everything in the virtual host, with any routing
+    /// key.
+    #[must_use]
+    pub fn writes_everything(&self, vhost: &str) -> bool {
+        self.permissions.iter().any(|each| {
+            each.permission == Permission::Write
+                && each.vhost.matches(vhost, vhost)
+                && each.name.matches_all()
+                && each.routing_key.as_ref().is_none_or(VhostPattern::matches_all)
         })
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use isthmus_auth::{
-    Authenticator, Directory, HashCost, HashError, Hashing, Logins, Permission, SharedDirectory,
-    User,
+    Authenticator, Backend as Asked, Directory, HashCost, HashError, Hashing, Internal, Ldap,
+    Logins, OAuth2, Permission, SharedDirectory, User,
 };
 use isthmus_broker::OnSettings;
 use isthmus_contract::model::{CommandError, SettingKey, SettingKind};
 use isthmus_contract::{Command, ManageOp};
 
-use crate::config::Config;
+use crate::config::{Auth, Backend, Config};
 
 /// The name and the password of the user that is made at the first start.
 const GUEST: &str = "guest";
@@ -34,16 +34,49 @@ pub(crate) enum UsersError {
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// Access tokens cannot be verified.
+    #[error("auth.oauth2: {0}")]
+    OAuth2(#[from] isthmus_oauth2::ConfigError),
+    /// The directory cannot be asked.
+    #[error("auth.ldap: {0}")]
+    Ldap(#[from] isthmus_ldap::ConfigError),
     /// The broker does not take the first user.
     #[error("the user {GUEST} cannot be made: {0}")]
     First(CommandError),
 }
 
+/// Those who are asked when somebody logs in.
+fn backends(
+    auth: &Auth,
+    directory: &SharedDirectory,
+    hashing: &Hashing,
+) -> Result<Vec<Box<dyn Asked>>, UsersError> {
+    let mut backends: Vec<Box<dyn Asked>> = Vec::new();
+    for backend in &auth.backends.0 {
+        let directory = Arc::clone(directory);
+        backends.push(match backend {
+            Backend::Internal => {
+                let users = Authenticator::new(Arc::clone(&directory), hashing.clone())?;
+                Box::new(Internal::new(Arc::new(users), directory, auth.certificate_user.0))
+            }
+            Backend::OAuth2 => {
+                let verifier = isthmus_oauth2::Verifier::new(auth.oauth2.config())?;
+                Box::new(OAuth2::new(verifier, directory))
+            }
+            Backend::Ldap => {
+                let ldap = isthmus_ldap::Directory::new(auth.ldap.config())?;
+                Box::new(Ldap::new(ldap, directory))
+            }
+        });
+    }
+    Ok(backends)
+}
+
 impl Users {
-    /// Nobody yet. Hashes once, which blocks for about 20 ms.
+    /// Nobody yet. Hashes once, which blocks for about 20 ms, and reads files that backends need.
     ///
     /// # Errors
-    /// If hashing or random numbers fail.
+    /// If hashing or random numbers fail, or a backend cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Users, UsersError> {
         let auth = &config.auth;
         let cost = HashCost {
@@ -55,13 +88,8 @@ impl Users {
         };
         let hashing = Hashing::new(cost)?;
         let directory = SharedDirectory::new(ArcSwap::default());
-        let authenticator = Authenticator::new(Arc::clone(&directory), hashing.clone())?;
-        let logins = Logins::new(
-            Arc::new(authenticator),
-            Arc::clone(&directory),
-            config.limits.handshake_timeout.0,
-            auth.certificate_user.0,
-        );
+        let backends = backends(auth, &directory, &hashing)?;
+        let logins = Logins::new(backends, config.limits.handshake_timeout.0);
         Ok(Users { directory, hashing, logins: Arc::new(logins) })
     }
 
@@ -89,8 +117,11 @@ impl Users {
         if !self.directory.load().has_no_users() {
             return Ok(());
         }
+        if !config.auth.backends.0.contains(&Backend::Internal) {
+            return Ok(());
+        }
         if !config.auth.guest {
-            tracing::warn!("there are no users and auth.guest = false: nobody can log in");
+            tracing::warn!("there are no internal users and auth.guest = false");
             return Ok(());
         }
         let user = User {

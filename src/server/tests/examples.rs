@@ -26,6 +26,24 @@ fn every_example_passes_the_check() {
 }
 
 #[test]
+fn the_backends_of_the_documentation_pass_the_check() {
+    let page = include_str!("../../../docs/operations/authentication.md");
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("isthmus.toml");
+    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    // The others show a single key.
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains("[auth.")).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        std::fs::write(&path, block).expect("written");
+        let mut check = isthmus();
+        check.env("ISTHMUS__AUTH__LDAP__ACCOUNT_PASSWORD", "secret").arg("check").arg(&path);
+        let output = check.output().expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn a_misspelt_key_of_any_section_is_refused_with_the_right_one() {
     let example = include_str!("../../../config/isthmus.toml");
     let dir = tempfile::tempdir().expect("directory");

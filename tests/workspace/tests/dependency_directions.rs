@@ -23,7 +23,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "isthmus-cluster",
         ],
     ),
-    ("isthmus-auth", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
+    (
+        "isthmus-auth",
+        &["isthmus-model", "isthmus-contract", "isthmus-broker", "isthmus-oauth2", "isthmus-ldap"],
+    ),
     ("isthmus-admin", &["isthmus-model", "isthmus-contract", "isthmus-auth", "isthmus-broker"]),
     ("isthmus-bridge", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
     ("isthmus-bench", &["isthmus-model"]),

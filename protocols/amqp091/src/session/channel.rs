@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, channel as class};
-use isthmus_contract::{Command, CommandError, Confirms, Delivery, Reply, TransactOp, Unacked};
+use isthmus_contract::{
+    Command, CommandError, Confirms, Delivery, Place, Places, Reply, TransactOp, Unacked,
+};
 use isthmus_model::{ConsumerId, Outcome, Token, TransactionId};
 
 use crate::fault::{Fault, ReplyCode};
@@ -50,6 +52,8 @@ pub(super) struct Channel {
     pub(super) replies: Option<Replies>,
     /// Whether the client has closed it and waits for close-ok only.
     pub(super) leaving: bool,
+    /// Its place among the user's channels, given back with it.
+    _place: Option<Place>,
 }
 
 /// How publishes of a channel are answered.
@@ -114,7 +118,7 @@ pub(super) enum Answer {
 }
 
 impl Channel {
-    fn new(since: u64) -> Channel {
+    fn new(since: u64, place: Option<Place>) -> Channel {
         Channel {
             since,
             mode: Mode::Plain,
@@ -128,6 +132,7 @@ impl Channel {
             last_queue: Arc::from(""),
             replies: None,
             leaving: false,
+            _place: place,
         }
     }
 }
@@ -169,7 +174,17 @@ impl Amqp091Session {
         if !matches!(self.channels[index], Slot::Free) {
             return Err(Fault::new(ReplyCode::ChannelError, "second 'channel.open' seen"));
         }
-        self.channels[index] = Slot::Open(Box::new(Channel::new(since)));
+        let place = self.places.as_ref().map(Places::take).transpose().map_err(|max| {
+            Fault::new(
+                ReplyCode::NotAllowed,
+                format!(
+                    "number of channels opened for user '{}' has reached the maximum allowed user \
+                     limit of ({max})",
+                    self.peer.user
+                ),
+            )
+        })?;
+        self.channels[index] = Slot::Open(Box::new(Channel::new(since, place)));
         self.say(number, &AMQPClass::Channel(class::AMQPMethod::OpenOk(class::OpenOk {})));
         Ok(())
     }

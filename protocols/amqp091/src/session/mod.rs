@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, basic, channel as channel_class, confirm, tx};
 use bytes::Bytes;
-use isthmus_contract::{Command, Event, Input, Outbox, Session};
+use isthmus_contract::{Command, Event, Input, Outbox, Places, Session};
 use isthmus_model::{ConsumerId, Time, Token};
 
 use crate::codec::frame::{self, Frame};
@@ -74,6 +74,8 @@ pub struct Amqp091Session {
     /// New secrets that are being verified, in the order in which they came.
     refreshing: VecDeque<Token>,
     pressure: Pressure,
+    /// Where channels take their places, once the user is known.
+    places: Option<Arc<Places>>,
 }
 
 impl Amqp091Session {
@@ -94,6 +96,7 @@ impl Amqp091Session {
             detaching: HashMap::new(),
             refreshing: VecDeque::new(),
             pressure: Pressure::default(),
+            places: None,
             config,
         }
     }
@@ -380,6 +383,14 @@ impl Session for Amqp091Session {
 
     fn is_holding(&self) -> bool {
         self.pressure.holding && matches!(self.phase, Phase::Running)
+    }
+
+    fn limit_publishes(&mut self, messages: u64) {
+        self.renew_allowance(messages);
+    }
+
+    fn set_places(&mut self, places: Arc<Places>) {
+        self.places = Some(places);
     }
 
     fn protocol(&self) -> &'static str {

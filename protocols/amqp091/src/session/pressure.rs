@@ -1,5 +1,6 @@
 //! Holding publishers back while the node is short of memory or disk, and telling them
-//! (connection.blocked and connection.unblocked, RabbitMQ's extension).
+//! (connection.blocked and connection.unblocked, RabbitMQ's extension); and while they have used up
+//! what they may publish, of which they are not told.
 
 use amq_protocol::protocol::connection as class;
 use isthmus_contract::Shortage;
@@ -12,9 +13,11 @@ use super::Amqp091Session;
 use super::connection::Phase;
 
 /// What the node is short of, and what that means for this client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pressure {
     shortage: Shortage,
+    /// Messages that may be taken until the limit is renewed.
+    pub(super) allowance: u64,
     /// The client has published, or tried to.
     publishes: bool,
     /// A publish, or a piece of one, is left in the input.
@@ -23,7 +26,28 @@ pub(super) struct Pressure {
     told: bool,
 }
 
+impl Default for Pressure {
+    fn default() -> Pressure {
+        Pressure {
+            shortage: Shortage::NONE,
+            allowance: u64::MAX,
+            publishes: false,
+            holding: false,
+            told: false,
+        }
+    }
+}
+
 impl Amqp091Session {
+    /// So many messages may be taken from now on.
+    pub(super) fn renew_allowance(&mut self, messages: u64) {
+        self.pressure.allowance = messages;
+        if messages > 0 {
+            // What is held is looked at again with the next input.
+            self.pressure.holding &= self.pressure.shortage.is_any();
+        }
+    }
+
     /// The node is short of other things than before.
     pub(super) fn pressure_changed(&mut self, shortage: Shortage) {
         self.pressure.shortage = shortage;
@@ -38,16 +62,15 @@ impl Amqp091Session {
         if !matches!(self.phase, Phase::Running) {
             return false;
         }
-        let publishes = match frame.kind {
-            frame::METHOD => method::ids(frame.payload).is_ok_and(|ids| ids == BASIC_PUBLISH),
-            frame::HEADER | frame::BODY => true,
-            _ => false,
-        };
-        if !publishes {
+        let begins = frame.kind == frame::METHOD
+            && method::ids(frame.payload).is_ok_and(|ids| ids == BASIC_PUBLISH);
+        if !begins && !matches!(frame.kind, frame::HEADER | frame::BODY) {
             return false;
         }
         self.pressure.publishes = true;
-        self.pressure.holding = self.pressure.shortage.is_any();
+        // A message that was begun has been counted.
+        let is_used_up = begins && self.pressure.allowance == 0;
+        self.pressure.holding = self.pressure.shortage.is_any() || is_used_up;
         if self.pressure.holding {
             self.tell_pressure();
         }

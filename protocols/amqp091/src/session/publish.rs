@@ -118,6 +118,10 @@ impl Amqp091Session {
                     let room = ((bytes.len() - at) / (end - at)).min(BATCH_ROOM_MAX);
                     self.add_to_batch(number, transaction, record, room);
                     at = end;
+                    self.pressure.allowance = self.pressure.allowance.saturating_sub(1);
+                    if self.pressure.allowance == 0 {
+                        return Some(at);
+                    }
                 }
                 Peeked::Short => return Some(at),
                 Peeked::Irregular => return (at > begun).then_some(at),
@@ -199,6 +203,7 @@ impl Amqp091Session {
         let mandatory = arguments.mandatory;
         channel.assembly =
             Some(Assembly { chunk, exchange, routing_key, mandatory, content: None });
+        self.pressure.allowance = self.pressure.allowance.saturating_sub(1);
         Ok(())
     }
 

@@ -55,6 +55,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         ranged("auth.argon2_iterations", |c| &mut c.auth.argon2_iterations, 1..=16),
         ranged("auth.argon2_parallelism", |c| &mut c.auth.argon2_parallelism, 1..=16),
         ranged("auth.password_bytes_max", |c| &mut c.auth.password_bytes_max, 8..=1024),
+        plain("auth.backends", |c| &mut c.auth.backends),
         plain("definitions.file", |c| &mut c.definitions.file),
         ranged("limits.connections_max", |c| &mut c.limits.connections_max, 1..=1_000_000),
         ranged("limits.channels_max", |c| &mut c.limits.channels_max, 1..=65_535),
@@ -115,6 +116,8 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         refused("cluster.node", |value| Ok(String::read(value)?.is_empty()), NO_CLUSTER),
         refused("cluster.nodes", |value| Ok(Vec::<String>::read(value)?.is_empty()), NO_CLUSTER),
     ];
+    keys.extend(oauth2_keys());
+    keys.extend(ldap_keys());
     keys.extend(NOT_SERVED.iter().map(|listener| {
         refused(
             &format!("listeners.{}", listener.name),
@@ -127,6 +130,71 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     }));
     keys
 });
+
+fn oauth2_keys() -> Vec<Key> {
+    vec![
+        plain("auth.oauth2.resource_server_id", |c| &mut c.auth.oauth2.resource_server_id),
+        plain("auth.oauth2.verify_aud", |c| &mut c.auth.oauth2.verify_aud),
+        plain("auth.oauth2.issuer", |c| &mut c.auth.oauth2.issuer),
+        plain("auth.oauth2.jwks_file", |c| &mut c.auth.oauth2.jwks_file),
+        plain("auth.oauth2.jwks_url", |c| &mut c.auth.oauth2.jwks_url),
+        plain("auth.oauth2.ca_file", |c| &mut c.auth.oauth2.ca_file),
+        ranged("auth.oauth2.timeout", |c| &mut c.auth.oauth2.timeout, ASKING),
+        ranged(
+            "auth.oauth2.refresh_interval",
+            |c| &mut c.auth.oauth2.refresh_interval,
+            TimeSpan::secs(1)..=TimeSpan::secs(7 * 86_400),
+        ),
+        ranged(
+            "auth.oauth2.min_refresh_interval",
+            |c| &mut c.auth.oauth2.min_refresh_interval,
+            TimeSpan::secs(1)..=TimeSpan::secs(3600),
+        ),
+        plain("auth.oauth2.default_key", |c| &mut c.auth.oauth2.default_key),
+        plain("auth.oauth2.algorithms", |c| &mut c.auth.oauth2.algorithms),
+        ranged(
+            "auth.oauth2.leeway",
+            |c| &mut c.auth.oauth2.leeway,
+            TimeSpan::secs(0)..=TimeSpan::secs(600),
+        ),
+        plain("auth.oauth2.preferred_username_claims", |c| {
+            &mut c.auth.oauth2.preferred_username_claims
+        }),
+        plain("auth.oauth2.additional_scopes_key", |c| &mut c.auth.oauth2.additional_scopes_key),
+        plain("auth.oauth2.scope_prefix", |c| &mut c.auth.oauth2.scope_prefix),
+        plain("auth.oauth2.scope_aliases", |c| &mut c.auth.oauth2.scope_aliases),
+    ]
+}
+
+fn ldap_keys() -> Vec<Key> {
+    vec![
+        plain("auth.ldap.servers", |c| &mut c.auth.ldap.servers),
+        plain("auth.ldap.starttls", |c| &mut c.auth.ldap.starttls),
+        plain("auth.ldap.ca_file", |c| &mut c.auth.ldap.ca_file),
+        ranged("auth.ldap.timeout", |c| &mut c.auth.ldap.timeout, ASKING),
+        plain("auth.ldap.user_dn_pattern", |c| &mut c.auth.ldap.user_dn_pattern),
+        plain("auth.ldap.dn_lookup_attribute", |c| &mut c.auth.ldap.dn_lookup_attribute),
+        plain("auth.ldap.dn_lookup_base", |c| &mut c.auth.ldap.dn_lookup_base),
+        plain("auth.ldap.dn_lookup_bind", |c| &mut c.auth.ldap.dn_lookup_bind),
+        plain("auth.ldap.other_bind", |c| &mut c.auth.ldap.other_bind),
+        plain("auth.ldap.account_dn", |c| &mut c.auth.ldap.account_dn),
+        plain("auth.ldap.account_password", |c| &mut c.auth.ldap.account_password),
+        plain("auth.ldap.group_lookup_base", |c| &mut c.auth.ldap.group_lookup_base),
+        plain("auth.ldap.tag_queries", |c| &mut c.auth.ldap.tag_queries),
+        plain("auth.ldap.vhost_access_query", |c| &mut c.auth.ldap.vhost_access_query),
+        plain("auth.ldap.resource_access_query", |c| &mut c.auth.ldap.resource_access_query),
+        plain("auth.ldap.topic_access_query", |c| &mut c.auth.ldap.topic_access_query),
+        ranged(
+            "auth.ldap.cache",
+            |c| &mut c.auth.ldap.cache,
+            TimeSpan::secs(0)..=TimeSpan::secs(86_400),
+        ),
+    ]
+}
+
+/// How long somebody else may take to answer.
+const ASKING: RangeInclusive<TimeSpan> =
+    TimeSpan(Duration::from_millis(100))..=TimeSpan(Duration::from_secs(60));
 
 const NO_CLUSTER: &str = "clusters are not in this version; leave it empty or remove it";
 
@@ -175,7 +243,10 @@ fn unknown(path: &str, what: &str, known: impl Iterator<Item = &'static str>) ->
 
 /// The known name most like `path`, if any is like it: one that ends in the same word (the key
 /// stands in the wrong section), or one few letters away.
-fn nearest(path: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub(super) fn nearest(
+    path: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     known
         .map(|name| {

@@ -7,9 +7,11 @@
 //! what concerns several keys. Every step reports all the problems it finds.
 
 mod alarms;
+mod backends;
 mod keys;
 mod listen;
 mod sources;
+mod structured;
 mod tls;
 mod units;
 mod value;
@@ -24,6 +26,7 @@ use isthmus_auth::CertificateName;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use alarms::{Alarms, MemoryLimit};
+pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -168,6 +171,12 @@ pub(crate) struct Auth {
     pub(crate) guest: bool,
     /// What of a client's certificate names its user.
     pub(crate) certificate_user: CertificateUser,
+    /// Who is asked when somebody logs in, in this order.
+    pub(crate) backends: Backends,
+    /// `[auth.oauth2]`
+    pub(crate) oauth2: OAuth2,
+    /// `[auth.ldap]`
+    pub(crate) ldap: Ldap,
     /// Memory argon2id uses for a new password hash.
     pub(crate) argon2_memory_bytes: ByteSize,
     /// Passes argon2id makes over that memory.
@@ -216,6 +225,9 @@ impl Default for Auth {
         Self {
             guest: true,
             certificate_user: CertificateUser::default(),
+            backends: Backends::default(),
+            oauth2: OAuth2::default(),
+            ldap: Ldap::default(),
             // OWASP's recommendation for argon2id, about 20 ms on a server core.
             argon2_memory_bytes: ByteSize::mib(19),
             argon2_iterations: 2,
@@ -352,6 +364,16 @@ impl Config {
                 ),
             };
             report(key, message);
+        }
+        for backend in &self.auth.backends.0 {
+            let problem = match backend {
+                Backend::Internal => None,
+                Backend::OAuth2 => self.auth.oauth2.check(),
+                Backend::Ldap => self.auth.ldap.check(),
+            };
+            if let Some((key, message)) = problem {
+                report(key, message);
+            }
         }
         for (key, message) in self.tls.check() {
             report(key, message);

@@ -1,5 +1,6 @@
 //! A value as a source gave it, and how settings of each type are read from it.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -20,6 +21,8 @@ pub(crate) enum Value {
     Boolean(bool),
     /// A TOML array.
     List(Vec<Value>),
+    /// A TOML table, in the order of the file.
+    Table(Vec<(String, Value)>),
     /// Anything else TOML has, by its name; no setting takes one.
     Other(&'static str),
     /// Text from the environment or the command line, where only the setting knows its type.
@@ -27,7 +30,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// The value as TOML parsed it.
+    /// The value as TOML parsed it, which bounds how deep it is nested.
     pub(crate) fn from_toml(value: &DeValue<'_>) -> Self {
         match value {
             DeValue::String(text) => Self::Text(text.to_string()),
@@ -42,7 +45,15 @@ impl Value {
                 .parse()
                 .map_or(Self::Other("a number beyond 64 bits"), Self::Fraction),
             DeValue::Datetime(_) => Self::Other("a date"),
-            DeValue::Table(_) => Self::Other("a table"),
+            DeValue::Table(table) => {
+                let mut entries: Vec<_> = table.iter().collect();
+                entries.sort_by_key(|(name, _)| name.span().start);
+                let entry =
+                    |(name, value): (&toml::Spanned<Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
+                        (name.get_ref().to_string(), Self::from_toml(value.get_ref()))
+                    };
+                Self::Table(entries.into_iter().map(entry).collect())
+            }
         }
     }
 
@@ -54,6 +65,7 @@ impl Value {
             Self::Fraction(_) => "a fraction",
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
+            Self::Table(_) => "a table",
             Self::Other(kind) => kind,
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 /// A method's class and number.
 pub(crate) type Ids = (u16, u16);
 
+pub(crate) const CONNECTION_CLOSE: Ids = (10, 50);
+pub(crate) const CHANNEL_CLOSE: Ids = (20, 40);
 pub(crate) const TUNE: Ids = (10, 30);
 pub(crate) const OPEN_OK: Ids = (10, 41);
 pub(crate) const BLOCKED: Ids = (10, 60);
@@ -29,6 +31,15 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// The code and the text of connection.close or channel.close.
+    pub(crate) fn reason(&self) -> String {
+        let (code, text) = self.payload[4..].split_first_chunk::<2>().expect("a code");
+        let text = &text[1..1 + usize::from(text[0])];
+        format!("{} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(text))
+    }
+}
+
 /// One connection with channel 1 open.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
@@ -37,14 +48,27 @@ pub(crate) struct Client {
 impl Client {
     /// Logs in as guest and opens channel 1.
     pub(crate) fn connect(port: u16) -> io::Result<Client> {
+        Self::connect_as(port, "guest", "guest")
+    }
+
+    /// Logs in and opens channel 1. Where the broker closes the connection instead, the error says
+    /// with which code and text.
+    pub(crate) fn connect_as(port: u16, user: &str, password: &str) -> io::Result<Client> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut client = Client { stream };
         client.stream.write_all(b"AMQP\0\0\x09\x01")?;
-        let capability = [short("connection.blocked"), b"t\x01".to_vec()].concat();
-        let properties = [short("capabilities"), b"F".to_vec(), long(&capability)].concat();
-        let login = [long(&properties), short("PLAIN"), long(b"\0guest\0guest"), short("en_US")];
+        let capabilities = [
+            short("connection.blocked"),
+            b"t\x01".to_vec(),
+            short("authentication_failure_close"),
+            b"t\x01".to_vec(),
+        ]
+        .concat();
+        let properties = [short("capabilities"), b"F".to_vec(), long(&capabilities)].concat();
+        let response = long(format!("\0{user}\0{password}").as_bytes());
+        let login = [long(&properties), short("PLAIN"), response, short("en_US")];
         client.send(&method(0, (10, 11), &login.concat()))?;
         client.wait_for(TUNE)?;
         client.send(&method(0, (10, 31), b"\x07\xff\0\x02\0\0\0\0"))?;
@@ -77,6 +101,9 @@ impl Client {
             if frame.ids() == Some(ids) {
                 return Ok(frame);
             }
+            if let Some(CONNECTION_CLOSE | CHANNEL_CLOSE) = frame.ids() {
+                return Err(io::Error::other(frame.reason()));
+            }
         }
     }
 
@@ -85,6 +112,13 @@ impl Client {
         let arguments = [vec![0, 0], short(queue), vec![2], long(b"")].concat();
         self.send(&method(1, (50, 10), &arguments))?;
         self.wait_for((50, 11)).map(drop)
+    }
+
+    /// Gives a new secret in place of the one that was logged in with.
+    pub(crate) fn update_secret(&mut self, secret: &str) -> io::Result<()> {
+        let arguments = [long(secret.as_bytes()), short("expires")].concat();
+        self.send(&method(0, (10, 70), &arguments))?;
+        self.wait_for((10, 71)).map(drop)
     }
 
     /// Consumes without acknowledgements.

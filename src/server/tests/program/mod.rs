@@ -99,9 +99,14 @@ impl Program {
 
     /// The answer to a GET over HTTP.
     pub(crate) fn get(&self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// The answer to a GET over HTTP with further headers, each ended by a line break.
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port("http"))).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n")
             .expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
