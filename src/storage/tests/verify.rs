@@ -302,7 +302,9 @@ fn refuses(disk: &SimStorage) -> bool {
 fn plant(disk: &SimStorage, rng: &mut Rng) {
     let names = disk.list().unwrap();
     for _ in 0..=rng.below(3) {
-        let name = &names[rng.below(names.len() as u64) as usize];
+        // Often where the log ends: there it takes judgement.
+        let last = names.iter().rfind(|name| name.starts_with("log-") && rng.chance(40));
+        let name = last.unwrap_or_else(|| &names[rng.below(names.len() as u64) as usize]);
         let Some(size) = disk.contents(name).map(|bytes| bytes.len() as u64) else { continue };
         let at = rng.below(size);
         match rng.below(20) {
