@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amq_protocol::frame::AMQPFrame;
-use amq_protocol::protocol::{AMQPClass, basic, connection};
+use amq_protocol::protocol::{AMQPClass, basic, connection, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use common::*;
-use isthmus_contract::{CloseReason, Command, Delivery, DetachReason, Event, Session, Shortage};
+use isthmus_contract::{
+    CloseReason, Command, Delivery, DetachReason, Event, Places, Session, Shortage,
+};
 use isthmus_model::{Annotations, ConsumerId, Death, DeathReason, LeaseEpoch, QueueId, Time};
 
 fn at(rig: &mut Rig, ms: u64) {
@@ -175,6 +177,58 @@ fn who_is_not_read_is_sent_heartbeats_and_not_found_dead() {
     rig.event(Event::Pressure(LOW_MEMORY));
     at(&mut rig, 121_000);
     assert!(rig.session.is_closed());
+}
+
+#[test]
+fn as_much_is_published_as_is_allowed_and_the_rest_waits_unharmed() {
+    let mut rig = Rig::running();
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    rig.take();
+    rig.session.limit_publishes(3);
+    // Whole messages, one in pieces, and something that waits behind them.
+    let large = publish(1, "", "q", &[7; 3000]);
+    let messages = publish(1, "", "q", b"m").repeat(2);
+    rig.send(&[messages.clone(), large[..40].to_vec()].concat());
+    assert!(!rig.session.is_holding(), "a message that was begun is taken to its end");
+    rig.send(&[large[40..].to_vec(), messages, get(1, "q")].concat());
+    assert!(rig.session.is_holding());
+    assert_eq!(rig.take(), [], "a client is not told");
+    for minute in 1..5 {
+        at(&mut rig, minute * 60_000);
+        assert_eq!(rig.take(), [AMQPFrame::Heartbeat]);
+    }
+    rig.session.limit_publishes(1);
+    assert!(!rig.session.is_holding());
+    rig.send(b"");
+    assert!(rig.session.is_holding(), "one of two was taken");
+    rig.session.limit_publishes(u64::MAX);
+    rig.send(b"");
+    let last = rig.take().into_iter().next_back();
+    assert!(matches!(last, Some(AMQPFrame::Body(1, body)) if body == b"m"));
+    rig.send(&declare_queue(1, "q", FieldTable::default()));
+    let AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)) = rig.method() else {
+        panic!("no declare-ok");
+    };
+    assert_eq!(ok.message_count, 4, "five were published, and one was got");
+}
+
+#[test]
+fn a_channel_without_a_place_ends_the_connection_and_gives_its_places_back() {
+    let places = Arc::new(Places::default());
+    places.set_max(Some(2));
+    let mut rig = Rig::running();
+    rig.session.set_places(Arc::clone(&places));
+    rig.send(&[channel_open(2), channel_open(3)].concat());
+    rig.take();
+    assert!(places.take().is_err());
+    rig.send(&channel_open(4));
+    let AMQPClass::Connection(connection::AMQPMethod::Close(close)) = rig.method() else {
+        panic!("no close");
+    };
+    assert_eq!(close.reply_code, 530);
+    assert!(close.reply_text.as_str().contains("maximum allowed user limit of (2)"));
+    let both = (places.take(), places.take());
+    assert!(both.0.is_ok() && both.1.is_ok());
 }
 
 #[test]
