@@ -15,6 +15,7 @@ import pika
 import pytest
 
 import rawamqp
+from broker import Broker
 from conftest import Endpoint
 from helpers import eventually, message_count
 from pump import drain_after_death, pump
@@ -32,6 +33,8 @@ MIDDLE_TTL_MS = 400
 LENGTH = 20
 DELIVERY_LIMIT = 3
 MIDDLE, LAST = "dead.middle", "dead.last"
+# Small ones, so that kills hit checkpoints too.
+SETTINGS = {"storage.segment_bytes": "4 MiB", "storage.checkpoint_after_bytes": "4 MiB"}
 NUMBER = struct.Struct(">Q")
 
 # How messages die in each queue: its arguments, the reason in x-death, and what a consumer does.
@@ -215,23 +218,30 @@ def drain(broker, account):
     return {NUMBER.unpack_from(body)[0] for _, _, body in kept}
 
 
+@pytest.fixture
+def small_isthmus(tmp_path):
+    """A broker of the test's own that writes a checkpoint every few megabytes."""
+    with Broker(tmp_path / "data", SETTINGS) as broker:
+        yield broker
+
+
 @pytest.mark.serial
 @pytest.mark.soak
 @pytest.mark.timeout(3600 if SOAK else 150)
-def test_no_message_is_lost_on_its_way_through_two_deaths(own_isthmus):
+def test_no_message_is_lost_on_its_way_through_two_deaths(small_isthmus):
     seed = random.SystemRandom().randrange(1 << 32)
     rng = random.Random(seed)
-    connection = connect(own_isthmus)
+    connection = connect(small_isthmus)
     declare(connection.channel())
     connection.close()
     account = Account()
     for kill in range(1, KILLS + 1):
-        run_load(own_isthmus, account, rng)
-        own_isthmus.start()
-        with connect(own_isthmus) as connection:
+        run_load(small_isthmus, account, rng)
+        small_isthmus.start()
+        with connect(small_isthmus) as connection:
             account.under_way += message_count(connection.channel(), MIDDLE)
         if kill % DRAINED_EVERY == 0 or kill == KILLS:
-            assert account.judge(drain(own_isthmus, account)) == [], f"kill {kill}, seed {seed}"
+            assert account.judge(drain(small_isthmus, account)) == [], f"kill {kill}, seed {seed}"
     duplicates = sum(account.found.values()) - len(account.found)
     counts = {queue: len(numbers) for queue, numbers in account.confirmed.items()}
     print(f"{KILLS} kills: confirmed {counts}, {account.under_way} were between two deaths at a "
