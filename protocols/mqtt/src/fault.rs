@@ -88,8 +88,8 @@ pub enum Problem {
     /// A property without another one that it belongs to.
     #[error("given without {0}")]
     Without(&'static str),
-    /// A flag that excludes another.
-    #[error("must not be set together with or without {0}")]
+    /// A flag that must not be set here; why, in words.
+    #[error("must not be set {0}")]
     Conflict(&'static str),
     /// A packet of this version does not exist, or the other side sends it.
     #[error("not a packet that this side sends in {0}")]

@@ -48,7 +48,7 @@ impl<'a> ConnAck<'a> {
         let reason = reason.ok_or_else(|| r.protocol(CODE, Problem::Value(u64::from(code))))?;
         let session_present = flags != 0;
         if session_present && reason != ReasonCode::SUCCESS {
-            return Err(r.protocol("Session Present", Problem::Conflict("success")));
+            return Err(r.protocol("Session Present", Problem::Conflict("beside a failure")));
         }
         let properties = read_properties(&mut r, version, Owner::CONNACK)?;
         r.finish()?;

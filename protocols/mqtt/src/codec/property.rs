@@ -44,7 +44,7 @@ impl Owner {
     }
 
     /// The same packet from the other side; nothing where only one side sends it.
-    fn from_other_side(self) -> u16 {
+    fn other_side(self) -> u16 {
         match self {
             Owner::PUBLISH_CLIENT => Owner::PUBLISH_SERVER.0,
             Owner::PUBLISH_SERVER => Owner::PUBLISH_CLIENT.0,
@@ -428,7 +428,7 @@ fn validate(mut r: Reader<'_>, owner: Owner) -> Result<(), Fault> {
         let id = property.id();
         let (name, owners) = TABLE[usize::from(id)];
         if owners & owner.0 == 0 {
-            return Err(if owners & owner.from_other_side() != 0 {
+            return Err(if owners & owner.other_side() != 0 {
                 r.protocol(name, Problem::WrongSide)
             } else {
                 r.malformed(name, Problem::ForeignProperty)

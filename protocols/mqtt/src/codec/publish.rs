@@ -63,7 +63,7 @@ impl<'a> Publish<'a> {
         };
         let dup = frame.first & DUP != 0;
         if dup && qos == Qos::AtMostOnce {
-            return Err(r.malformed("DUP flag", Problem::Conflict("QoS 1 or 2")));
+            return Err(r.malformed("DUP flag", Problem::Conflict("with QoS 0")));
         }
         if version == Version::V5 && !frame.is_minimal() {
             return Err(r.malformed("Remaining Length", Problem::NotMinimal));

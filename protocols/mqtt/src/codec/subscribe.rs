@@ -226,7 +226,7 @@ fn check_options(
         return Err(r.protocol("Retain Handling", Problem::Value(3)));
     }
     if is_shared && options & NO_LOCAL != 0 {
-        return Err(r.protocol("No Local", Problem::Conflict("a shared subscription")));
+        return Err(r.protocol("No Local", Problem::Conflict("for a shared subscription")));
     }
     Ok(())
 }
