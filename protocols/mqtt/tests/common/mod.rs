@@ -1,7 +1,7 @@
 //! Packets as bytes, and what the tables of packets are made of.
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
-#![allow(dead_code, unused_macros, unused_imports, unreachable_pub)] // each file takes what it needs
+#![allow(dead_code, unused_macros, unused_imports, unreachable_pub)] // each file takes its part
 
 use isthmus_mqtt::codec::{Packet, Sender, Version, frame};
 use isthmus_mqtt::{Fault, ReasonCode};
