@@ -209,8 +209,11 @@ fn mqtt31_may_send_requests_again() {
     }
 }
 
+/// Who sends a packet, its bytes before and behind the code, and the codes that it may have.
+type Reasons = (Sender, &'static [u8], &'static [u8], &'static [u8]);
+
 /// Codes by packet as sections 3.2.2.2 to 3.15.2.1 list them.
-const REASONS: [(Sender, &[u8], &[u8], &[u8]); 11] = [
+const REASONS: [Reasons; 11] = [
     (
         Sender::Server,
         &[0x20, 3, 0],
