@@ -6,7 +6,9 @@ use isthmus_model::Span;
 
 use super::connect::read_properties;
 use super::frame::{self, Frame, Kind, varint_len, write_varint};
-use super::property::{Owner, Properties, Property};
+use super::property::{
+    MESSAGE_EXPIRY_INTERVAL, Owner, Properties, SUBSCRIPTION_IDENTIFIER, TOPIC_ALIAS,
+};
 use super::reader::{Reader, VARINT_MAX, write_binary};
 use super::{Qos, Sender, Version, topic};
 use crate::convert::topic::swap;
@@ -72,8 +74,8 @@ impl<'a> Publish<'a> {
         let packet_id = if qos == Qos::AtMostOnce { 0 } else { r.packet_id()? };
         let properties = read_properties(&mut r, version, Owner::publish(sender))?;
         if topic.is_empty() && version == Version::V5 {
-            let alias = properties.find(|p| matches!(p, Property::TopicAlias(_)).then_some(()));
-            alias.ok_or_else(|| r.protocol(TOPIC, Problem::Without("Topic Alias")))?;
+            let without = || r.protocol(TOPIC, Problem::Without("Topic Alias"));
+            properties.topic_alias().ok_or_else(without)?;
         } else {
             topic::check_name(topic, Kind::Publish, TOPIC)?;
         }
@@ -235,15 +237,13 @@ impl Outgoing<'_> {
     }
 
     fn write_properties(&self, buf: &mut Vec<u8>) {
-        const EXPIRY: u8 = 0x02;
-        const SUBSCRIPTION_ID: u8 = 0x0B;
         if let Some(left_s) = self.expiry_left_s {
-            buf.push(EXPIRY);
+            buf.push(MESSAGE_EXPIRY_INTERVAL);
             buf.extend_from_slice(&left_s.to_be_bytes());
         }
         self.for_kept(|kept| buf.extend_from_slice(kept));
         for &id in self.subscription_ids {
-            buf.push(SUBSCRIPTION_ID);
+            buf.push(SUBSCRIPTION_IDENTIFIER);
             write_varint(buf, id.min(VARINT_MAX));
         }
     }
@@ -255,13 +255,12 @@ impl Outgoing<'_> {
         if bytes.is_empty() {
             return;
         }
-        let mut properties = self.properties.iter();
         let (mut run_at, mut at) = (0, 0);
-        while let Some(property) = properties.next() {
-            let end = bytes.len() - properties.rest().len();
-            let is_dropped = match property {
-                Property::TopicAlias(_) | Property::SubscriptionIdentifier(_) => true,
-                Property::MessageExpiryInterval(_) => self.expiry_left_s.is_some(),
+        for (id, property) in self.properties.raw() {
+            let end = at + property.len();
+            let is_dropped = match id {
+                TOPIC_ALIAS | SUBSCRIPTION_IDENTIFIER => true,
+                MESSAGE_EXPIRY_INTERVAL => self.expiry_left_s.is_some(),
                 _ => false,
             };
             if is_dropped {

@@ -19,8 +19,9 @@ use bytes::{Bytes, BytesMut};
 use isthmus_model::{Batch, EncodingId, NO_TTL, Record, RecordFlags, Span};
 
 use super::topic::swap;
-use crate::codec::frame::{varint_len, write_varint};
-use crate::codec::{Frame, Properties, Property, Publish, Qos, Will};
+use crate::codec::frame::write_varint;
+use crate::codec::property::WILL_DELAY_INTERVAL;
+use crate::codec::{Frame, Properties, Publish, Qos, Will};
 
 /// The bits of the first byte of a PUBLISH that the head keeps.
 const KEPT: u8 = 0b0111;
@@ -174,25 +175,11 @@ pub fn store(message: &Message<'_>, exchange: &str) -> Arc<Batch> {
 
 fn write_head(out: &mut Vec<u8>, message: &Message<'_>) {
     out.push(message.qos.bits() << QOS_SHIFT | u8::from(message.retain));
-    let bytes = message.properties.as_bytes();
-    let delay = message.properties.find(|p| match p {
-        Property::WillDelayInterval(_) => Some(5),
-        _ => None,
-    });
-    let len = bytes.len() - delay.unwrap_or(0);
-    if len == 0 {
-        return;
-    }
-    out.reserve(varint_len(len) + len);
-    write_varint(out, len as u32);
-    let mut properties = message.properties.iter();
-    let mut at = 0;
-    while let Some(property) = properties.next() {
-        let end = bytes.len() - properties.rest().len();
-        if !matches!(property, Property::WillDelayInterval(_)) {
-            out.extend_from_slice(&bytes[at..end]);
-        }
-        at = end;
+    let kept = || message.properties.raw().filter(|(id, _)| *id != WILL_DELAY_INTERVAL);
+    let len = kept().map(|(_, property)| property.len()).sum::<usize>();
+    if len > 0 {
+        write_varint(out, len as u32);
+        kept().for_each(|(_, property)| out.extend_from_slice(property));
     }
 }
 
@@ -200,11 +187,7 @@ fn write_head(out: &mut Vec<u8>, message: &Message<'_>) {
 /// keep a message too long loses nothing.
 #[inline]
 fn ttl_ms(properties: Properties<'_>) -> u32 {
-    let expiry = properties.find(|p| match p {
-        Property::MessageExpiryInterval(s) => Some(s),
-        _ => None,
-    });
-    expiry.and_then(|s| s.checked_mul(1000)).unwrap_or(NO_TTL)
+    properties.message_expiry_s().and_then(|s| s.checked_mul(1000)).unwrap_or(NO_TTL)
 }
 
 /// What a client wants acknowledged is to survive a restart.
