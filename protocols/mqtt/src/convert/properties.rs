@@ -22,7 +22,7 @@
 
 use std::borrow::Cow;
 
-use isthmus_model::{Properties as Neutral, Value};
+use isthmus_model::{Encoding, Properties as Neutral, Value};
 
 use super::stored::Head;
 use super::topic::{is_valid_name, swapped_text};
@@ -177,6 +177,32 @@ fn take_back(neutral: &mut Neutral, field: Carried, value: &str, announced: Opti
         Carried::Expiry if value.parse::<u64>().is_ok() => neutral.expiry_ms = value.parse().ok(),
         _ => neutral.headers.0.push((field.user_property(), Value::String(value.to_owned()))),
     }
+}
+
+/// The properties of a message of another protocol, as far as its `encoding` tells them, as the
+/// properties of a PUBLISH of 5.0.
+///
+/// # Errors
+/// If a text in it is longer than 65,535 bytes.
+pub fn of_encoding(encoding: &dyn Encoding, head: &[u8]) -> Result<PropertiesBuf, TooLong> {
+    let text = |name| encoding.property(head, name);
+    from_neutral(&Neutral {
+        message_id: text("message_id").map(Value::String),
+        correlation_id: text("correlation_id").map(Value::String),
+        reply_to: text("reply_to"),
+        expiry_ms: text("expiration").and_then(|ms| ms.parse().ok()),
+        durable: text("delivery_mode").is_some_and(|mode| mode == "2"),
+        priority: text("priority").and_then(|priority| priority.parse().ok()),
+        subject: text("type"),
+        content_type: text("content_type"),
+        content_encoding: text("content_encoding"),
+        group_id: text("group_id"),
+        user_id: text("user_id"),
+        app_id: text("app_id"),
+        timestamp_ms: text("timestamp").and_then(|s| s.parse::<i64>().ok()?.checked_mul(1000)),
+        body_is_text: None,
+        headers: encoding.headers(head),
+    })
 }
 
 /// `neutral` as the properties of a PUBLISH of 5.0, for a receiver that speaks it.
