@@ -33,12 +33,18 @@ pub enum Problem {
     /// Bytes follow where nothing may.
     #[error("{0} bytes too many")]
     Trailing(usize),
-    /// A packet or property of more bytes than allowed.
+    /// A packet of more bytes than are taken.
     #[error("{size} bytes, where at most {max} are taken")]
     TooLarge {
         /// Bytes of the whole packet, as declared.
         size: u64,
         /// Bytes at the most.
+        max: u64,
+    },
+    /// More of something than the server takes.
+    #[error("at most {max} are taken")]
+    TooMany {
+        /// How many at the most.
         max: u64,
     },
     /// A variable byte integer of more than four bytes.

@@ -410,6 +410,15 @@ fn what_the_server_cannot_do_ends_the_connection_with_its_reason() {
     }
 }
 
+#[test]
+fn a_subscribe_of_too_many_filters_asks_for_nothing() {
+    let mut rig = Rig::accepted();
+    let filters = [&s("a")[..], &[0]].concat().repeat(10_001);
+    let written = rig.send(&p(0x82, &[&[0, 1, 0], &filters]));
+    assert_eq!((written[0], written[2]), (0xE0, 0x97));
+    assert!(rig.asked.is_empty() && rig.session.is_closed());
+}
+
 /// A client of 5.0 with a will and a keep alive of 60 s.
 fn mortal() -> Rig {
     let mut rig = Rig::new();
@@ -481,6 +490,10 @@ fn a_shortage_holds_publishes_back_and_nothing_else() {
     assert!(!rig.session.is_holding());
     assert_eq!(rig.send(&publish5(0x30, "a", &[], "m")), []);
     assert!(rig.session.is_holding() && rig.published.is_empty());
+    // Nor does silence end it, which is the server's doing: its keep alive is 60 s.
+    rig.session.handle_timeout(NOW + Duration::from_secs(90));
+    assert!(!rig.session.is_closed());
+    assert_eq!(rig.session.poll_timeout(), NOW + Duration::from_secs(180));
     rig.event(Event::Pressure(Shortage::NONE));
     assert!(!rig.session.is_holding());
     assert_eq!(rig.asked, ["publish amq.topic a m"]);

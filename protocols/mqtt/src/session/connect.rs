@@ -40,7 +40,7 @@ pub(super) struct Peer {
     wants_to_last: bool,
     /// Time without a packet after which it counts as gone; zero for any.
     patience: Duration,
-    last_received: Time,
+    pub(super) last_received: Time,
     /// Bytes of input that were there after the last look: more mean that the client is alive.
     left: usize,
     /// The largest packet that it takes, in bytes.
@@ -324,6 +324,10 @@ impl MqttSession {
             return;
         }
         match self.phase {
+            // Its packets are left lying, pings among them: they say nothing about it.
+            Phase::Running if self.holding && self.shortage.is_any() => {
+                self.peer.last_received = self.now;
+            }
             // [MQTT-3.1.2-22].
             Phase::Running => self.disconnect(ReasonCode::KEEP_ALIVE_TIMEOUT, None),
             _ => self.phase = Phase::Closed,

@@ -165,7 +165,11 @@ impl Session for MqttSession {
             Event::Done { token, result } => self.done(token, result),
             Event::Deliveries(deliveries) => self.deliver(&deliveries),
             Event::Detached { .. } => self.queue_deleted(),
-            Event::Pressure(shortage) => self.shortage = shortage,
+            Event::Pressure(shortage) => {
+                self.shortage = shortage;
+                // It could say nothing for as long as it was held back.
+                self.peer.last_received = self.now;
+            }
             Event::Closed(reason) => self.closed(reason),
             // No consumer of a session has explicit credit.
             Event::CreditState { .. } => {}

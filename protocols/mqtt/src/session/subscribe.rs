@@ -66,9 +66,9 @@ impl Answered {
 }
 
 impl Subscriptions {
-    /// Requests that are not answered.
+    /// Commands that are not answered.
     pub(super) fn outstanding(&self) -> usize {
-        self.requests.len()
+        self.waiting.len()
     }
 
     /// Whether a filter that was granted `qos` matches the topic `name`.
@@ -115,6 +115,14 @@ impl MqttSession {
             let problem = Problem::Value(u64::from(id));
             let field = "Subscription Identifier";
             return Err(Fault::because(reason, Kind::Subscribe, field, problem));
+        }
+        // A packet of a few MiB could ask for millions of bindings.
+        let count = packet.subscriptions.iter().take(self.config.subscriptions_max + 1).count();
+        if count > self.config.subscriptions_max {
+            let max = self.config.subscriptions_max as u64;
+            let problem = Problem::TooMany { max };
+            let reason = ReasonCode::QUOTA_EXCEEDED;
+            return Err(Fault::because(reason, Kind::Subscribe, "payload", problem));
         }
         let request = self.request(true, packet.packet_id);
         for (index, subscription) in packet.subscriptions.iter().enumerate() {
