@@ -237,7 +237,14 @@ fn neutral() -> impl Strategy<Value = Neutral> {
         let binary = (128u8..).prop_map(|byte| Value::Binary(vec![byte, b'x']));
         prop::option::of(prop_oneof!["[^\0]{0,9}".prop_map(Value::String), binary])
     };
-    let headers = prop::collection::vec(("[a-z]{1,3}", scalar()), 0..5).prop_map(Table);
+    let value = scalar().prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
+            prop::collection::vec(("[^\0]{0,3}", inner), 0..4)
+                .prop_map(|entries| Value::Map(Table(entries))),
+        ]
+    });
+    let headers = prop::collection::vec(("[a-z]{1,3}", value), 0..5).prop_map(Table);
     (
         (prop::option::of(scalar()), id(), text(), prop::option::of(0u64..4_000_000_000_000)),
         (any::<bool>(), any::<Option<u8>>(), text(), text(), text()),
@@ -262,14 +269,33 @@ fn neutral() -> impl Strategy<Value = Neutral> {
         })
 }
 
+/// `levels` lists within each other.
+fn nested(levels: usize) -> Value {
+    (1..levels).fold(Value::List(Vec::new()), |inner, _| Value::List(vec![inner]))
+}
+
 #[test]
-fn lists_and_tables_are_left_out() {
-    let list = ("l".to_owned(), Value::List(vec![Value::Null]));
-    let text = ("t".to_owned(), Value::String("x".to_owned()));
-    let neutral = Neutral { headers: Table(vec![list, text]), ..Neutral::default() };
-    let properties = from_neutral(&neutral).unwrap();
-    let all: Vec<_> = properties.as_properties().iter().collect();
-    assert_eq!(all, [Property::UserProperty("t", "x")]);
+fn nesting_ends_at_its_limit_and_never_at_the_stacks() {
+    for (levels, is_told) in [(17, true), (18, false), (2_000, false)] {
+        let headers = Table(vec![("l".to_owned(), nested(levels))]);
+        let neutral = Neutral { headers, ..Neutral::default() };
+        let properties = from_neutral(&neutral).unwrap();
+        assert_eq!(!properties.as_properties().is_empty(), is_told, "{levels}");
+    }
+    // What somebody else has written so is text, however deep it seems to be.
+    let mut text = String::new();
+    for _ in 0..5_000 {
+        text = format!("list:{}:{text}", text.len());
+    }
+    let mut properties = PropertiesBuf::new();
+    properties.push(Property::UserProperty("isthmus-type-of:l", "list")).unwrap();
+    properties.push(Property::UserProperty("l", &text)).unwrap();
+    let properties = properties.as_properties();
+    let message =
+        Message { qos: Qos::AtMostOnce, retain: false, topic: "t", properties, payload: b"" };
+    let batch = store(&message, EXCHANGE);
+    let headers = MqttEncoding.headers(batch.head(&batch.records[0]));
+    assert_eq!(headers.0, [("l".to_owned(), Value::String(text))]);
 }
 
 #[test]

@@ -17,12 +17,14 @@
 //! `isthmus-reply-to` (an address that no topic stands for), `isthmus-expiry` (milliseconds that
 //! whole seconds do not say). A header that is not text is written as text, behind a user
 //! property `isthmus-type-of:NAME` that tells its type: `null`, `bool`, `int`, `uint`, `float`,
-//! `double`, `decimal`, `timestamp`, or `binary` (in hexadecimal digits). Lists and tables have no
-//! such form and are left out. In 3.1.1, which has no properties, only the body arrives.
+//! `double`, `decimal`, `timestamp`, `binary` (in hexadecimal digits), `list` or `table`. Items of
+//! a list are `TYPE:BYTES:TEXT` one behind the other, with no type for text; those of a table have
+//! `BYTES:NAME` before that. What is nested more than 16 levels deep is left out. In 3.1.1, which
+//! has no properties, only the body arrives.
 
 use std::borrow::Cow;
 
-use isthmus_model::{Encoding, Properties as Neutral, Value};
+use isthmus_model::{Encoding, Properties as Neutral, Table, Value};
 
 use super::stored::Head;
 use super::topic::{is_valid_name, swapped_text};
@@ -31,6 +33,8 @@ use crate::fault::TooLong;
 
 /// What all names of the broker's own user properties begin with.
 const PREFIX: &str = "isthmus-";
+/// Lists and tables within each other at the most; each level is read once more.
+const DEPTH_MAX: usize = 16;
 /// Announces the type of the header whose name follows.
 const TYPE_OF: &str = "isthmus-type-of:";
 
@@ -286,8 +290,18 @@ fn announce(out: &mut PropertiesBuf, name: &str, kind: &str) -> Result<(), TooLo
     if kind.is_empty() { Ok(()) } else { push_user(out, &format!("{TYPE_OF}{name}"), kind) }
 }
 
-/// A value as text, and the name of its type, empty for text; `None` for lists and tables.
+/// A value as text, and the name of its type, empty for text; `None` if it is nested too deep.
 fn as_text(value: &Value) -> Option<(String, &'static str)> {
+    text_within(value, DEPTH_MAX)
+}
+
+/// [`as_text`] of a value that may hold `depth` levels.
+fn text_within(value: &Value, depth: usize) -> Option<(String, &'static str)> {
+    let item = |out: &mut String, value: &Value| {
+        let (text, kind) = text_within(value, depth.checked_sub(1)?)?;
+        out.push_str(&format!("{kind}:{}:{text}", text.len()));
+        Some(())
+    };
     Some(match value {
         Value::Null => (String::new(), "null"),
         Value::Bool(b) => (b.to_string(), "bool"),
@@ -299,28 +313,91 @@ fn as_text(value: &Value) -> Option<(String, &'static str)> {
         Value::Timestamp(ms) => (ms.to_string(), "timestamp"),
         Value::String(text) => (text.clone(), ""),
         Value::Binary(data) => (data.iter().map(|byte| format!("{byte:02x}")).collect(), "binary"),
-        Value::List(_) | Value::Map(_) => return None,
+        Value::List(items) => {
+            let mut out = String::new();
+            items.iter().try_for_each(|value| item(&mut out, value))?;
+            (out, "list")
+        }
+        Value::Map(table) => {
+            let mut out = String::new();
+            for (name, value) in &table.0 {
+                out.push_str(&format!("{}:{name}", name.len()));
+                item(&mut out, value)?;
+            }
+            (out, "table")
+        }
     })
+}
+
+/// The items of a list or of a table.
+struct Items<'a> {
+    rest: &'a str,
+    depth: usize,
+}
+
+impl<'a> Items<'a> {
+    /// What stands before the next colon.
+    fn word(&mut self) -> Option<&'a str> {
+        let (word, rest) = self.rest.split_once(':')?;
+        self.rest = rest;
+        Some(word)
+    }
+
+    /// A text behind its length.
+    fn text(&mut self) -> Option<&'a str> {
+        let len = self.word()?.parse().ok()?;
+        let (text, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(text)
+    }
+
+    fn value(&mut self) -> Option<Value> {
+        let kind = self.word()?;
+        let text = self.text()?;
+        if kind.is_empty() {
+            return Some(Value::String(text.to_owned()));
+        }
+        typed_within(text, kind, self.depth.checked_sub(1)?)
+    }
+
+    /// Every item that `read` reads; `None` if one cannot be.
+    fn all<T>(mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let mut items = Vec::new();
+        while !self.rest.is_empty() {
+            items.push(read(&mut self)?);
+        }
+        Some(items)
+    }
 }
 
 /// What [`as_text`] has written; text if it is not what `kind` says.
 fn typed(text: &str, kind: Option<&str>) -> Value {
-    let value = match kind {
-        Some("null") if text.is_empty() => Some(Value::Null),
-        Some("bool") => text.parse().ok().map(Value::Bool),
-        Some("int") => text.parse().ok().map(Value::Int),
-        Some("uint") => text.parse().ok().map(Value::Uint),
-        Some("float") => text.parse().ok().map(Value::Float),
-        Some("double") => text.parse().ok().map(Value::Double),
-        Some("timestamp") => text.parse().ok().map(Value::Timestamp),
-        Some("decimal") => text.split_once("e-").and_then(|(unscaled, scale)| {
+    kind.and_then(|kind| typed_within(text, kind, DEPTH_MAX))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The value of `kind` that `text` is, of `depth` levels at the most.
+fn typed_within(text: &str, kind: &str, depth: usize) -> Option<Value> {
+    match kind {
+        "null" => text.is_empty().then_some(Value::Null),
+        "bool" => text.parse().ok().map(Value::Bool),
+        "int" => text.parse().ok().map(Value::Int),
+        "uint" => text.parse().ok().map(Value::Uint),
+        "float" => text.parse().ok().map(Value::Float),
+        "double" => text.parse().ok().map(Value::Double),
+        "timestamp" => text.parse().ok().map(Value::Timestamp),
+        "decimal" => {
+            let (unscaled, scale) = text.split_once("e-")?;
             let (scale, unscaled) = (scale.parse().ok()?, unscaled.parse().ok()?);
             Some(Value::Decimal { scale, unscaled })
-        }),
-        Some("binary") => bytes_of_hex(text).map(Value::Binary),
+        }
+        "binary" => bytes_of_hex(text).map(Value::Binary),
+        "list" => Items { rest: text, depth }.all(Items::value).map(Value::List),
+        "table" => Items { rest: text, depth }
+            .all(|items| Some((items.text()?.to_owned(), items.value()?)))
+            .map(|entries| Value::Map(Table(entries))),
         _ => None,
-    };
-    value.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
 }
 
 fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
