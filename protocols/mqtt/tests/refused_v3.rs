@@ -12,7 +12,8 @@ refused! {
     mqtt311_1_5_3_2_null: V3_1_1 Client p(0x30, &[&s("\0")])
         => MALFORMED_PACKET "PUBLISH: Topic Name: must not hold U+0000";
     mqtt311_2_2_2_1_reserved_flags: V3_1_1 Client [0xC8, 0]
-        => MALFORMED_PACKET "PINGREQ: fixed header flags: reserved bits are 0b00001000, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "PINGREQ: fixed header flags: reserved bits are 0b00001000, and must be 0b00000000";
     mqtt311_2_3_1_1_packet_identifier_0_of_publish: V3_1_1 Client p(0x32, &[&s("t"), &[0, 0]])
         => PROTOCOL_ERROR "PUBLISH: Packet Identifier: 0 is not allowed here";
     mqtt311_2_3_1_1_packet_identifier_0_of_subscribe: V3_1_1 Client
@@ -21,11 +22,14 @@ refused! {
     mqtt311_2_3_1_1_packet_identifier_0_of_unsubscribe: V3_1_1 Client p(0xA2, &[&[0, 0], &s("a")])
         => PROTOCOL_ERROR "UNSUBSCRIBE: Packet Identifier: 0 is not allowed here";
     mqtt311_3_1_2_1_protocol_name: V3_1_1 Client p(0x10, &[&s("mqtt"), &[4, 2, 0, 0], &s("")])
-        => UNSUPPORTED_PROTOCOL_VERSION "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
+        => UNSUPPORTED_PROTOCOL_VERSION
+        "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
     mqtt311_3_1_2_2_protocol_level: V3_1_1 Client p(0x10, &[&s("MQTT"), &[3, 2, 0, 0], &s("")])
-        => UNSUPPORTED_PROTOCOL_VERSION "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
+        => UNSUPPORTED_PROTOCOL_VERSION
+        "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
     mqtt311_3_1_2_3_reserved_flag: V3_1_1 Client connect4(3, &[])
-        => MALFORMED_PACKET "CONNECT: Connect Flags: reserved bits are 0b00000011, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "CONNECT: Connect Flags: reserved bits are 0b00000011, and must be 0b00000010";
     mqtt311_3_1_2_9_will_message_missing: V3_1_1 Client connect4(6, &[&s("t")])
         => MALFORMED_PACKET "CONNECT: Will Payload: the packet ends before it does";
     mqtt311_3_1_2_11_will_without_flag: V3_1_1 Client connect4(2, &[&s("t"), &s("m")])
@@ -75,41 +79,49 @@ refused! {
     mqtt311_4_7_3_1_empty_topic_name: V3_1_1 Client p(0x30, &[&s("")])
         => TOPIC_NAME_INVALID "PUBLISH: Topic Name: must not be empty";
     mqtt311_3_6_1_1_pubrel_flags: V3_1_1 Client [0x6A, 2, 0, 1]
-        => MALFORMED_PACKET "PUBREL: fixed header flags: reserved bits are 0b00001010, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "PUBREL: fixed header flags: reserved bits are 0b00001010, and must be 0b00000010";
     mqtt311_3_8_1_1_subscribe_flags: V3_1_1 Client p(0x8A, &[&[0, 1], &s("a"), &[0]])
-        => MALFORMED_PACKET "SUBSCRIBE: fixed header flags: reserved bits are 0b00001010, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "SUBSCRIBE: fixed header flags: reserved bits are 0b00001010, and must be 0b00000010";
     mqtt311_3_8_3_1_filter_not_utf8: V3_1_1 Client p(0x82, &[&[0, 1], &s([0xFF]), &[0]])
         => MALFORMED_PACKET "SUBSCRIBE: Topic Filter: not well-formed UTF-8 from byte 0 on";
     mqtt311_3_8_3_3_empty_subscribe: V3_1_1 Client p(0x82, &[&[0, 1]])
         => PROTOCOL_ERROR "SUBSCRIBE: payload: must not be empty";
     mqtt311_3_8_3_4_reserved_bits_of_the_qos: V3_1_1 Client p(0x82, &[&[0, 1], &s("a"), &[4]])
-        => MALFORMED_PACKET "SUBSCRIBE: Subscription Options: reserved bits are 0b00000100, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "SUBSCRIBE: Subscription Options: reserved bits are 0b00000100, and must be 0b00000000";
     mqtt311_3_8_3_4_qos_3: V3_1_1 Client p(0x82, &[&[0, 1], &s("a"), &[3]])
         => PROTOCOL_ERROR "SUBSCRIBE: Maximum QoS: 3 is not allowed here";
     mqtt311_3_9_3_2_suback_return_code: V3_1_1 Server [0x90, 3, 0, 1, 3]
         => PROTOCOL_ERROR "SUBACK: Reason Codes: 3 is not allowed here";
     mqtt311_3_10_1_1_unsubscribe_flags: V3_1_1 Client p(0xA0, &[&[0, 1], &s("a")])
-        => MALFORMED_PACKET "UNSUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "UNSUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
     mqtt311_3_10_3_1_filter_not_utf8: V3_1_1 Client p(0xA2, &[&[0, 1], &s([0xFF])])
         => MALFORMED_PACKET "UNSUBSCRIBE: Topic Filter: not well-formed UTF-8 from byte 0 on";
     mqtt311_3_10_3_2_empty_unsubscribe: V3_1_1 Client p(0xA2, &[&[0, 1]])
         => PROTOCOL_ERROR "UNSUBSCRIBE: payload: must not be empty";
     mqtt311_3_14_1_1_disconnect_flags: V3_1_1 Client [0xE2, 0]
-        => MALFORMED_PACKET "DISCONNECT: fixed header flags: reserved bits are 0b00000010, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "DISCONNECT: fixed header flags: reserved bits are 0b00000010, and must be 0b00000000";
     section_3_14_disconnect_with_a_body: V3_1_1 Client [0xE0, 1, 0]
         => MALFORMED_PACKET "DISCONNECT: end: 1 bytes too many";
     section_3_14_a_server_sends_no_disconnect: V3_1_1 Server [0xE0, 0]
-        => PROTOCOL_ERROR "DISCONNECT: packet type: not a packet that this side sends in MQTT 3.1.1";
+        => PROTOCOL_ERROR
+        "DISCONNECT: packet type: not a packet that this side sends in MQTT 3.1.1";
     section_2_2_1_no_auth: V3_1_1 Client [0xF0, 0]
         => PROTOCOL_ERROR "AUTH: packet type: not a packet that this side sends in MQTT 3.1.1";
     mqtt311_4_7_1_1_wildcard_in_a_will_topic: V3_1_1 Client connect4(6, &[&s("+"), &s("")])
         => TOPIC_NAME_INVALID "CONNECT: Will Topic: must not hold a wildcard ('+' or '#')";
     mqtt311_4_7_1_2_misplaced_multi_level_wildcard: V3_1_1 Client
         p(0x82, &[&[0, 1], &s("a#"), &[0]])
-        => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
+        => TOPIC_FILTER_INVALID
+        "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
     mqtt311_4_7_1_3_misplaced_single_level_wildcard: V3_1_1 Client
         p(0xA2, &[&[0, 1], &s("a/b+")])
-        => TOPIC_FILTER_INVALID "UNSUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
+        => TOPIC_FILTER_INVALID
+        "UNSUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
     mqtt311_4_7_3_1_empty_filter: V3_1_1 Client p(0x82, &[&[0, 1], &s(""), &[0]])
         => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: must not be empty";
     mqtt311_4_7_3_2_null_in_a_filter: V3_1_1 Client p(0xA2, &[&[0, 1], &s("a\0")])
@@ -124,13 +136,15 @@ refused! {
         p(0x10, &[&s("MQIsdp"), &[3, 2, 0, 0], &s("")])
         => CLIENT_IDENTIFIER_NOT_VALID "CONNECT: Client Identifier: must not be empty";
     mqtt31_3_1_protocol_version: V3_1 Client p(0x10, &[&s("MQIsdp"), &[4, 2, 0, 0], &s("i")])
-        => UNSUPPORTED_PROTOCOL_VERSION "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
+        => UNSUPPORTED_PROTOCOL_VERSION
+        "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
     mqtt31_3_1_will_qos_3: V3_1 Client connect3(0x1E, &[&s("t"), &s("m")])
         => MALFORMED_PACKET "CONNECT: Will QoS: 3 is not allowed here";
     mqtt31_3_1_password_without_user_name: V3_1 Client connect3(0x42, &[&s("p")])
         => MALFORMED_PACKET "CONNECT: Password Flag: given without User Name Flag";
     mqtt31_3_6_pubrel_has_qos_1: V3_1 Client [0x60, 2, 0, 1]
-        => MALFORMED_PACKET "PUBREL: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "PUBREL: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
     mqtt31_3_3_empty_topic: V3_1 Client p(0x30, &[&s("")])
         => TOPIC_NAME_INVALID "PUBLISH: Topic Name: must not be empty";
 }

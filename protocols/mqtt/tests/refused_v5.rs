@@ -18,20 +18,26 @@ refused! {
     mqtt5_1_5_4_2_null_in_a_filter: V5 Client p(0x82, &[&[0, 1, 0], &s("a\0"), &[0]])
         => MALFORMED_PACKET "SUBSCRIBE: Topic Filter: must not hold U+0000";
     mqtt5_1_5_5_1_longer_remaining_length: V5 Client [0xC0, 0x80, 0x00]
-        => MALFORMED_PACKET "PINGREQ: Remaining Length: a variable byte integer must be as short as it can be";
+        => MALFORMED_PACKET
+        "PINGREQ: Remaining Length: a variable byte integer must be as short as it can be";
     mqtt5_1_5_5_1_longer_remaining_length_of_a_publish: V5 Client [0x30, 0x84, 0x00, 0, 1, b't', 0]
-        => MALFORMED_PACKET "PUBLISH: Remaining Length: a variable byte integer must be as short as it can be";
+        => MALFORMED_PACKET
+        "PUBLISH: Remaining Length: a variable byte integer must be as short as it can be";
     mqtt5_1_5_5_1_longer_remaining_length_of_a_connect: V5 Client
         [&[0x10, 0x8D, 0x00][..], &s("MQTT"), &[5, 2, 0, 0, 0], &s("")].concat()
-        => MALFORMED_PACKET "CONNECT: Remaining Length: a variable byte integer must be as short as it can be";
+        => MALFORMED_PACKET
+        "CONNECT: Remaining Length: a variable byte integer must be as short as it can be";
     mqtt5_1_5_5_1_longer_property_length: V5 Client p(0x30, &[&s("t"), &[0x80, 0x00]])
-        => MALFORMED_PACKET "PUBLISH: Property Length: a variable byte integer must be as short as it can be";
+        => MALFORMED_PACKET
+        "PUBLISH: Property Length: a variable byte integer must be as short as it can be";
     mqtt5_1_5_5_1_longer_subscription_identifier: V5 Client
         p(0x82, &[&[0, 1], &props(&[&[0x0B, 0x81, 0x00]]), &s("a"), &[0]])
-        => MALFORMED_PACKET "SUBSCRIBE: Subscription Identifier: a variable byte integer must be as short as it can be";
+        => MALFORMED_PACKET
+        "SUBSCRIBE: Subscription Identifier: a variable byte integer must be as short as it can be";
     section_1_5_5_integers_of_five_bytes: V5 Client
         p(0x30, &[&s("t"), &[0xFF, 0xFF, 0xFF, 0xFF, 0x7F]])
-        => MALFORMED_PACKET "PUBLISH: Property Length: a variable byte integer has four bytes at the most";
+        => MALFORMED_PACKET
+        "PUBLISH: Property Length: a variable byte integer has four bytes at the most";
     mqtt5_1_5_7_1_ill_formed_pairs: V5 Client publish5(&[&[0x26], &s("n"), &s([0xFF])])
         => MALFORMED_PACKET "PUBLISH: User Property: not well-formed UTF-8 from byte 0 on";
 }
@@ -39,12 +45,15 @@ refused! {
 // Section 2: packets.
 refused! {
     mqtt5_2_1_3_1_flags_of_pingreq: V5 Client [0xC1, 0]
-        => MALFORMED_PACKET "PINGREQ: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "PINGREQ: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
     mqtt5_2_1_3_1_flags_of_puback: V5 Client [0x42, 2, 0, 1]
-        => MALFORMED_PACKET "PUBACK: fixed header flags: reserved bits are 0b00000010, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "PUBACK: fixed header flags: reserved bits are 0b00000010, and must be 0b00000000";
     mqtt5_2_1_3_1_flags_of_connect: V5 Client
         p(0x11, &[&s("MQTT"), &[5, 2, 0, 0, 0], &s("")])
-        => MALFORMED_PACKET "CONNECT: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "CONNECT: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
     section_2_1_2_packet_type_0: V5 Client [0x00, 0]
         => MALFORMED_PACKET "reserved packet type 0: packet type: 0 is not allowed here";
     mqtt5_2_2_1_3_packet_identifier_0_of_publish: V5 Client p(0x32, &[&s("t"), &[0, 0, 0]])
@@ -73,11 +82,14 @@ refused! {
 // Section 3.1: CONNECT.
 refused! {
     mqtt5_3_1_2_1_protocol_name: V5 Client p(0x10, &[&s("MQTt"), &[5, 2, 0, 0, 0], &s("")])
-        => UNSUPPORTED_PROTOCOL_VERSION "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
+        => UNSUPPORTED_PROTOCOL_VERSION
+        "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
     mqtt5_3_1_2_2_protocol_version: V5 Client p(0x10, &[&s("MQTT"), &[6, 2, 0, 0, 0], &s("")])
-        => UNSUPPORTED_PROTOCOL_VERSION "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
+        => UNSUPPORTED_PROTOCOL_VERSION
+        "CONNECT: Protocol Name and Level: neither MQTT level 4 or 5 nor MQIsdp level 3";
     mqtt5_3_1_2_3_reserved_flag: V5 Client connect5(3, &[], &[])
-        => MALFORMED_PACKET "CONNECT: Connect Flags: reserved bits are 0b00000011, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "CONNECT: Connect Flags: reserved bits are 0b00000011, and must be 0b00000010";
     mqtt5_3_1_2_9_will_topic_missing: V5 Client connect5(0x06, &[], &[&[0]])
         => MALFORMED_PACKET "CONNECT: Will Topic: the packet ends before it does";
     mqtt5_3_1_2_9_will_payload_missing: V5 Client connect5(0x06, &[], &[&[0], &s("t")])
@@ -142,7 +154,8 @@ refused! {
 // Section 3.2: CONNACK.
 refused! {
     mqtt5_3_2_2_1_reserved_acknowledge_flags: V5 Server [0x20, 3, 2, 0, 0]
-        => MALFORMED_PACKET "CONNACK: Connect Acknowledge Flags: reserved bits are 0b00000010, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "CONNACK: Connect Acknowledge Flags: reserved bits are 0b00000010, and must be 0b00000000";
     mqtt5_3_2_2_6_session_present_beside_a_failure: V5 Server [0x20, 3, 1, 0x87, 0]
         => PROTOCOL_ERROR "CONNACK: Session Present: must not be set beside a failure";
     mqtt5_3_2_2_8_unknown_connect_reason: V5 Server [0x20, 3, 0, 0x10, 0]
@@ -202,7 +215,8 @@ refused! {
     mqtt5_3_5_2_1_pubrec_reason: V5 Client [0x50, 3, 0, 1, 0x01]
         => PROTOCOL_ERROR "PUBREC: Reason Code: 1 is not allowed here";
     mqtt5_3_6_1_1_pubrel_flags: V5 Client [0x60, 2, 0, 1]
-        => MALFORMED_PACKET "PUBREL: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "PUBREL: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
     mqtt5_3_6_2_1_pubrel_reason: V5 Client [0x62, 3, 0, 1, 0x10]
         => PROTOCOL_ERROR "PUBREL: Reason Code: 16 is not allowed here";
     mqtt5_3_7_2_1_pubcomp_reason: V5 Client [0x70, 3, 0, 1, 0x80]
@@ -219,7 +233,8 @@ refused! {
 // Sections 3.8 to 3.11: subscriptions.
 refused! {
     mqtt5_3_8_1_1_subscribe_flags: V5 Client p(0x80, &[&[0, 1, 0], &s("a"), &[0]])
-        => MALFORMED_PACKET "SUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "SUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
     mqtt5_3_8_3_1_filter_not_utf8: V5 Client p(0x82, &[&[0, 1, 0], &s([0xFF]), &[0]])
         => MALFORMED_PACKET "SUBSCRIBE: Topic Filter: not well-formed UTF-8 from byte 0 on";
     mqtt5_3_8_3_2_empty_subscribe: V5 Client p(0x82, &[&[0, 1, 0]])
@@ -230,7 +245,8 @@ refused! {
         p(0x82, &[&[0, 1, 0], &s("$share/g/a"), &[0x04]])
         => PROTOCOL_ERROR "SUBSCRIBE: No Local: must not be set for a shared subscription";
     mqtt5_3_8_3_5_reserved_options: V5 Client p(0x82, &[&[0, 1, 0], &s("a"), &[0x40]])
-        => MALFORMED_PACKET "SUBSCRIBE: Subscription Options: reserved bits are 0b01000000, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "SUBSCRIBE: Subscription Options: reserved bits are 0b01000000, and must be 0b00000000";
     section_3_8_3_1_maximum_qos_3: V5 Client p(0x82, &[&[0, 1, 0], &s("a"), &[0x03]])
         => PROTOCOL_ERROR "SUBSCRIBE: Maximum QoS: 3 is not allowed here";
     section_3_8_3_1_retain_handling_3: V5 Client p(0x82, &[&[0, 1, 0], &s("a"), &[0x30]])
@@ -243,23 +259,28 @@ refused! {
         => PROTOCOL_ERROR "SUBSCRIBE: Subscription Identifier: given twice";
     mqtt5_4_7_1_1_misplaced_multi_level_wildcard: V5 Client
         p(0x82, &[&[0, 1, 0], &s("a/#/b"), &[0]])
-        => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
+        => TOPIC_FILTER_INVALID
+        "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
     mqtt5_4_7_1_2_misplaced_single_level_wildcard: V5 Client
         p(0x82, &[&[0, 1, 0], &s("a+"), &[0]])
-        => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
+        => TOPIC_FILTER_INVALID
+        "SUBSCRIBE: Topic Filter: '#' stands alone in the last level only, and '+' alone in its level";
     mqtt5_4_7_3_1_empty_filter: V5 Client p(0x82, &[&[0, 1, 0], &s(""), &[0]])
         => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: must not be empty";
     mqtt5_4_8_2_1_share_without_a_name: V5 Client
         p(0x82, &[&[0, 1, 0], &s("$share//a"), &[0]])
-        => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: '$share/' is followed by a name without wildcards, '/', and a topic filter";
+        => TOPIC_FILTER_INVALID
+        "SUBSCRIBE: Topic Filter: '$share/' is followed by a name without wildcards, '/', and a topic filter";
     mqtt5_4_8_2_2_share_without_a_filter: V5 Client p(0x82, &[&[0, 1, 0], &s("$share/g"), &[0]])
-        => TOPIC_FILTER_INVALID "SUBSCRIBE: Topic Filter: '$share/' is followed by a name without wildcards, '/', and a topic filter";
+        => TOPIC_FILTER_INVALID
+        "SUBSCRIBE: Topic Filter: '$share/' is followed by a name without wildcards, '/', and a topic filter";
     mqtt5_3_9_3_2_suback_reason: V5 Server [0x90, 4, 0, 1, 0, 0x11]
         => PROTOCOL_ERROR "SUBACK: Reason Codes: 17 is not allowed here";
     mqtt5_3_8_4_6_suback_without_reasons: V5 Server [0x90, 3, 0, 1, 0]
         => PROTOCOL_ERROR "SUBACK: Reason Codes: must not be empty";
     mqtt5_3_10_1_1_unsubscribe_flags: V5 Client p(0xA0, &[&[0, 1, 0], &s("a")])
-        => MALFORMED_PACKET "UNSUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
+        => MALFORMED_PACKET
+        "UNSUBSCRIBE: fixed header flags: reserved bits are 0b00000000, and must be 0b00000010";
     mqtt5_3_10_3_1_filter_not_utf8: V5 Client p(0xA2, &[&[0, 1, 0], &s([0xFF])])
         => MALFORMED_PACKET "UNSUBSCRIBE: Topic Filter: not well-formed UTF-8 from byte 0 on";
     mqtt5_3_10_3_2_empty_unsubscribe: V5 Client p(0xA2, &[&[0, 1, 0]])
@@ -275,15 +296,18 @@ refused! {
     section_3_13_a_client_sends_no_pingresp: V5 Client [0xD0, 0]
         => PROTOCOL_ERROR "PINGRESP: packet type: not a packet that this side sends in MQTT 5.0";
     mqtt5_3_14_1_1_disconnect_flags: V5 Client [0xE1, 0]
-        => MALFORMED_PACKET "DISCONNECT: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "DISCONNECT: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
     mqtt5_3_14_2_1_disconnect_reason: V5 Client [0xE0, 1, 0x8B]
         => PROTOCOL_ERROR "DISCONNECT: Reason Code: 139 is not allowed here";
     mqtt5_3_14_2_1_disconnect_reason_of_a_client: V5 Server [0xE0, 1, 0x04]
         => PROTOCOL_ERROR "DISCONNECT: Reason Code: 4 is not allowed here";
     mqtt5_3_14_2_2_session_expiry_of_a_server: V5 Server [0xE0, 7, 0x8B, 5, 0x11, 0, 0, 0, 1]
-        => PROTOCOL_ERROR "DISCONNECT: Session Expiry Interval: not a property that this side sends";
+        => PROTOCOL_ERROR
+        "DISCONNECT: Session Expiry Interval: not a property that this side sends";
     mqtt5_3_15_1_1_auth_flags: V5 Client p(0xF1, &[&[0x18], &props(&[&[0x15], &s("m")])])
-        => MALFORMED_PACKET "AUTH: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
+        => MALFORMED_PACKET
+        "AUTH: fixed header flags: reserved bits are 0b00000001, and must be 0b00000000";
     mqtt5_3_15_2_1_auth_reason: V5 Client p(0xF0, &[&[0x00], &props(&[&[0x15], &s("m")])])
         => PROTOCOL_ERROR "AUTH: Reason Code: 0 is not allowed here";
     mqtt5_3_15_2_1_auth_without_reason_of_a_client: V5 Client [0xF0, 0]

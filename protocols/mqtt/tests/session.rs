@@ -7,13 +7,15 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{connect4, connect5, p, props, s};
 use isthmus_contract::{
-    CloseReason, Command, CommandError, Event, Input, Reply, Session, Shortage,
+    CloseReason, Command, CommandError, DetachReason, Event, Input, Reply, Session, Shortage,
 };
 use isthmus_model::{
-    AttachMode, Batch, ConsumerId, Credit, Delivery, LeaseEpoch, Outcome, PublishException,
-    PublishRefusal, QueueId, SessionId, Time, Token, TopologyChange,
+    AttachMode, Batch, ConsumerId, Credit, Delivery, Encoding, EncodingId, Encodings, LeaseEpoch,
+    NO_TTL, Outcome, PublishException, PublishRefusal, QueueId, Record, RecordFlags, SessionId,
+    Span, Table, Time, Token, TopologyChange, Value,
 };
 use isthmus_mqtt::codec::{Qos, frame};
 use isthmus_mqtt::convert::stored::{Message, store};
@@ -359,6 +361,113 @@ fn deliveries_are_acknowledged_by_their_packet_identifiers() {
     rig.asked.clear();
     rig.send(&[0x40, 2, 0, 1, 0x40, 2, 0, 2, 0x40, 2, 0, 2]);
     assert_eq!(rig.asked, [format!("settle 1+2 {:?}", Outcome::Accept)]);
+}
+
+#[test]
+fn mqtt5_2_2_1_4_packet_identifiers_come_round_without_those_in_use() {
+    let mut rig = Rig::accepted4();
+    rig.send(&p(0x82, &[&[0, 1], &s("a"), &[1]]));
+    let mut deliver = |sequence: u64| {
+        let bytes = rig.event(delivery(1, Qos::AtLeastOnce, "a", sequence));
+        let id = u16::from_be_bytes([bytes[5], bytes[6]]);
+        // The second is never acknowledged.
+        if id != 2 {
+            rig.send(&[0x40, 2, bytes[5], bytes[6]]);
+        }
+        id
+    };
+    let first: Vec<u16> = (1..=3).map(&mut deliver).collect();
+    assert_eq!(first, [1, 2, 3]);
+    let last = (4..=65_535).map(&mut deliver).last();
+    assert_eq!(last, Some(65_535));
+    assert_eq!([deliver(65_536), deliver(65_537)], [1, 3]);
+}
+
+/// Heads that are their content type.
+struct Plain;
+
+impl Encoding for Plain {
+    fn headers(&self, _head: &[u8]) -> Table {
+        Table(vec![("n".to_owned(), Value::Int(5))])
+    }
+
+    fn more_routing_keys(&self, _head: &[u8]) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn property(&self, head: &[u8], name: &str) -> Option<String> {
+        (name == "content_type").then(|| String::from_utf8_lossy(head).into_owned())
+    }
+}
+
+#[test]
+fn messages_of_other_protocols_are_told_in_mqtts_words() {
+    const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Plain)]);
+    let record = |key: (usize, usize), flags| Record {
+        exchange: Span::default(),
+        routing_key: Span::new(key.0, key.1),
+        head: Span::new(0, 4),
+        body: Span::new(4, 2),
+        ttl_ms: NO_TTL,
+        priority: 0,
+        flags,
+    };
+    let batch = Batch {
+        encoding: EncodingId::AMQP_0_9_1,
+        chunk: Bytes::from_static(b"typehia.b*#"),
+        records: vec![
+            record((6, 3), RecordFlags::DURABLE),
+            record((6, 3), RecordFlags::default()),
+            // No topic stands for it.
+            record((9, 2), RecordFlags::default()),
+        ],
+    };
+    let event = || {
+        Event::Deliveries(vec![Delivery {
+            consumer: ConsumerId(1),
+            queue: QueueId(1),
+            first: 5,
+            len: 3,
+            epoch: LeaseEpoch(1),
+            deadline: Time::NEVER,
+            batch: Arc::new(batch.clone()),
+            record: 0,
+            redelivered: true,
+            delivery_count: 1,
+            annotations: None,
+        }])
+    };
+    let config = SessionConfig { encodings: ENCODINGS, ..SessionConfig::new(SessionId(7)) };
+    let mut rig = Rig::new();
+    rig.session = MqttSession::new(config, NOW);
+    rig.send(&connect5(0xC2, &[], &[&s("u"), &s("p")]));
+    let told = props(&[
+        &[0x03],
+        &s("type"),
+        &[0x26],
+        &s("isthmus-type-of:n"),
+        &s("int"),
+        &[0x26],
+        &s("n"),
+        &s("5"),
+    ]);
+    let expected =
+        [p(0x3A, &[&s("a/b"), &[0, 1], &told, b"hi"]), p(0x30, &[&s("a/b"), &told, b"hi"])];
+    rig.asked.clear();
+    assert_eq!(rig.event(event()), expected.concat());
+    assert_eq!(rig.asked, [format!("settle 6+2 {:?}", Outcome::Accept)]);
+    let mut rig = Rig::accepted4();
+    let expected = [p(0x3A, &[&s("a/b"), &[0, 1], b"hi"]), p(0x30, &[&s("a/b"), b"hi"])];
+    assert_eq!(rig.event(event()), expected.concat());
+}
+
+#[test]
+fn a_client_whose_queue_is_deleted_is_told() {
+    let mut rig = Rig::accepted();
+    let reason = DetachReason::QueueDeleted;
+    let written = rig.event(Event::Detached { consumer: ConsumerId(1), reason });
+    assert_eq!((written[0], written[2]), (0xE0, 0x98));
+    assert!(rig.session.is_closed());
 }
 
 #[test]

@@ -85,7 +85,11 @@ taken! {
         connect5(0xC2, &[], &[&s("user"), &s([0xFF, 0])]),
         p(0x10, &[&s("MQTT"), &[5, 0, 0, 0, 0], &s("")]);
     mqtt5_3_1_3_1_payload_order: V5 Client
-        connect5(0xEE, &[], &[&will5(&[&[0x18, 0, 0, 0, 5], &publish_properties()]), &s("u"), &s("p")]);
+        connect5(
+            0xEE,
+            &[],
+            &[&will5(&[&[0x18, 0, 0, 0, 5], &publish_properties()]), &s("u"), &s("p")],
+        );
     mqtt311_connect: V3_1_1 Client
         connect4(0x02, &[]),
         connect4(0x00, &[]),
@@ -145,7 +149,7 @@ taken! {
         [0xE0, 0], [0xE0, 1, 0x04], p(0xE0, &[&[0], &props(&[&[0x11, 0, 0, 0, 1]])]);
     mqtt5_disconnect_of_a_server: V5 Server
         [0xE0, 1, 0x8E],
-        p(0xE0, &[&[0x9C], &props(&[&[0x1C], &s("other"), &[0x1F], &s("full"), &[0x26], &s("a"), &s("b")])]);
+        p(0xE0, &[&[0x9C], &props(&[&[0x1C], &s("other"), &[0x1F], &s("full")])]);
     mqtt311_disconnect: V3_1_1 Client [0xE0, 0];
     mqtt5_auth_of_a_client: V5 Client
         p(0xF0, &[&[0x18], &props(&[&[0x15], &s("m"), &[0x16], &s("d")])]),
