@@ -9,6 +9,8 @@ pub struct EncodingId(pub u8);
 impl EncodingId {
     /// Flags and property list of an AMQP 0-9-1 content header (section 2.3.5.2).
     pub const AMQP_0_9_1: EncodingId = EncodingId(1);
+    /// QoS, RETAIN and, from MQTT 5.0 on, the properties of a PUBLISH (5.0, section 3.3).
+    pub const MQTT: EncodingId = EncodingId(2);
 }
 
 /// Reads the heads that one protocol writes. Implemented by protocols, used by the core where it

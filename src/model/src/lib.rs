@@ -11,6 +11,7 @@ mod encoding;
 mod ids;
 mod message;
 mod outcome;
+mod properties;
 mod reply;
 mod request;
 mod setting;
@@ -26,6 +27,7 @@ pub use ids::{
 };
 pub use message::{Annotations, Batch, Death, DeathReason, NO_TTL, Record, RecordFlags, Span};
 pub use outcome::{Outcome, Settlement};
+pub use properties::Properties;
 pub use reply::{CommandError, DetachReason, PublishException, PublishRefusal, Reply};
 pub use request::{Attach, AttachMode, Credit, TopologyChange};
 pub use setting::{SettingKey, SettingKind};

@@ -483,7 +483,7 @@ mod tests {
         ) {
             let (mut ranges, mut model, mut at) = (Vec::new(), BTreeSet::new(), 0);
             for (gap, len) in written {
-                let (first, end) = ((at + gap).min(SPAN - 1), (at + gap + len).min(SPAN));
+                let (first, end) = ((at + gap).min(SPAN), (at + gap + len).min(SPAN));
                 if first < end {
                     ranges.push((first, end - first));
                     model.extend((first..end).map(|p| 1000 + u64::from(p)));

@@ -1,0 +1,412 @@
+//! Properties of MQTT messages, and what they mean to other protocols.
+//!
+//! | MQTT 5.0 | neutral |
+//! |-|-|
+//! | Content Type | content type |
+//! | Correlation Data | correlation id: text where it is UTF-8, else bytes |
+//! | Response Topic | reply-to: the routing key that stands for it ([`super::topic`]) |
+//! | Message Expiry Interval (s) | expiry (ms); up to the next second on the way to MQTT |
+//! | Payload Format Indicator | whether the body is text |
+//! | QoS 1 or 2 | durable |
+//! | User Property | header, in order, duplicates kept |
+//!
+//! What MQTT has no field for goes into user properties whose names begin with `isthmus-`
+//! ([`Carried`]), so that a message that comes back says what it said: `isthmus-message-id`,
+//! `isthmus-content-encoding`, `isthmus-priority`, `isthmus-type`, `isthmus-user-id`,
+//! `isthmus-app-id`, `isthmus-group-id`, `isthmus-timestamp` (milliseconds since 1970),
+//! `isthmus-reply-to` (an address that no topic stands for), `isthmus-expiry` (milliseconds that
+//! whole seconds do not say). A header that is not text is written as text, behind a user
+//! property `isthmus-type-of:NAME` that tells its type: `null`, `bool`, `int`, `uint`, `float`,
+//! `double`, `decimal`, `timestamp`, `binary` (in hexadecimal digits), `list` or `table`. Items of
+//! a list are `TYPE:BYTES:TEXT` one behind the other, with no type for text; those of a table have
+//! `BYTES:NAME` before that. What is nested more than 16 levels deep is left out. In 3.1.1, which
+//! has no properties, only the body arrives.
+
+use std::borrow::Cow;
+
+use isthmus_model::{Encoding, Properties as Neutral, Table, Value};
+
+use super::stored::Head;
+use super::topic::{is_valid_name, swapped_text};
+use crate::codec::{Properties, PropertiesBuf, Property, Qos};
+use crate::fault::TooLong;
+
+/// What all names of the broker's own user properties begin with.
+const PREFIX: &str = "isthmus-";
+/// Lists and tables within each other at the most; each level is read once more.
+const DEPTH_MAX: usize = 16;
+/// Announces the type of the header whose name follows.
+const TYPE_OF: &str = "isthmus-type-of:";
+
+/// A field that MQTT carries in a user property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// The message's id.
+    MessageId,
+    /// What the body is compressed with.
+    ContentEncoding,
+    /// The priority.
+    Priority,
+    /// The type or subject.
+    Type,
+    /// Who sent it.
+    UserId,
+    /// What sent it.
+    AppId,
+    /// The group that it belongs to.
+    GroupId,
+    /// When it was made.
+    Timestamp,
+    /// An address that no topic stands for.
+    ReplyTo,
+    /// Milliseconds of an expiry that is no number of seconds.
+    Expiry,
+}
+
+impl Carried {
+    /// Each, by the name of its user property behind `isthmus-` and its name in AMQP 0-9-1.
+    const NAMES: [(Carried, &'static str, &'static str); 10] = [
+        (Carried::MessageId, "message-id", "message_id"),
+        (Carried::ContentEncoding, "content-encoding", "content_encoding"),
+        (Carried::Priority, "priority", "priority"),
+        (Carried::Type, "type", "type"),
+        (Carried::UserId, "user-id", "user_id"),
+        (Carried::AppId, "app-id", "app_id"),
+        (Carried::GroupId, "group-id", "group_id"),
+        (Carried::Timestamp, "timestamp", "timestamp"),
+        (Carried::ReplyTo, "reply-to", ""),
+        (Carried::Expiry, "expiry", ""),
+    ];
+
+    /// The field that AMQP 0-9-1 calls `name`.
+    pub(super) fn of_property(name: &str) -> Option<Carried> {
+        Carried::NAMES.iter().find(|(_, _, property)| *property == name).map(|(field, ..)| *field)
+    }
+
+    /// The field that the user property `name` carries.
+    fn of_user_property(name: &str) -> Option<Carried> {
+        let name = name.strip_prefix(PREFIX)?;
+        Carried::NAMES.iter().find(|(_, own, _)| *own == name).map(|(field, ..)| *field)
+    }
+
+    /// Its user property's name.
+    fn user_property(self) -> String {
+        let name = Carried::NAMES.iter().find(|(field, ..)| *field == self).map(|(_, own, _)| *own);
+        format!("{PREFIX}{}", name.unwrap_or_default())
+    }
+
+    /// The value of it that `properties` carry, as AMQP 0-9-1 has it: a timestamp in seconds.
+    pub(super) fn find(self, properties: Properties<'_>) -> Option<String> {
+        let value = properties.find(|p| match p {
+            Property::UserProperty(name, value) => {
+                (Carried::of_user_property(name) == Some(self)).then_some(value)
+            }
+            _ => None,
+        })?;
+        match self {
+            Carried::Timestamp => Some((value.parse::<i64>().ok()? / 1000).to_string()),
+            _ => Some(value.to_owned()),
+        }
+    }
+}
+
+/// The delivery mode of AMQP 0-9-1 for a message of `qos`.
+pub(super) fn delivery_mode(qos: Qos) -> u8 {
+    if qos == Qos::AtMostOnce { 1 } else { 2 }
+}
+
+/// The reply-to address that a response topic is.
+pub(super) fn reply_to(topic: &str) -> String {
+    swapped_text(topic)
+}
+
+/// The properties of a stored MQTT message, for a receiver of another protocol; `None` if `head`
+/// is no such message's.
+pub fn to_neutral(head: &[u8]) -> Option<Neutral> {
+    let head = Head::read(head)?;
+    let mut neutral = Neutral { durable: head.qos != Qos::AtMostOnce, ..Neutral::default() };
+    // The type that was announced for the header of this name.
+    let mut announced: Option<(&str, &str)> = None;
+    for property in head.properties {
+        match property {
+            Property::PayloadFormatIndicator(n) => neutral.body_is_text = Some(n == 1),
+            Property::MessageExpiryInterval(s) => {
+                // More exact, if the milliseconds came before.
+                neutral.expiry_ms.get_or_insert(u64::from(s) * 1000);
+            }
+            Property::ContentType(text) => neutral.content_type = Some(text.to_owned()),
+            Property::ResponseTopic(topic) => neutral.reply_to = Some(reply_to(topic)),
+            Property::CorrelationData(data) => neutral.correlation_id = Some(text_or_bytes(data)),
+            Property::UserProperty(name, value) => {
+                if let Some(of) = name.strip_prefix(TYPE_OF) {
+                    announced = Some((of, value));
+                } else if let Some(field) = Carried::of_user_property(name) {
+                    take_back(&mut neutral, field, value, announced.take());
+                } else {
+                    let kind = announced.take().filter(|(of, _)| *of == name).map(|(_, kind)| kind);
+                    neutral.headers.0.push((name.to_owned(), typed(value, kind)));
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(neutral)
+}
+
+fn text_or_bytes(data: &[u8]) -> Value {
+    match std::str::from_utf8(data) {
+        Ok(text) => Value::String(text.to_owned()),
+        Err(_) => Value::Binary(data.to_owned()),
+    }
+}
+
+/// Puts what a user property has carried back into its field; a value that the field cannot have
+/// stays a header.
+fn take_back(neutral: &mut Neutral, field: Carried, value: &str, announced: Option<(&str, &str)>) {
+    let own = || Some(value.to_owned());
+    let number = value.parse::<i64>().ok();
+    match field {
+        Carried::MessageId => {
+            let kind = announced.filter(|(of, _)| *of == "message-id").map(|(_, kind)| kind);
+            neutral.message_id = Some(typed(value, kind));
+        }
+        Carried::ContentEncoding => neutral.content_encoding = own(),
+        Carried::Type => neutral.subject = own(),
+        Carried::UserId => neutral.user_id = own(),
+        Carried::AppId => neutral.app_id = own(),
+        Carried::GroupId => neutral.group_id = own(),
+        Carried::ReplyTo => neutral.reply_to = own(),
+        Carried::Priority if value.parse::<u8>().is_ok() => neutral.priority = value.parse().ok(),
+        Carried::Timestamp if number.is_some() => neutral.timestamp_ms = number,
+        Carried::Expiry if value.parse::<u64>().is_ok() => neutral.expiry_ms = value.parse().ok(),
+        _ => neutral.headers.0.push((field.user_property(), Value::String(value.to_owned()))),
+    }
+}
+
+/// The properties of a message of another protocol, as far as its `encoding` tells them, as the
+/// properties of a PUBLISH of 5.0.
+///
+/// # Errors
+/// If a text in it is longer than 65,535 bytes.
+pub fn of_encoding(encoding: &dyn Encoding, head: &[u8]) -> Result<PropertiesBuf, TooLong> {
+    let text = |name| encoding.property(head, name);
+    from_neutral(&Neutral {
+        message_id: text("message_id").map(Value::String),
+        correlation_id: text("correlation_id").map(Value::String),
+        reply_to: text("reply_to"),
+        expiry_ms: text("expiration").and_then(|ms| ms.parse().ok()),
+        durable: text("delivery_mode").is_some_and(|mode| mode == "2"),
+        priority: text("priority").and_then(|priority| priority.parse().ok()),
+        subject: text("type"),
+        content_type: text("content_type"),
+        content_encoding: text("content_encoding"),
+        group_id: text("group_id"),
+        user_id: text("user_id"),
+        app_id: text("app_id"),
+        timestamp_ms: text("timestamp").and_then(|s| s.parse::<i64>().ok()?.checked_mul(1000)),
+        body_is_text: None,
+        headers: encoding.headers(head),
+    })
+}
+
+/// `neutral` as the properties of a PUBLISH of 5.0, for a receiver that speaks it.
+///
+/// # Errors
+/// If a text in it is longer than 65,535 bytes.
+pub fn from_neutral(neutral: &Neutral) -> Result<PropertiesBuf, TooLong> {
+    let mut out = PropertiesBuf::new();
+    if let Some(is_text) = neutral.body_is_text {
+        out.push(Property::PayloadFormatIndicator(u8::from(is_text)))?;
+    }
+    if let Some(ms) = neutral.expiry_ms {
+        if ms % 1000 != 0 {
+            carry(&mut out, Carried::Expiry, &ms.to_string())?;
+        }
+        let s = u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        out.push(Property::MessageExpiryInterval(s))?;
+    }
+    if let Some(text) = neutral.content_type.as_deref() {
+        out.push(Property::ContentType(&clean(text)))?;
+    }
+    if let Some(address) = neutral.reply_to.as_deref() {
+        let topic = swapped_text(address);
+        if is_valid_name(&topic) {
+            out.push(Property::ResponseTopic(&topic))?;
+        } else {
+            carry(&mut out, Carried::ReplyTo, address)?;
+        }
+    }
+    match &neutral.correlation_id {
+        None => {}
+        Some(Value::Binary(data)) => out.push(Property::CorrelationData(data))?,
+        Some(id) => {
+            let (text, _) = as_text(id).unwrap_or_default();
+            out.push(Property::CorrelationData(text.as_bytes()))?;
+        }
+    }
+    if let Some((text, kind)) = neutral.message_id.as_ref().and_then(as_text) {
+        announce(&mut out, "message-id", kind)?;
+        carry(&mut out, Carried::MessageId, &text)?;
+    }
+    let texts = [
+        (Carried::ContentEncoding, &neutral.content_encoding),
+        (Carried::Type, &neutral.subject),
+        (Carried::UserId, &neutral.user_id),
+        (Carried::AppId, &neutral.app_id),
+        (Carried::GroupId, &neutral.group_id),
+    ];
+    for (field, text) in texts {
+        text.as_deref().map_or(Ok(()), |text| carry(&mut out, field, text))?;
+    }
+    if let Some(priority) = neutral.priority {
+        carry(&mut out, Carried::Priority, &priority.to_string())?;
+    }
+    if let Some(ms) = neutral.timestamp_ms {
+        carry(&mut out, Carried::Timestamp, &ms.to_string())?;
+    }
+    for (name, value) in &neutral.headers.0 {
+        let Some((text, kind)) = as_text(value) else { continue };
+        announce(&mut out, name, kind)?;
+        push_user(&mut out, name, &text)?;
+    }
+    Ok(out)
+}
+
+/// `text` without what MQTT cannot write, U+0000 [MQTT-1.5.4-2].
+fn clean(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
+}
+
+fn push_user(out: &mut PropertiesBuf, name: &str, value: &str) -> Result<(), TooLong> {
+    out.push(Property::UserProperty(&clean(name), &clean(value)))
+}
+
+fn carry(out: &mut PropertiesBuf, field: Carried, value: &str) -> Result<(), TooLong> {
+    push_user(out, &field.user_property(), value)
+}
+
+/// Tells the type of the header `name`, which follows, if it is not text.
+fn announce(out: &mut PropertiesBuf, name: &str, kind: &str) -> Result<(), TooLong> {
+    if kind.is_empty() { Ok(()) } else { push_user(out, &format!("{TYPE_OF}{name}"), kind) }
+}
+
+/// A value as text, and the name of its type, empty for text; `None` if it is nested too deep.
+fn as_text(value: &Value) -> Option<(String, &'static str)> {
+    text_within(value, DEPTH_MAX)
+}
+
+/// [`as_text`] of a value that may hold `depth` levels.
+fn text_within(value: &Value, depth: usize) -> Option<(String, &'static str)> {
+    let item = |out: &mut String, value: &Value| {
+        let (text, kind) = text_within(value, depth.checked_sub(1)?)?;
+        out.push_str(&format!("{kind}:{}:{text}", text.len()));
+        Some(())
+    };
+    Some(match value {
+        Value::Null => (String::new(), "null"),
+        Value::Bool(b) => (b.to_string(), "bool"),
+        Value::Int(n) => (n.to_string(), "int"),
+        Value::Uint(n) => (n.to_string(), "uint"),
+        Value::Float(x) => (x.to_string(), "float"),
+        Value::Double(x) => (x.to_string(), "double"),
+        Value::Decimal { scale, unscaled } => (format!("{unscaled}e-{scale}"), "decimal"),
+        Value::Timestamp(ms) => (ms.to_string(), "timestamp"),
+        Value::String(text) => (text.clone(), ""),
+        Value::Binary(data) => (data.iter().map(|byte| format!("{byte:02x}")).collect(), "binary"),
+        Value::List(items) => {
+            let mut out = String::new();
+            items.iter().try_for_each(|value| item(&mut out, value))?;
+            (out, "list")
+        }
+        Value::Map(table) => {
+            let mut out = String::new();
+            for (name, value) in &table.0 {
+                out.push_str(&format!("{}:{name}", name.len()));
+                item(&mut out, value)?;
+            }
+            (out, "table")
+        }
+    })
+}
+
+/// The items of a list or of a table.
+struct Items<'a> {
+    rest: &'a str,
+    depth: usize,
+}
+
+impl<'a> Items<'a> {
+    /// What stands before the next colon.
+    fn word(&mut self) -> Option<&'a str> {
+        let (word, rest) = self.rest.split_once(':')?;
+        self.rest = rest;
+        Some(word)
+    }
+
+    /// A text behind its length.
+    fn text(&mut self) -> Option<&'a str> {
+        let len = self.word()?.parse().ok()?;
+        let (text, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(text)
+    }
+
+    fn value(&mut self) -> Option<Value> {
+        let kind = self.word()?;
+        let text = self.text()?;
+        if kind.is_empty() {
+            return Some(Value::String(text.to_owned()));
+        }
+        typed_within(text, kind, self.depth.checked_sub(1)?)
+    }
+
+    /// Every item that `read` reads; `None` if one cannot be.
+    fn all<T>(mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let mut items = Vec::new();
+        while !self.rest.is_empty() {
+            items.push(read(&mut self)?);
+        }
+        Some(items)
+    }
+}
+
+/// What [`as_text`] has written; text if it is not what `kind` says.
+fn typed(text: &str, kind: Option<&str>) -> Value {
+    kind.and_then(|kind| typed_within(text, kind, DEPTH_MAX))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The value of `kind` that `text` is, of `depth` levels at the most.
+fn typed_within(text: &str, kind: &str, depth: usize) -> Option<Value> {
+    match kind {
+        "null" => text.is_empty().then_some(Value::Null),
+        "bool" => text.parse().ok().map(Value::Bool),
+        "int" => text.parse().ok().map(Value::Int),
+        "uint" => text.parse().ok().map(Value::Uint),
+        "float" => text.parse().ok().map(Value::Float),
+        "double" => text.parse().ok().map(Value::Double),
+        "timestamp" => text.parse().ok().map(Value::Timestamp),
+        "decimal" => {
+            let (unscaled, scale) = text.split_once("e-")?;
+            let (scale, unscaled) = (scale.parse().ok()?, unscaled.parse().ok()?);
+            Some(Value::Decimal { scale, unscaled })
+        }
+        "binary" => bytes_of_hex(text).map(Value::Binary),
+        "list" => Items { rest: text, depth }.all(Items::value).map(Value::List),
+        "table" => Items { rest: text, depth }
+            .all(|items| Some((items.text()?.to_owned(), items.value()?)))
+            .map(|entries| Value::Map(Table(entries))),
+        _ => None,
+    }
+}
+
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: &u8| char::from(*c).to_digit(16).map(|d| d as u8);
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        })
+        .collect()
+}

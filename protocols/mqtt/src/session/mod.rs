@@ -1,0 +1,207 @@
+//! The session: one client's connection, as commands and events.
+//!
+//! [`connect`] is how a connection begins and ends, [`publish`] what clients publish,
+//! [`subscribe`] what they subscribe to, [`deliver`] what they get.
+//!
+//! Sessions end with their connection, and what needs the node's memory beyond it is refused and
+//! announced as 5.0 lets a server announce it: QoS 2, retained messages, shared subscriptions,
+//! subscription identifiers, and in 3.1.1 sessions that last.
+
+mod config;
+mod connect;
+mod deliver;
+mod publish;
+mod subscribe;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use isthmus_contract::{Command, Event, Input, Outbox, Session, Shortage};
+use isthmus_model::{Batch, Time, Token};
+
+use crate::codec::{Kind, Packet, Sender, Version, frame};
+use crate::fault::Fault;
+
+pub use config::SessionConfig;
+use connect::{Peer, Phase};
+use deliver::Inflight;
+use publish::Publishing;
+use subscribe::Subscriptions;
+
+/// Input is not taken while more than this waits to be written: a client that does not read its
+/// replies does not get to ask for more of them.
+const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
+
+/// Input is not taken while more commands than this wait for the broker.
+const OUTSTANDING_MAX: usize = 1024;
+
+/// A client's connection that speaks MQTT.
+pub struct MqttSession {
+    config: SessionConfig,
+    /// The time of the call that is being handled.
+    now: Time,
+    phase: Phase,
+    peer: Peer,
+    /// Published if the connection ends without the client's goodbye.
+    will: Option<Arc<Batch>>,
+    outbox: Outbox,
+    commands: VecDeque<Command>,
+    /// Tokens made so far.
+    tokens: u64,
+    publishing: Publishing,
+    subscriptions: Subscriptions,
+    inflight: Inflight,
+    shortage: Shortage,
+    /// A PUBLISH waits for the shortage to end.
+    holding: bool,
+}
+
+impl MqttSession {
+    /// A session for a client that just connected.
+    pub fn new(config: SessionConfig, now: Time) -> MqttSession {
+        MqttSession {
+            phase: Phase::Connect { deadline: now + config.connect_timeout },
+            peer: Peer::new(now),
+            now,
+            will: None,
+            outbox: Outbox::new(),
+            commands: VecDeque::new(),
+            tokens: 0,
+            publishing: Publishing::default(),
+            subscriptions: Subscriptions::default(),
+            inflight: Inflight::default(),
+            shortage: Shortage::NONE,
+            holding: false,
+            config,
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        // From 1, so that no token is the silent one.
+        self.tokens += 1;
+        Token(self.tokens)
+    }
+
+    fn version(&self) -> Version {
+        self.peer.version
+    }
+
+    /// Whether the session takes no input now.
+    fn is_stopped(&self) -> bool {
+        !matches!(self.phase, Phase::Connect { .. } | Phase::Running)
+            || self.outbox.len() > OUTBOX_BYTES_MAX
+            || self.publishing.len() + self.subscriptions.outstanding() >= OUTSTANDING_MAX
+    }
+
+    /// The largest packet that is taken.
+    fn packet_max(&self) -> u32 {
+        match self.phase {
+            Phase::Running => self.config.packet_bytes_max,
+            _ => self.config.connect_bytes_max,
+        }
+    }
+
+    /// Takes the packet at the front of `input`; returns whether there was one.
+    fn packet(&mut self, input: &mut Input) -> Result<bool, Fault> {
+        if let (Phase::Connect { .. }, Some(first)) = (&self.phase, input.bytes().first())
+            && Kind::of(*first) != Kind::Connect
+        {
+            // [MQTT-3.1.0-1]. Nothing is said to what does not speak MQTT.
+            self.phase = Phase::Closed;
+            return Ok(false);
+        }
+        let Some(frame) = frame::next(input.bytes(), self.packet_max())? else { return Ok(false) };
+        let len = frame.wire_len();
+        if let Phase::Connect { .. } = self.phase {
+            self.first_packet(&frame);
+        } else {
+            let packet = Packet::read(&frame, self.version(), Sender::Client)?;
+            self.running_packet(&frame, &packet)?;
+        }
+        input.skip(len);
+        Ok(true)
+    }
+
+    fn take(&mut self, input: &mut Input) -> Result<(), Fault> {
+        while !self.is_stopped() {
+            if let Phase::Running = self.phase
+                && self.publish_run(input)?
+            {
+                continue;
+            }
+            if self.holding || !self.packet(input)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session for MqttSession {
+    fn handle_bytes(&mut self, now: Time, input: &mut Input) {
+        self.now = now;
+        self.peer.received(now, input.len());
+        self.holding = false;
+        if let Err(fault) = self.take(input) {
+            self.fail(&fault);
+        }
+        if self.is_closed() {
+            input.skip(input.len());
+        }
+        self.peer.left(input.len());
+    }
+
+    fn handle_eof(&mut self, now: Time) {
+        self.now = now;
+        self.end();
+    }
+
+    fn handle_event(&mut self, now: Time, event: Event) {
+        self.now = now;
+        if self.is_closed() {
+            return;
+        }
+        match event {
+            Event::Done { token, result } => self.done(token, result),
+            Event::Deliveries(deliveries) => self.deliver(&deliveries),
+            Event::Detached { .. } => self.queue_deleted(),
+            Event::Pressure(shortage) => {
+                self.shortage = shortage;
+                // It could say nothing for as long as it was held back.
+                self.peer.last_received = self.now;
+            }
+            Event::Closed(reason) => self.closed(reason),
+            // No consumer of a session has explicit credit.
+            Event::CreditState { .. } => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        self.now = now;
+        self.timeout();
+    }
+
+    fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    fn poll_timeout(&self) -> Time {
+        self.next_timeout()
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    fn is_holding(&self) -> bool {
+        self.holding && self.shortage.is_any() && matches!(self.phase, Phase::Running)
+    }
+
+    fn protocol(&self) -> &'static str {
+        self.peer.version.as_str()
+    }
+}
