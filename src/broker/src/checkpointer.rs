@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A log that has grown at all is followed by a round after this time, if there are page files:
 /// what was consumed since the last one may have emptied them.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a turn is waited for before it is asked whether there are still any.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Bytes of bodies in one entry of a checkpoint, about.
 const ENTRY_BYTES: u64 = 1 << 20;
@@ -248,7 +252,21 @@ impl Round {
         if *self.stop.borrow() {
             return Err(Ended::Stopped);
         }
-        ask(&*self.driver, question).ok_or(Ended::Stopped)
+        let told = put(&*self.driver, question);
+        loop {
+            match told.recv_timeout(PATIENCE) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Disconnected) => return Err(Ended::Stopped),
+                // Where the runtime has ended there are no turns any more.
+                Err(RecvTimeoutError::Timeout) if self.has_stopped() => return Err(Ended::Stopped),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Whether the broker stops, or was dropped.
+    fn has_stopped(&self) -> bool {
+        *self.stop.borrow() || self.stop.has_changed().is_err()
     }
 
     /// Writes to pages what is wanted, and lets the ledger refer to them.
@@ -299,17 +317,12 @@ impl Round {
         let mut sources: Vec<(PageKey, PageContent)> = Vec::new();
         for key in gathered.sources() {
             if !sources.iter().any(|(known, _)| *known == key) {
-                sources.push((key, self.pager.read(key)?));
+                let content = self.pager.read(key)?.ok_or_else(|| mismatch(key))?;
+                sources.push((key, content));
             }
         }
         let content = |key| sources.iter().find(|(known, _)| *known == key).map(|(_, c)| c);
-        gathered.write(self.encodings, content).map_err(|key| {
-            Ended::Storage(Error::Corrupt {
-                file: format!("page file {}", key.file),
-                offset: key.offset,
-                reason: "the page does not hold the messages that it should".to_owned(),
-            })
-        })
+        gathered.write(self.encodings, content).map_err(|key| Ended::Storage(mismatch(key)))
     }
 
     /// Makes a file durable, and lets the ledger refer to its pages.
@@ -353,6 +366,15 @@ impl Round {
     }
 }
 
+/// The ledger refers to a page for messages that it does not hold.
+fn mismatch(key: PageKey) -> Error {
+    Error::Corrupt {
+        file: format!("page file {}", key.file),
+        offset: key.offset,
+        reason: "the page does not hold the messages that it should".to_owned(),
+    }
+}
+
 fn write_entries(
     ledger: &Ledger,
     out: &mut dyn Write,
@@ -378,7 +400,15 @@ pub(crate) fn ask<T: Send + 'static>(
     driver: &dyn Driver,
     inspect: impl FnOnce(&mut Shard) -> T + Send + 'static,
 ) -> Option<T> {
+    put(driver, inspect).recv().ok()
+}
+
+/// Has `inspect` run on the shard; what it says will be there.
+fn put<T: Send + 'static>(
+    driver: &dyn Driver,
+    inspect: impl FnOnce(&mut Shard) -> T + Send + 'static,
+) -> mpsc::Receiver<T> {
     let (tell, told) = mpsc::sync_channel(1);
     driver.submit(Input::Inspect(Box::new(move |shard| drop(tell.send(inspect(shard))))));
-    told.recv().ok()
+    told
 }

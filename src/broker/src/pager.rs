@@ -50,20 +50,16 @@ impl Pager {
         self.files.lock().iter().map(|(number, file)| (*number, file.bytes())).collect()
     }
 
-    /// Reads a page.
+    /// Reads a page; `None` if its file is not needed any more.
     ///
     /// # Errors
     /// If it is damaged, with file and offset, and what the operating system says.
-    pub(crate) fn read(&self, key: PageKey) -> Result<PageContent, Error> {
+    pub(crate) fn read(&self, key: PageKey) -> Result<Option<PageContent>, Error> {
         let file = self.files.lock().get(&key.file).cloned();
-        let file = file.ok_or_else(|| Error::Corrupt {
-            file: format!("page file {}", key.file),
-            offset: key.offset,
-            reason: "it is needed and not there".to_owned(),
-        })?;
+        let Some(file) = file else { return Ok(None) };
         let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
         let content = Bytes::from(file.read(address)?);
-        paging::read(&content).map_err(|error| Error::Corrupt {
+        paging::read(&content).map(Some).map_err(|error| Error::Corrupt {
             file: file.name().to_owned(),
             offset: key.offset,
             reason: format!("the page is not what it should be: {error}"),
@@ -86,7 +82,9 @@ impl Pager {
                 let read = pager.read(key);
                 let Some(driver) = driver.upgrade() else { return };
                 let answer: Box<dyn FnOnce(&mut Shard) + Send> = match read {
-                    Ok(content) => Box::new(move |shard| shard.page_read(key, content)),
+                    Ok(Some(content)) => Box::new(move |shard| shard.page_read(key, content)),
+                    // Since it was asked for, its messages have gone, or into another page.
+                    Ok(None) => Box::new(move |shard| shard.page_gone(key)),
                     // What cannot be read cannot be delivered, nor passed over.
                     Err(error) => {
                         let on_failure = Arc::clone(&on_failure);

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use program::Program;
-use program::amqp::{BLOCKED, Client, DELIVER, UNBLOCKED, publish};
+use program::amqp::{BLOCKED, Client, DELIVER, UNBLOCKED, publish, publish_as};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,7 +15,8 @@ const MEMORY_LIMIT: u64 = 96 << 20;
 
 /// Publishes to `queue` until nothing has been taken for a second.
 fn publish_until_stopped(client: &mut Client, queue: &str) {
-    let message = publish(queue, &[7; 4096]);
+    // Transient ones: others would go to pages.
+    let message = publish_as(1, queue, &[7; 4096]);
     let messages = message.repeat(16);
     client.stream.set_write_timeout(Some(Duration::from_secs(1))).expect("set");
     let deadline = Instant::now() + PATIENCE * 3;

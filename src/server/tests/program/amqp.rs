@@ -139,9 +139,14 @@ impl Client {
 
 /// The bytes of a persistent message for `queue`.
 pub(crate) fn publish(queue: &str, body: &[u8]) -> Vec<u8> {
+    publish_as(2, queue, body)
+}
+
+/// A publish with a delivery mode: 1 is transient, 2 persistent.
+pub(crate) fn publish_as(delivery_mode: u8, queue: &str, body: &[u8]) -> Vec<u8> {
     let size = (body.len() as u64).to_be_bytes();
     // Flag 12: the delivery mode is given.
-    let header = [&[0, 60, 0, 0][..], &size, &[0x10, 0, 2]].concat();
+    let header = [&[0, 60, 0, 0][..], &size, &[0x10, 0, delivery_mode]].concat();
     let arguments = [vec![0, 0], short(""), short(queue), vec![0]].concat();
     [method(1, (60, 40), &arguments), frame(2, 1, &header), frame(3, 1, body)].concat()
 }
