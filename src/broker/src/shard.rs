@@ -494,6 +494,13 @@ impl Shard {
         &self.dispatcher
     }
 
+    /// Whether nothing is on its way into the log, and no page on its way from the disk.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty()
+            && !self.dispatcher.has_gathered()
+            && self.dispatcher.pages_awaited() == 0
+    }
+
     /// Declares virtual hosts that are not there yet.
     pub(crate) fn declare_vhosts(&mut self, names: &[String]) {
         for name in names {

@@ -141,13 +141,15 @@ fn what_was_answered_survives_power_cuts() {
 type Lie = (&'static str, fn(&SyncSite<'_>) -> bool);
 
 /// Syncs that matter to what clients were told, each ignored by itself.
-const LIES: [Lie; 6] = [
+const LIES: [Lie; 8] = [
     ("log segments", |site| matches!(site, SyncSite::File(name) if name.starts_with("log-"))),
     ("segment headers", |site| matches!(site, SyncSite::File(name) if name.starts_with("spare-"))),
     ("the state file", |site| matches!(site, SyncSite::File("state"))),
     ("checkpoints", |site| matches!(site, SyncSite::File(name) if name.ends_with(".ckp.tmp"))),
     ("names of segments", |site| touches(site, "log-")),
     ("names of checkpoints", |site| touches(site, "checkpoint-")),
+    ("page files", |site| matches!(site, SyncSite::File(name) if name.starts_with("pages-"))),
+    ("names of page files", |site| touches(site, "pages-")),
 ];
 
 fn touches(site: &SyncSite<'_>, prefix: &str) -> bool {

@@ -119,6 +119,11 @@ impl Dispatcher {
         }
     }
 
+    /// Pages that were asked for and are not here yet.
+    pub fn pages_awaited(&self) -> usize {
+        self.pages.awaited.len()
+    }
+
     /// About what pages take in memory, in bytes.
     pub fn page_bytes(&self) -> u64 {
         self.pages.bytes
