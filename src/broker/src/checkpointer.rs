@@ -34,7 +34,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A log that has grown at all is followed by a round after this time, if there are page files:
 /// what was consumed since the last one may have emptied them.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
+const TIDY_AFTER: Duration = Duration::from_secs(30);
+
+/// The same where half of what was in pages is gone, or disk space is short.
+const TIDY_SOON_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a turn is waited for before it is asked whether there are still any.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -99,6 +102,8 @@ struct Outcome {
     next_file: u64,
     sparse: HashSet<u64>,
     has_pages: bool,
+    /// Messages in pages.
+    paged_len: u64,
 }
 
 /// Why a round ended early.
@@ -126,6 +131,7 @@ impl Checkpointer {
         let mut sparse = HashSet::new();
         let mut has_pages = !self.pager.sizes().is_empty();
         let mut last = Instant::now();
+        let mut paged_len = 0;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -134,7 +140,9 @@ impl Checkpointer {
             let Some(driver) = self.driver.upgrade() else { return };
             let young_bytes = self.options.checkpoint_after_bytes / 2;
             let Some(due) = look(&driver, young_bytes).await else { return };
-            let is_tidy = !has_pages || due.log_bytes == 0 || last.elapsed() < TIDY_EVERY;
+            let is_much = due.is_disk_short || due.paged_len < paged_len / 2;
+            let after = if is_much { TIDY_SOON_AFTER } else { TIDY_AFTER };
+            let is_tidy = !has_pages || due.log_bytes == 0 || last.elapsed() < after;
             let Some(logged_upto) = self.upto(due, is_tidy && sparse.is_empty()) else { continue };
             let is_urgent = due.unpaged_bytes >= self.options.unpaged_bytes_max;
             last = Instant::now();
@@ -168,6 +176,7 @@ impl Checkpointer {
                 Ok(()) => {
                     self.last_bytes = outcome.checkpoint_bytes;
                     has_pages = outcome.has_pages;
+                    paged_len = outcome.paged_len;
                     sparse = outcome.sparse;
                 }
                 Err(Ended::Stopped) => return,
@@ -346,6 +355,7 @@ impl Round {
         let unneeded = pages::list(&*self.storage)?.into_iter().filter(|n| !needed.contains(n));
         pages::remove(&*self.storage, unneeded.collect::<Vec<u64>>())?;
         outcome.has_pages = !needed.is_empty();
+        outcome.paged_len = ledger.paged_len();
         let sizes = self.pager.sizes();
         let mut sparse: Vec<(u64, u64)> = live
             .into_iter()

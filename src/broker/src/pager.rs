@@ -35,6 +35,22 @@ impl Pager {
         Ok(pager)
     }
 
+    /// Verifies every page of the first files, as many as have `bytes` together.
+    ///
+    /// # Errors
+    /// If a page is damaged, with file and offset, and what the operating system says.
+    pub(crate) fn verify(&self, bytes: u64) -> Result<(), Error> {
+        let mut files: Vec<_> = self.files.lock().values().cloned().collect();
+        files.sort_by_key(|file| file.number());
+        let mut left = bytes;
+        for file in files {
+            let Some(rest) = left.checked_sub(file.bytes()) else { return Ok(()) };
+            left = rest;
+            file.verify()?;
+        }
+        Ok(())
+    }
+
     /// A file was written.
     pub(crate) fn add(&self, file: Arc<PageFile>) {
         self.files.lock().insert(file.number(), file);

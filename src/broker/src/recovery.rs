@@ -134,11 +134,17 @@ pub(crate) fn recover(
     Ok(RecoveredLedger { ledger, applied, checkpoint_bytes, log_bytes, pager, next_file, started })
 }
 
+/// Bytes of page files that are read before the broker starts, so that damage keeps it from
+/// starting: what a disk reads in about half a second. The rest is read when it is needed, and by
+/// `isthmus storage verify`.
+const VERIFIED_AT_START_BYTES: u64 = 128 << 20;
+
 /// Opens the page files that the ledger refers to and removes the others, which a crash has left;
 /// returns the number that none of them has.
 fn open_pages(storage: &SharedStorage, ledger: &Ledger) -> Result<(Pager, u64), RecoveryError> {
     let needed = ledger.page_files();
     let pager = Pager::open(storage, needed.keys().copied())?;
+    pager.verify(VERIFIED_AT_START_BYTES)?;
     let files = pages::list(&**storage)?;
     let next_file = files.last().map_or(1, |last| last + 1);
     let left_over = files.into_iter().filter(|file| !needed.contains_key(file));

@@ -195,6 +195,10 @@ pub(crate) struct Due {
     pub(crate) log_bytes: u64,
     /// About what is in memory alone, in bytes.
     pub(crate) unpaged_bytes: u64,
+    /// Messages in pages.
+    pub(crate) paged_len: u64,
+    /// Whether disk space is short.
+    pub(crate) is_disk_short: bool,
     /// The last entry that is applied.
     pub(crate) applied: u64,
     /// The last entry that is no longer young.
@@ -514,6 +518,8 @@ impl Shard {
         Due {
             log_bytes: self.marks.bytes() - self.checkpointed_at_bytes,
             unpaged_bytes: self.ledger.unpaged_bytes(),
+            paged_len: self.ledger.paged_len(),
+            is_disk_short: self.pressure.shortage().disk,
             applied: self.applied,
             is_committed: self.committed >= self.applied,
             old_upto: self.marks.index_before(young_bytes).min(self.applied),

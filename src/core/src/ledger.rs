@@ -39,6 +39,8 @@ pub struct Ledger {
     index: u64,
     /// About what of its messages is in memory alone, in bytes.
     unpaged_bytes: u64,
+    /// How many of its messages are in pages.
+    paged_len: u64,
     /// What a checkpoint that is being read has said and not kept yet.
     restoring: Restoring,
 }
@@ -124,6 +126,7 @@ impl Ledger {
             time: Time(0),
             index: 0,
             unpaged_bytes: 0,
+            paged_len: 0,
             restoring: Restoring::default(),
         }
     }
@@ -166,6 +169,11 @@ impl Ledger {
     /// The log time of the latest entry.
     pub fn time(&self) -> Time {
         self.time
+    }
+
+    /// How many of its messages are in pages.
+    pub fn paged_len(&self) -> u64 {
+        self.paged_len
     }
 
     /// Applies a committed entry, which must be the next in the log.
@@ -275,14 +283,16 @@ impl Ledger {
     fn change(&mut self, id: QueueId, change: impl FnOnce(&mut QueueLedger)) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let queue = Arc::make_mut(queue);
-        let before = queue.runs.unpaged_bytes();
+        let before = (queue.runs.unpaged_bytes(), queue.runs.paged_len());
         change(queue);
-        self.unpaged_bytes = self.unpaged_bytes - before + queue.runs.unpaged_bytes();
+        self.unpaged_bytes = self.unpaged_bytes - before.0 + queue.runs.unpaged_bytes();
+        self.paged_len = self.paged_len - before.1 + queue.runs.paged_len();
     }
 
     fn forget(&mut self, id: QueueId) {
         if let Some(queue) = self.queues.remove(&id) {
             self.unpaged_bytes -= queue.runs.unpaged_bytes();
+            self.paged_len -= queue.runs.paged_len();
         }
         self.windows.remove(&WindowOf::Queue(id));
     }

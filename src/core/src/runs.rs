@@ -165,6 +165,10 @@ impl Part {
     }
 }
 
+fn paged_len(part: &Part) -> u64 {
+    if matches!(part, Part::Paged(_)) { part.len() } else { 0 }
+}
+
 /// What stands beside a page is to go into a page of its own one day.
 fn paged_footprint(run: &PagedRun) -> u64 {
     if run.over.is_some() { RUN_BYTES + u64::from(run.len) } else { 0 }
@@ -177,6 +181,8 @@ pub struct RunMap {
     /// By their first sequence; none reaches into another.
     runs: BTreeMap<Sequence, Part>,
     len: u64,
+    /// How many of them are in pages.
+    paged_len: u64,
     unpaged_bytes: u64,
     /// Runs below this sequence have been looked at for sparse batches.
     swept: Sequence,
@@ -193,6 +199,11 @@ impl RunMap {
         self.len == 0
     }
 
+    /// How many messages are in pages.
+    pub fn paged_len(&self) -> u64 {
+        self.paged_len
+    }
+
     /// About what is in memory alone, in bytes.
     pub fn unpaged_bytes(&self) -> u64 {
         self.unpaged_bytes
@@ -207,6 +218,7 @@ impl RunMap {
     /// Adds messages that overlap no others.
     pub(crate) fn insert_part(&mut self, part: Part) {
         self.len += part.len();
+        self.paged_len += paged_len(&part);
         self.unpaged_bytes += part.footprint();
         let key = part.first();
         let old = self.runs.insert(key, part);
@@ -216,6 +228,7 @@ impl RunMap {
     fn take(&mut self, key: Sequence) -> Option<Part> {
         let part = self.runs.remove(&key)?;
         self.len -= part.len();
+        self.paged_len -= paged_len(&part);
         self.unpaged_bytes -= part.footprint();
         Some(part)
     }
@@ -343,6 +356,7 @@ impl RunMap {
             Some(Part::Paged(run)) => {
                 self.unpaged_bytes -= paged_footprint(&run);
                 self.len -= u64::from(run.left());
+                self.paged_len -= u64::from(run.left());
                 let (head, tail) = run.split(at);
                 let halves = [head, tail].into_iter().flatten();
                 halves.for_each(|run| self.insert_part(Part::Paged(run)));
