@@ -209,6 +209,27 @@ def test_an_auto_delete_queue_goes_with_its_last_consumer(connection, channel, n
     eventually(lambda: not queue_exists(connection, name))
 
 
+def test_getting_is_not_consuming(connection, channel, name):
+    """An auto-delete queue outlives it, nobody counts it, and it passes by whoever has the queue."""
+    channel.queue_declare(name, auto_delete=True)
+    for number in range(4):
+        channel.basic_publish("", name, b"%d" % number)
+    other = connection.channel()
+    eventually(lambda: message_count(channel, name) == 4)
+    assert channel.basic_get(name, auto_ack=True)[2] == b"0"
+    assert channel.basic_get(name)[2] == b"1"
+    declared = other.queue_declare(name, passive=True).method
+    assert (declared.message_count, declared.consumer_count) == (2, 0)
+    other.basic_qos(prefetch_count=1)
+    alone = other.basic_consume(name, lambda *_: None, exclusive=True)
+    eventually(lambda: other.queue_declare(name, passive=True).method.message_count == 1)
+    assert channel.basic_get(name, auto_ack=True)[2] == b"3"
+    assert channel.basic_get(name) == (None, None, None)
+    assert other.queue_declare(name, passive=True).method.consumer_count == 1
+    other.basic_cancel(alone)
+    eventually(lambda: not queue_exists(connection, name))
+
+
 def test_an_auto_delete_exchange_goes_with_its_last_binding(connection, channel, queue, name):
     exchange = name + ".exchange"
     channel.exchange_declare(exchange, "topic", auto_delete=True)

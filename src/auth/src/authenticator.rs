@@ -1,6 +1,7 @@
-//! Logging in from async code: off the runtime, two at a time, with successes remembered.
+//! Logging in from async code: two at a time, beside messaging, with successes remembered.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use blake2::digest::{KeyInit, Mac};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::hashers::Hashers;
 use crate::{AuthError, Hashing, SharedDirectory, User};
 
 /// Verifications at once. Each takes a core and the hash's memory, so a flood of logins must not
@@ -22,11 +24,23 @@ const CACHE_ENTRIES_MAX: usize = 4096;
 /// How long a success is remembered.
 const CACHE_LIFETIME: Duration = Duration::from_secs(300);
 
+/// Why nobody can be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system gives no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The system starts no threads.
+    #[error("cannot start the threads that verify passwords: {0}")]
+    Threads(#[from] io::Error),
+}
+
 /// Verifies logins against the users of a directory.
 pub struct Authenticator {
     directory: SharedDirectory,
     hashing: Hashing,
-    cache: Arc<Mutex<Cache>>,
+    cache: Mutex<Cache>,
+    hashers: Hashers,
     permits: Arc<Semaphore>,
 }
 
@@ -34,15 +48,13 @@ impl Authenticator {
     /// Verifies against the users of `directory`.
     ///
     /// # Errors
-    /// If the system gives no random numbers.
-    pub fn new(
-        directory: SharedDirectory,
-        hashing: Hashing,
-    ) -> Result<Authenticator, getrandom::Error> {
+    /// [`StartError`]
+    pub fn new(directory: SharedDirectory, hashing: Hashing) -> Result<Authenticator, StartError> {
         Ok(Authenticator {
             directory,
             hashing,
-            cache: Arc::new(Mutex::new(Cache::new()?)),
+            cache: Mutex::new(Cache::new()?),
+            hashers: Hashers::start(VERIFICATIONS_MAX)?,
             permits: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
         })
     }
@@ -75,21 +87,21 @@ impl Authenticator {
             return allowed_from(user, peer);
         }
         let user = self.directory.load().user(name).cloned();
-        let (hashing, cache) = (self.hashing.clone(), Arc::clone(&self.cache));
-        let password = password.to_owned();
-        let verification = tokio::task::spawn_blocking(move || {
+        let (hashing, password) = (self.hashing.clone(), password.to_owned());
+        let verification = self.hashers.run(move || {
+            let hash = user.as_ref().map(|user| &user.password_hash);
+            let verified = hashing.verify(&password, hash);
             // The permit lives as long as the work: dropping the future does not stop a thread.
-            let _permit = permit;
-            hashing.verify(&password, user.as_ref().map(|user| &user.password_hash))?;
-            let user = user.ok_or(AuthError::Refused)?;
-            // Failures are not remembered: guesses would push the successes out.
-            cache.lock().insert(key, Arc::clone(&user), Instant::now());
-            Ok(user)
+            (verified.and_then(|()| user.ok_or(AuthError::Refused)), permit)
         });
-        verification
-            .await
-            .unwrap_or(Err(AuthError::Unavailable))
-            .and_then(|u| allowed_from(u, peer))
+        let (user, permit) = verification.await.ok_or(AuthError::Unavailable)?;
+        let user = user?;
+        // Here and not on a thread that may be kept waiting with the lock in its hand. Failures
+        // are not remembered: guesses would push the successes out.
+        self.cache.lock().insert(key, Arc::clone(&user), Instant::now());
+        // Whoever has waited for the place finds that.
+        drop(permit);
+        allowed_from(user, peer)
     }
 
     /// The user of a name that something else has proven: a certificate that was verified.

@@ -4,7 +4,7 @@
 //!   form as settings of the broker ([`isthmus_model::SettingKey`]).
 //! - [`Hashing`], [`PasswordHash`]: how passwords are kept.
 //! - [`Directory`]: all of that as it is now, arranged to be asked.
-//! - [`Authenticator`]: logging in, off the runtime and two at a time.
+//! - [`Authenticator`]: logging in, two at a time, on threads of low priority.
 //! - [`Logins`]: who a client is, by asking one [`Backend`] after the other: [`Internal`], the users
 //!   above, by password or certificate; [`OAuth2`], by access token; [`Ldap`], by a directory.
 //! - [`Access`]: what one user of the first kind may do in one virtual host, asked for every action.
@@ -13,6 +13,7 @@ mod access;
 mod authenticator;
 mod backend;
 mod directory;
+mod hashers;
 mod internal;
 mod ldap;
 mod logins;
@@ -21,7 +22,7 @@ mod password;
 mod user;
 
 pub use access::Access;
-pub use authenticator::Authenticator;
+pub use authenticator::{Authenticator, StartError};
 pub use backend::{Attempt, Backend, Refusal, RefusalKind};
 pub use directory::{Directory, SharedDirectory};
 pub use internal::{CertificateName, Internal};

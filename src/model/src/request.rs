@@ -109,6 +109,11 @@ pub struct Attach {
     pub lease_ms: Option<u64>,
     /// Refuse if others consume, and refuse others from now on.
     pub exclusive: bool,
+    /// A look at the queue and no consumer of it (AMQP 0-9-1's basic.get): it takes what is there
+    /// within its credit, past those who have the queue for themselves or are served alone, and
+    /// nobody counts it: an auto-delete queue neither begins nor ends with it. `exclusive` means
+    /// nothing then.
+    pub look: bool,
     /// Options of the protocol that the broker understands (`x-priority` …).
     pub arguments: Table,
     /// The name under which operators see it.

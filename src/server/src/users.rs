@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use isthmus_auth::{
     Authenticator, Backend as Asked, Directory, HashCost, HashError, Hashing, Internal, Ldap,
-    Logins, OAuth2, Permission, SharedDirectory, User,
+    Logins, OAuth2, Permission, SharedDirectory, StartError, User,
 };
 use isthmus_broker::OnSettings;
 use isthmus_contract::model::{CommandError, SettingKey, SettingKind};
@@ -31,9 +31,9 @@ pub(crate) enum UsersError {
     /// A password cannot be hashed.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// The system gives no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    /// Passwords cannot be verified.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Access tokens cannot be verified.
     #[error("auth.oauth2: {0}")]
     OAuth2(#[from] isthmus_oauth2::ConfigError),

@@ -142,6 +142,7 @@ impl Amqp091Session {
             credit,
             lease_ms: None,
             exclusive: consume.exclusive,
+            look: false,
             arguments,
             tag,
         }));
@@ -260,6 +261,7 @@ impl Amqp091Session {
             credit: Credit::Explicit { credit: 1, drain: true, deadline: self.now },
             lease_ms: None,
             exclusive: false,
+            look: true,
             arguments: isthmus_model::Table::default(),
             tag,
         }));

@@ -202,6 +202,7 @@ impl MqttSession {
                     credit,
                     lease_ms: None,
                     exclusive: true,
+                    look: false,
                     arguments: Table::default(),
                 })
             });

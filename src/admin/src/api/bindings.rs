@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::caller::Caller;
+use super::error::Body;
 use super::{Api, ApiError, ApiState, json as convert, vhosts};
 
 /// Names a binding between two ends: its key, and what tells its arguments apart. It is the same
@@ -80,10 +81,8 @@ async fn matching(
 
 pub(super) async fn list(State(api): ApiState, caller: Caller) -> Result<Json<Value>, ApiError> {
     let mut all = Vec::new();
-    for vhost in vhosts::names(&api).await? {
-        if caller.sees(&vhost).await
-            && let Json(Value::Array(found)) = matching(&api, vhost.to_string(), |_| true).await?
-        {
+    for vhost in vhosts::seen_by(&caller, &api).await? {
+        if let Json(Value::Array(found)) = matching(&api, vhost.to_string(), |_| true).await? {
             all.extend(found);
         }
     }
@@ -179,9 +178,9 @@ pub(super) async fn post(
     State(api): ApiState,
     caller: Caller,
     Path((vhost, source, kind, name)): Path<(String, String, String, String)>,
-    body: Result<Json<BindingBody>, axum::extract::rejection::JsonRejection>,
+    body: Body<BindingBody>,
 ) -> Result<Response, ApiError> {
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     let mut client = caller.client(&api, &vhost).await?;
     let binding = bind_with(&mut client, &source, &kind, &name, body).await?;
     let location = HeaderValue::from_str(&properties_key(&binding));

@@ -1,5 +1,7 @@
 //! Why a request of the API is refused.
 
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use isthmus_model::CommandError;
@@ -28,6 +30,15 @@ pub enum ApiError {
     Broker(#[from] CommandError),
 }
 
+/// The body of a request, or what is wrong with it.
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> ApiError {
+        ApiError::Invalid(rejection.body_text())
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let reason = self.to_string();
@@ -42,7 +53,7 @@ impl IntoResponse for ApiError {
             ApiError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             ApiError::Invalid(_) | ApiError::Broker(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         };
-        let body = axum::Json(json!({ "error": error, "reason": reason }));
+        let body = Json(json!({ "error": error, "reason": reason }));
         let mut response = (status, body).into_response();
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"Isthmus\"");

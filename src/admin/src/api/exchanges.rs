@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::caller::Caller;
+use super::error::Body;
 use super::{ApiError, ApiState, json as convert, vhosts};
 
 /// An exchange as it is asked for.
@@ -60,10 +61,8 @@ fn show(shard: &Shard, vhost: &str, def: &ExchangeDef) -> Value {
 
 pub(super) async fn list(State(api): ApiState, caller: Caller) -> Result<Json<Value>, ApiError> {
     let mut all = Vec::new();
-    for vhost in vhosts::names(&api).await? {
-        if caller.sees(&vhost).await {
-            all.extend(api.inspect(move |shard| of_vhost(shard, &vhost)).await?);
-        }
+    for vhost in vhosts::seen_by(&caller, &api).await? {
+        all.extend(api.inspect(move |shard| of_vhost(shard, &vhost)).await?);
     }
     Ok(Json(Value::Array(all)))
 }
@@ -94,9 +93,9 @@ pub(super) async fn put(
     State(api): ApiState,
     caller: Caller,
     Path((vhost, name)): Path<(String, String)>,
-    body: Result<Json<ExchangeBody>, axum::extract::rejection::JsonRejection>,
+    body: Body<ExchangeBody>,
 ) -> Result<StatusCode, ApiError> {
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     let mut client = caller.client(&api, &vhost).await?;
     let asked = name.clone();
     let is_new = api

@@ -8,14 +8,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Tag};
+use super::error::Body;
 use super::{Api, ApiError, ApiState, json as convert};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct LimitBody {
     value: i64,
 }
-
-type Body = Result<Json<LimitBody>, axum::extract::rejection::JsonRejection>;
 
 fn user_key(name: &str) -> SettingKey {
     SettingKey::global(SettingKind::UserLimit, name)
@@ -25,16 +24,26 @@ fn vhost_key(name: &str) -> SettingKey {
     SettingKey::of_vhost(SettingKind::VhostLimit, name, "")
 }
 
-async fn all(api: &Api, kind: SettingKind) -> Result<Vec<Value>, ApiError> {
+/// The limits of everybody of a kind who has any, or of the one called `name`.
+async fn of_kind(
+    api: &Api,
+    caller: &Caller,
+    kind: SettingKind,
+    name: Option<&str>,
+) -> Result<Json<Value>, ApiError> {
+    caller.must_be(Tag::Monitoring)?;
     let settings = api.inspect(|shard| shard.ledger().settings().clone()).await?;
-    let show = |(key, table): (&SettingKey, &std::sync::Arc<Table>)| {
-        let limits = convert::object(table);
-        match kind {
-            SettingKind::UserLimit => json!({ "user": &*key.name, "value": limits }),
-            _ => json!({ "vhost": &*key.vhost, "value": limits }),
+    let mut limits = Vec::new();
+    for (key, table) in settings.of_kind(kind) {
+        let (whose, called) = match kind {
+            SettingKind::UserLimit => ("user", &*key.name),
+            _ => ("vhost", &*key.vhost),
+        };
+        if name.is_none_or(|name| name == called) {
+            limits.push(json!({ whose: called, "value": convert::object(table) }));
         }
-    };
-    Ok(settings.of_kind(kind).map(show).collect())
+    }
+    Ok(Json(Value::Array(limits)))
 }
 
 /// Gives one limit a value, or none, beside the others.
@@ -62,8 +71,7 @@ pub(super) async fn list_users(
     State(api): ApiState,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    caller.must_be(Tag::Monitoring)?;
-    Ok(Json(Value::Array(all(&api, SettingKind::UserLimit).await?)))
+    of_kind(&api, &caller, SettingKind::UserLimit, None).await
 }
 
 pub(super) async fn list_user(
@@ -71,20 +79,17 @@ pub(super) async fn list_user(
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    caller.must_be(Tag::Monitoring)?;
-    let mut limits = all(&api, SettingKind::UserLimit).await?;
-    limits.retain(|limit| limit["user"] == *name);
-    Ok(Json(Value::Array(limits)))
+    of_kind(&api, &caller, SettingKind::UserLimit, Some(&name)).await
 }
 
 pub(super) async fn put_user(
     State(api): ApiState,
     caller: Caller,
     Path((name, limit)): Path<(String, String)>,
-    body: Body,
+    body: Body<LimitBody>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be(Tag::Administrator)?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     if api.directory.load().user(&name).is_none() {
         return Err(ApiError::NotFound);
     }
@@ -104,8 +109,7 @@ pub(super) async fn list_vhosts(
     State(api): ApiState,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    caller.must_be(Tag::Monitoring)?;
-    Ok(Json(Value::Array(all(&api, SettingKind::VhostLimit).await?)))
+    of_kind(&api, &caller, SettingKind::VhostLimit, None).await
 }
 
 pub(super) async fn list_vhost(
@@ -113,20 +117,17 @@ pub(super) async fn list_vhost(
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    caller.must_be(Tag::Monitoring)?;
-    let mut limits = all(&api, SettingKind::VhostLimit).await?;
-    limits.retain(|limit| limit["vhost"] == *name);
-    Ok(Json(Value::Array(limits)))
+    of_kind(&api, &caller, SettingKind::VhostLimit, Some(&name)).await
 }
 
 pub(super) async fn put_vhost(
     State(api): ApiState,
     caller: Caller,
     Path((name, limit)): Path<(String, String)>,
-    body: Body,
+    body: Body<LimitBody>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be(Tag::Administrator)?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     set(&api, vhost_key(&name), &limit, Some(body.value)).await
 }
 

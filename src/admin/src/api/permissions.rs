@@ -9,9 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Tag};
+use super::error::Body;
 use super::{Api, ApiError, ApiState, json as convert};
-
-type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct PermissionBody {
@@ -108,7 +107,7 @@ pub(super) async fn put(
     body: Body<PermissionBody>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be(Tag::Administrator)?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     must_exist(&api, &user)?;
     let key = SettingKey::of_vhost(SettingKind::Permission, &vhost, &user);
     let is_new = all(&api, |other| *other == key).await?.is_empty();
@@ -163,7 +162,7 @@ pub(super) async fn put_topics(
     body: Body<TopicBody>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be(Tag::Administrator)?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     must_exist(&api, &user)?;
     set_topic(&api, &vhost, &user, &body.exchange, Some((&body.write, &body.read))).await?;
     Ok(StatusCode::NO_CONTENT)

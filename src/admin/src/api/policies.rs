@@ -7,6 +7,7 @@ use isthmus_model::{SettingKey, SettingKind};
 use serde_json::{Map, Value};
 
 use super::caller::{Caller, Tag};
+use super::error::Body;
 use super::{Api, ApiError, ApiState, json as convert};
 
 /// What policies are found under. Other words are not found.
@@ -90,12 +91,12 @@ pub(super) async fn put(
     State(api): ApiState,
     caller: Caller,
     Path((path, vhost, name)): Path<(String, String, String)>,
-    body: Result<Json<Map<String, Value>>, axum::extract::rejection::JsonRejection>,
+    body: Body<Map<String, Value>>,
 ) -> Result<StatusCode, ApiError> {
     let kind = kind(&path)?;
     must_be_allowed(&caller, kind)?;
     caller.must_see(&api, &vhost).await?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     let key = SettingKey::of_vhost(kind, &vhost, &name);
     let asked = key.clone();
     let is_new = api.inspect(move |shard| shard.ledger().settings().get(&asked).is_none()).await?;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::caller::Caller;
+use super::error::Body;
 use super::exchanges::yes;
 use super::{ApiError, ApiState, json as convert, vhosts};
 
@@ -59,12 +60,7 @@ fn shown(shard: &Shard, sees: impl Fn(&str) -> bool, name: Option<&str>) -> Vec<
 }
 
 pub(super) async fn list(State(api): ApiState, caller: Caller) -> Result<Json<Value>, ApiError> {
-    let mut seen = Vec::new();
-    for vhost in vhosts::names(&api).await? {
-        if caller.sees(&vhost).await {
-            seen.push(vhost);
-        }
-    }
+    let seen = vhosts::seen_by(&caller, &api).await?;
     let sees = move |vhost: &str| seen.iter().any(|seen| &**seen == vhost);
     Ok(Json(Value::Array(api.inspect(move |shard| shown(shard, sees, None)).await?)))
 }
@@ -93,9 +89,9 @@ pub(super) async fn put(
     State(api): ApiState,
     caller: Caller,
     Path((vhost, name)): Path<(String, String)>,
-    body: Result<Json<QueueBody>, axum::extract::rejection::JsonRejection>,
+    body: Body<QueueBody>,
 ) -> Result<StatusCode, ApiError> {
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     let mut client = caller.client(&api, &vhost).await?;
     let (asked_vhost, asked) = (vhost.clone(), name.clone());
     let is_new = api

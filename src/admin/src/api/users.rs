@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::caller::{Caller, Tag};
+use super::error::Body;
 use super::{Api, ApiError, ApiState, json, set_with};
 
 /// The longest name of a user, in bytes.
@@ -90,10 +91,10 @@ pub(super) async fn put(
     State(api): ApiState,
     caller: Caller,
     Path(name): Path<String>,
-    body: Result<Json<UserBody>, axum::extract::rejection::JsonRejection>,
+    body: Body<UserBody>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be(Tag::Administrator)?;
-    let Json(body) = body.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Json(body) = body?;
     let is_new = api.directory.load().user(&name).is_none();
     let user = user(&api, &name, body).await?;
     api.set(SettingKey::global(SettingKind::User, &name), Some(user.table())).await?;

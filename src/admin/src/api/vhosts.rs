@@ -17,12 +17,7 @@ use super::{Api, ApiError, ApiState};
 const NAME_BYTES_MAX: usize = 255;
 
 pub(super) async fn list(State(api): ApiState, caller: Caller) -> Result<Json<Value>, ApiError> {
-    let mut seen = Vec::new();
-    for name in names(&api).await? {
-        if caller.sees(&name).await {
-            seen.push(name);
-        }
-    }
+    let seen = seen_by(&caller, &api).await?;
     let statuses = api.inspect(move |shard| statuses(shard, &seen)).await?;
     Ok(Json(Value::Array(statuses)))
 }
@@ -30,6 +25,17 @@ pub(super) async fn list(State(api): ApiState, caller: Caller) -> Result<Json<Va
 /// The names of every virtual host, in their order.
 pub(super) async fn names(api: &Api) -> Result<Vec<Arc<str>>, ApiError> {
     api.inspect(|shard| shard.dispatcher().topology().vhosts().into_iter().cloned().collect()).await
+}
+
+/// The names of those that `caller` may see, in their order.
+pub(super) async fn seen_by(caller: &Caller, api: &Api) -> Result<Vec<Arc<str>>, ApiError> {
+    let mut seen = Vec::new();
+    for name in names(api).await? {
+        if caller.sees(&name).await {
+            seen.push(name);
+        }
+    }
+    Ok(seen)
 }
 
 pub(super) async fn get(

@@ -364,6 +364,7 @@ impl Client {
                 credit,
                 lease_ms: None,
                 exclusive: false,
+                look: false,
                 arguments: Table::default(),
                 tag: "test".into(),
             })

@@ -18,6 +18,8 @@ pub(super) struct Consumer {
     pub(super) id: ConsumerId,
     pub(super) queue: QueueId,
     pub(super) mode: AttachMode,
+    /// Whether it only takes what is there: no consumer in the eyes of anybody.
+    pub(super) look: bool,
     /// Higher ones are served first.
     pub(super) priority: i64,
     pub(super) credit: Credit,
@@ -118,7 +120,7 @@ impl Dispatcher {
         let one_at_a_time = queue.options.single_active_consumer;
         let taken = queue.exclusive_consumer.is_some()
             || (attach.exclusive && (one_at_a_time || !queue.consumers.is_empty()));
-        if taken {
+        if taken && !attach.look {
             return Err(CommandError::Refused(format!(
                 "queue '{}' in vhost '{}' in exclusive use",
                 attach.queue, session.vhost
@@ -130,6 +132,7 @@ impl Dispatcher {
             id: attach.consumer,
             queue: queue_id,
             mode: attach.mode,
+            look: attach.look,
             priority,
             credit: attach.credit,
             lease_ms: attach.lease_ms,
@@ -138,13 +141,11 @@ impl Dispatcher {
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
-        queue.consumers.push(key);
-        queue.had_consumer = true;
-        if attach.exclusive {
-            queue.exclusive_consumer = Some(key);
-        }
-        if one_at_a_time {
-            queue.active_consumer.get_or_insert(key);
+        if attach.look {
+            queue.looks.push(key);
+            self.in_use(queue_id);
+        } else {
+            queue.add_consumer(key, attach.exclusive);
         }
         self.watch_drain(key);
         self.give_turn(key);
@@ -156,7 +157,7 @@ impl Dispatcher {
         let consumer = &mut self.consumers[key];
         let (id, priority) = (consumer.queue, consumer.priority);
         if let Some(queue) = self.queues.get_mut(&id)
-            && queue.serves(key)
+            && (consumer.look || queue.serves(key))
             && !std::mem::replace(&mut consumer.has_turn, true)
         {
             queue.turns.push(priority, key);
@@ -224,8 +225,9 @@ impl Dispatcher {
         let consumer = self.consumers.remove(key);
         let mut was_active = false;
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
-            if let Some(place) = queue.consumers.iter().position(|k| *k == key) {
-                queue.consumers.remove(place);
+            let alike = if consumer.look { &mut queue.looks } else { &mut queue.consumers };
+            if let Some(place) = alike.iter().position(|k| *k == key) {
+                alike.remove(place);
             }
             queue.turns.remove(consumer.priority, key);
             if queue.exclusive_consumer == Some(key) {
@@ -323,7 +325,7 @@ impl Dispatcher {
         let ready = q.ready.len();
         let now = self.clock.monotonic;
         let mut drains = false;
-        for key in q.consumers.clone() {
+        for key in q.receivers() {
             let consumer = &mut self.consumers[key];
             let drained = ready == 0 && consumer.drains_at(now);
             let Credit::Explicit { credit, drain: drain @ true, .. } = &mut consumer.credit else {

@@ -504,7 +504,7 @@ impl Dispatcher {
 
     /// How many consumers there are.
     pub fn consumer_count(&self) -> usize {
-        self.consumers.len()
+        self.queues.values().map(|queue| queue.consumers.len()).sum()
     }
 }
 

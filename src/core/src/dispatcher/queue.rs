@@ -44,6 +44,8 @@ pub(super) struct Queue {
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their coming.
     pub(super) consumers: Vec<usize>,
+    /// Places in the same table of those that only take what is there.
+    pub(super) looks: Vec<usize>,
     /// Those that may have credit, in the order of their turns. One that is found to have none is
     /// taken out until its credit grows: however many wait, they cost a delivery nothing.
     pub(super) turns: Turns,
@@ -128,6 +130,7 @@ impl Queue {
             pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
+            looks: Vec::new(),
             turns: Turns::default(),
             exclusive_consumer: None,
             active_consumer: None,
@@ -168,6 +171,23 @@ impl Queue {
         self.options = policies.options(&self.def);
         self.policies = policies;
         self.can_expire |= self.options.message_ttl_ms.is_some();
+    }
+
+    /// Lets a consumer be one of the queue's.
+    pub(super) fn add_consumer(&mut self, key: usize, exclusive: bool) {
+        self.consumers.push(key);
+        self.had_consumer = true;
+        if exclusive {
+            self.exclusive_consumer = Some(key);
+        }
+        if self.options.single_active_consumer {
+            self.active_consumer.get_or_insert(key);
+        }
+    }
+
+    /// Everybody who may be delivered to: its consumers, and those who only look.
+    pub(super) fn receivers(&self) -> Vec<usize> {
+        [&self.consumers[..], &self.looks].concat()
     }
 
     /// Whether a consumer of this queue may get messages.

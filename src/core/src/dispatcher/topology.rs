@@ -305,7 +305,7 @@ impl Dispatcher {
     pub(super) fn remove_queue(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get(&id) else { return };
         let (vhost, name) = (Arc::clone(&queue.vhost), Arc::clone(&queue.def.name));
-        for key in queue.consumers.clone() {
+        for key in queue.receivers() {
             self.cancel_consumer(key, DetachReason::QueueDeleted);
         }
         self.windows.remove(&WindowOf::Queue(id));

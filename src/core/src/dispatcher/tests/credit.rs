@@ -299,6 +299,23 @@ fn an_exclusive_consumer_has_the_queue_for_itself() {
 }
 
 #[test]
+fn a_look_is_neither_refused_for_an_exclusive_consumer_nor_in_its_way() {
+    let mut rig = filled(1);
+    rig.open("bert");
+    let look = rig.attach("bert", getting(1, "q"));
+    let alone = rig.attach("anna", Attach { exclusive: true, ..consuming(1, "q") });
+    rig.run();
+    assert_eq!(rig.heard("anna"), [done(alone)]);
+    assert_eq!(
+        rig.heard("bert"),
+        [&done(look), "consumer 1: 1", "consumer 1: credit 0, spent, 0 ready"]
+    );
+    let look = rig.attach("bert", getting(2, "q"));
+    rig.run();
+    assert_eq!(rig.heard("bert"), [&done(look), "consumer 2: credit 0, drained, 0 ready"]);
+}
+
+#[test]
 fn a_name_in_use_is_refused_and_is_free_again_after_detaching() {
     let mut rig = filled(0);
     rig.attach("anna", consuming(1, "q"));

@@ -80,6 +80,35 @@ fn an_auto_delete_queue_waits_for_its_first_consumer_and_goes_with_its_last() {
 }
 
 #[test]
+fn a_look_neither_begins_nor_ends_the_use_of_an_auto_delete_queue() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", QueueDef { auto_delete: true, ..queue("q") });
+    rig.publish("anna", numbered("q", 3));
+    rig.run();
+    rig.attach("anna", getting(1, "q"));
+    rig.run();
+    assert_eq!(rig.find_status("q").map(|q| q.consumers), Some(0), "nobody counts it");
+    assert_eq!(rig.dispatcher.consumer_count(), 0);
+    rig.detach("anna", 1);
+    rig.run();
+    rig.attach("bert", getting(1, "q"));
+    rig.run();
+    rig.close("bert");
+    rig.run();
+    assert_eq!(rig.counts("q"), (2, 1), "what bert looked at is back, and the queue is there");
+
+    rig.attach("anna", getting(2, "q"));
+    rig.attach("anna", prefetching(3, "q", 1));
+    rig.run();
+    rig.detach("anna", 3);
+    rig.run();
+    assert!(rig.find_status("q").is_none(), "a look does not keep it either");
+    assert!(rig.heard("anna").contains(&"consumer 2: QueueDeleted".to_owned()));
+}
+
+#[test]
 fn auto_delete_exchanges_go_with_their_last_binding_one_after_the_other() {
     let mut rig = Rig::new();
     rig.open("anna");

@@ -852,6 +852,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         credit: Credit::Window { limit: None, shared: None },
         lease_ms: None,
         exclusive: false,
+        look: false,
         arguments: Table::default(),
         tag: "".into(),
     }
@@ -872,5 +873,5 @@ pub(super) fn taking(consumer: u64, queue: &str) -> Attach {
 /// Asks for one message now or none (AMQP 0-9-1's basic.get).
 pub(super) fn getting(consumer: u64, queue: &str) -> Attach {
     let credit = Credit::Explicit { credit: 1, drain: true, deadline: Time(0) };
-    Attach { credit, ..consuming(consumer, queue) }
+    Attach { credit, look: true, ..consuming(consumer, queue) }
 }

@@ -171,3 +171,23 @@ fn a_session_that_ends_counts_as_a_failed_delivery_and_the_count_outlasts_a_rest
     rig.run();
     assert_eq!(rig.counts("q"), (0, 0));
 }
+
+#[test]
+fn a_look_takes_no_place_and_needs_none() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.open("bert");
+    rig.declare("anna", one_at_a_time("q"));
+    rig.publish("anna", numbered("q", 4));
+    rig.run();
+    rig.attach("bert", getting(1, "q"));
+    rig.run();
+    assert_eq!(bodies(&rig.got("bert")), ["1"]);
+    rig.attach("anna", prefetching(1, "q", 1));
+    rig.run();
+    assert_eq!(bodies(&rig.got("anna")), ["2"], "a look that has not gone yet is not in the way");
+    rig.attach("bert", getting(2, "q"));
+    rig.run();
+    assert_eq!(bodies(&rig.got("bert")), ["3"], "nor is the one that is served in the way of it");
+    assert_eq!(rig.counts("q"), (1, 3));
+}
