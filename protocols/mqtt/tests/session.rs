@@ -594,7 +594,7 @@ fn the_brokers_goodbye_is_told() {
 #[test]
 fn a_shortage_holds_publishes_back_and_nothing_else() {
     let mut rig = Rig::accepted();
-    rig.event(Event::Pressure(Shortage { memory: true, disk: false }));
+    rig.event(Event::Pressure(Shortage { memory: true, disk: false, paging: false }));
     assert_eq!(rig.send(&[0xC0, 0]), [0xD0, 0]);
     assert!(!rig.session.is_holding());
     assert_eq!(rig.send(&publish5(0x30, "a", &[], "m")), []);
