@@ -55,19 +55,19 @@ impl Pager {
     /// # Errors
     /// If it is damaged, with file and offset, and what the operating system says.
     pub(crate) fn read(&self, key: PageKey) -> Result<PageContent, Error> {
-        let file = self.files.lock().get(&key.file).cloned();
-        let file = file.ok_or_else(|| Error::Corrupt {
-            file: format!("page file {}", key.file),
-            offset: key.offset,
-            reason: "it is needed and not there".to_owned(),
-        })?;
-        let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
-        let content = Bytes::from(file.read(address)?);
-        paging::read(&content).map_err(|error| Error::Corrupt {
-            file: file.name().to_owned(),
-            offset: key.offset,
-            reason: format!("the page is not what it should be: {error}"),
+        self.read_known(key).unwrap_or_else(|| {
+            Err(Error::Corrupt {
+                file: format!("page file {}", key.file),
+                offset: key.offset,
+                reason: "it is needed and not there".to_owned(),
+            })
         })
+    }
+
+    /// As [`Pager::read`]; `None` if the file is not among those that are needed.
+    fn read_known(&self, key: PageKey) -> Option<Result<PageContent, Error>> {
+        let file = self.files.lock().get(&key.file).cloned()?;
+        Some(read_from(&file, key))
     }
 
     /// Starts the thread that reads what is asked for. It ends when nobody can ask any more.
@@ -83,12 +83,16 @@ impl Pager {
         let pager = Arc::clone(self);
         let serve = move || {
             while let Ok(key) = asked.recv() {
-                let read = pager.read(key);
+                let read = pager.read_known(key);
                 let Some(driver) = driver.upgrade() else { return };
                 let answer: Box<dyn FnOnce(&mut Shard) + Send> = match read {
-                    Ok(content) => Box::new(move |shard| shard.page_read(key, content)),
+                    Some(Ok(content)) => Box::new(move |shard| shard.page_read(key, content)),
+                    // All that are needed were opened at the start, and a file is forgotten only
+                    // once the ledger does not name it any more: since this was asked for, the
+                    // messages were written to another one.
+                    None => Box::new(move |shard| shard.page_gone(key)),
                     // What cannot be read cannot be delivered, nor passed over.
-                    Err(error) => {
+                    Some(Err(error)) => {
                         let on_failure = Arc::clone(&on_failure);
                         Box::new(move |shard| {
                             shard.fail();
@@ -101,4 +105,15 @@ impl Pager {
         };
         std::thread::Builder::new().name("pages".to_owned()).spawn(serve).map(drop)
     }
+}
+
+/// Reads a page of a file and understands it.
+fn read_from(file: &PageFile, key: PageKey) -> Result<PageContent, Error> {
+    let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
+    let content = Bytes::from(file.read(address)?);
+    paging::read(&content).map_err(|error| Error::Corrupt {
+        file: file.name().to_owned(),
+        offset: key.offset,
+        reason: format!("the page is not what it should be: {error}"),
+    })
 }

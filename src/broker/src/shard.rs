@@ -529,6 +529,11 @@ impl Shard {
         self.dispatcher.page_read(key, content);
     }
 
+    /// A page that was asked for is not there any more: its messages are in another one.
+    pub(crate) fn page_gone(&mut self, key: PageKey) {
+        self.dispatcher.page_gone(key);
+    }
+
     /// A page is durable that holds what was gathered for it.
     pub(crate) fn page_out(&mut self, page: &Arc<Page>, written: &[Written]) {
         self.ledger.page_out(page, written);

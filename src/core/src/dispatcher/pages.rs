@@ -111,6 +111,14 @@ impl Dispatcher {
         self.pages.insert(key, content);
     }
 
+    /// A page that was wanted is not needed any more, for its messages were written to another
+    /// one. Whoever waits for it looks again and finds that.
+    pub fn page_gone(&mut self, key: PageKey) {
+        for queue in self.pages.awaited.remove(&key).unwrap_or_default() {
+            self.mark_dirty(queue);
+        }
+    }
+
     /// About what pages take in memory, in bytes.
     pub fn page_bytes(&self) -> u64 {
         self.pages.bytes
