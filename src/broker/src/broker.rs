@@ -168,6 +168,7 @@ impl Broker {
         let beginning = Recovered {
             ledger: recovered.ledger,
             applied: recovered.applied,
+            extents: recovered.extents,
             log_bytes: recovered.log_bytes,
         };
         let (wanted, asked) = mpsc::channel();

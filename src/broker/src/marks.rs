@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use isthmus_storage::Extent;
+
 /// Bytes of the log between two marks, about: how exactly an entry's age is known.
 const STEP_BYTES: u64 = 4 << 20;
 
@@ -17,9 +19,16 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// A log whose last entry is `index`, with `bytes` since its last checkpoint.
-    pub(crate) fn new(index: u64, bytes: u64) -> Marks {
-        Marks { bytes, marks: VecDeque::from([(index, bytes)]) }
+    /// A log that lies in `extents`.
+    pub(crate) fn new(extents: &[Extent]) -> Marks {
+        let mut marks = Marks { bytes: 0, marks: VecDeque::new() };
+        for extent in extents {
+            marks.bytes += extent.bytes;
+            marks.marks.push_back((extent.last, marks.bytes));
+        }
+        let surplus = marks.marks.len().saturating_sub(MARKS_MAX);
+        marks.marks.drain(..surplus);
+        marks
     }
 
     /// Bytes so far.
@@ -52,7 +61,7 @@ mod tests {
 
     #[test]
     fn old_is_what_has_enough_behind_it() {
-        let mut marks = Marks::new(10, 0);
+        let mut marks = Marks::new(&[Extent { last: 10, bytes: 0 }]);
         for index in 11..=100 {
             marks.add(index, 1 << 20);
         }
@@ -65,5 +74,17 @@ mod tests {
             marks.add(index, STEP_BYTES);
         }
         assert_eq!(marks.marks.len(), MARKS_MAX);
+    }
+
+    #[test]
+    fn what_a_segment_takes_makes_the_entries_before_it_old() {
+        let segment = |last| Extent { last, bytes: 64 << 20 };
+        let marks = Marks::new(&[segment(3), segment(6), Extent { last: 9, bytes: 4096 }]);
+        assert_eq!(marks.bytes(), (128 << 20) + 4096);
+        assert_eq!(marks.index_before(0), 9);
+        assert_eq!(marks.index_before(4096), 6);
+        assert_eq!(marks.index_before(4097), 3);
+        assert_eq!(marks.index_before(64 << 20), 3);
+        assert_eq!(marks.index_before(129 << 20), 0);
     }
 }

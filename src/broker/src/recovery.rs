@@ -8,7 +8,7 @@ use isthmus_cluster::raft::EntryKind;
 use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
 use isthmus_core::{Entry, Ledger, codec};
-use isthmus_storage::{Error as StorageError, SharedStorage, checkpoint, pages};
+use isthmus_storage::{Error as StorageError, Extent, SharedStorage, checkpoint, pages};
 use thiserror::Error;
 
 use crate::pager::Pager;
@@ -91,7 +91,9 @@ pub(crate) struct RecoveredLedger {
     pub(crate) applied: u64,
     /// Bytes of the checkpoint it was made from; 0 if there was none.
     pub(crate) checkpoint_bytes: u64,
-    /// Bytes of the entries that came after the checkpoint.
+    /// What the log takes on disk, oldest first.
+    pub(crate) extents: Vec<Extent>,
+    /// Bytes of the log that came after the checkpoint.
     pub(crate) log_bytes: u64,
     /// The page files that the ledger refers to.
     pub(crate) pager: Pager,
@@ -130,8 +132,27 @@ pub(crate) fn recover(
         ledger.apply_at(index, &entry);
     })?;
     let (pager, next_file) = open_pages(storage, &ledger)?;
+    let extents = started.recovered().extents.clone();
+    let log_bytes = log_bytes.max(bytes_behind(&extents, index));
     let applied = last;
-    Ok(RecoveredLedger { ledger, applied, checkpoint_bytes, log_bytes, pager, next_file, started })
+    Ok(RecoveredLedger {
+        ledger,
+        applied,
+        checkpoint_bytes,
+        extents,
+        log_bytes,
+        pager,
+        next_file,
+        started,
+    })
+}
+
+/// What the segments take on disk that begin behind entry `index`. A process that is killed leaves
+/// a segment behind, nearly empty as it may be, and each is read by the next start: counted by
+/// their entries, a node that is killed again and again would never have reason for a checkpoint.
+fn bytes_behind(extents: &[Extent], index: u64) -> u64 {
+    let within = extents.partition_point(|extent| extent.last <= index);
+    extents.iter().skip(within + 1).map(|extent| extent.bytes).sum()
 }
 
 /// Bytes of page files that are read before the broker starts, so that damage keeps it from

@@ -133,6 +133,39 @@ fn a_log_that_grows_a_little_in_every_life_is_checkpointed_all_the_same() {
     }
 }
 
+/// The segments of the log.
+fn segments(sim: &SimStorage) -> usize {
+    let names = sim.list().unwrap();
+    names.iter().filter(|name| name.starts_with("log-")).count()
+}
+
+#[test]
+fn a_node_that_is_killed_again_and_again_does_not_pile_up_segments() {
+    const LIVES: u64 = 40;
+    let log = LogOptions { segment_bytes: 16 << 10, ..Setup::default().log };
+    // As many segments between two checkpoints as by default.
+    let setup = Setup { checkpoint_after_bytes: 8 * log.segment_bytes, log, ..never() };
+    let mut sim = SimStorage::new(1);
+    let mut most = 0;
+    for life in 0..LIVES {
+        sim = in_jumping_time(async {
+            let node = setup.start(Arc::new(sim.clone())).unwrap();
+            let mut client = Client::connect(&node.broker).await;
+            client.declare("q").await;
+            client.publish("q", &[life.to_le_bytes().to_vec()]).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            // As a kill leaves it: whatever was written is there, nothing is sealed.
+            sim.fork()
+        });
+        most = most.max(segments(&sim));
+    }
+    assert!((8..=16).contains(&most), "{most} segments at the most");
+    let found = in_jumping_time(contents(&sim, &setup));
+    let bodies: Vec<Vec<u8>> = found.messages.into_values().map(|message| message.body).collect();
+    let published: Vec<Vec<u8>> = (0..LIVES).map(|life| life.to_le_bytes().to_vec()).collect();
+    assert_eq!(bodies, published);
+}
+
 /// A disk with a checkpoint, and with a log that begins behind it.
 fn checkpointed() -> SimStorage {
     let sim = SimStorage::new(1);

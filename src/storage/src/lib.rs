@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 pub use format::FORMAT_VERSION;
 pub use fs::{RealStorage, RecordingStorage, SharedStorage, SimStorage, Storage};
 pub use log::{
-    AppendEntry, Cut, Entry, EntryMeta, HardState, Log, LogId, LogOptions, LogReader, Recovered,
-    Spares,
+    AppendEntry, Cut, Entry, EntryMeta, Extent, HardState, Log, LogId, LogOptions, LogReader,
+    Recovered, Spares,
 };
 pub use writer::{Completion, Durable, EncodeEntry, LogWriter, WriterEvent, WriterOptions};

@@ -84,7 +84,7 @@ pub(crate) use self::{
 };
 pub use self::{
     read::{Entry, LogReader},
-    recovery::{Cut, Recovered},
+    recovery::{Cut, Extent, Recovered},
     segment::HeaderError,
     spare::Spares,
     state::HardState,

@@ -202,7 +202,11 @@ pub(crate) fn in_jumping_time<T>(test: impl Future<Output = T>) -> T {
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(test)
+    let result = runtime.block_on(test);
+    // A round of a broker that was not stopped may ask its shard when the helper that would run
+    // the turn has ended with the runtime, and would wait for ever.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 /// The seeds to run: `short` by default, more if the environment says so.

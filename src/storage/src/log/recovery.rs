@@ -33,6 +33,18 @@ pub struct Recovered {
     pub clean: bool,
     /// Where the log was cut, if it was not closed cleanly.
     pub cut: Option<Cut>,
+    /// What the log takes on disk, oldest first; the last one is the segment that is written to.
+    pub extents: Vec<Extent>,
+}
+
+/// A segment as a piece of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The last entry up to its end; that of an earlier one if it has none.
+    pub last: u64,
+    /// Bytes that it takes on disk, however few of them hold entries; of the segment that is
+    /// written to, those that are written.
+    pub bytes: u64,
 }
 
 /// Where a log that was not closed cleanly ended.
@@ -406,6 +418,24 @@ fn go_on(
         }
     }
     log.recycle()?;
-    let recovered = Recovered { hard_state: hard, last, purged, clean, cut };
+    let extents = log.extents()?;
+    let recovered = Recovered { hard_state: hard, last, purged, clean, cut, extents };
     Ok((log, recovered))
+}
+
+impl Log {
+    /// What the log takes on disk.
+    fn extents(&self) -> Result<Vec<Extent>> {
+        let index = self.index.read();
+        let nexts = index.segments.iter().skip(1).map(Some).chain([None]);
+        let extents = index.segments.iter().zip(nexts).map(|(segment, next)| match next {
+            Some(next) => {
+                let bytes = segment.file.size();
+                let bytes = bytes.map_err(|e| Error::io("measure", &segment.name, e))?;
+                Ok(Extent { last: next.header.previous_index, bytes })
+            }
+            None => Ok(Extent { last: self.last.index, bytes: self.written }),
+        });
+        extents.collect()
+    }
 }
