@@ -11,7 +11,7 @@ use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactO
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, codec};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
-use isthmus_storage::EncodeEntry;
+use isthmus_storage::{EncodeEntry, Extent};
 use tokio::sync::watch;
 
 use crate::clock::ClockSource;
@@ -137,7 +137,9 @@ pub(crate) struct Recovered {
     pub(crate) ledger: Ledger,
     /// The last entry that the ledger has applied.
     pub(crate) applied: u64,
-    /// Bytes in the log since the last checkpoint.
+    /// What the log takes on disk, oldest first.
+    pub(crate) extents: Vec<Extent>,
+    /// Bytes of the log since the last checkpoint.
     pub(crate) log_bytes: u64,
 }
 
@@ -211,7 +213,7 @@ impl Shard {
     /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
     /// takes effect before it is committed.
     pub(crate) fn lead(
-        Recovered { mut ledger, applied, log_bytes }: Recovered,
+        Recovered { mut ledger, applied, extents, log_bytes }: Recovered,
         node: SingleNode<Proposal>,
         options: DispatcherOptions,
         start: Instant,
@@ -228,6 +230,7 @@ impl Shard {
         assert_eq!(index, applied + 1, "the term's entry follows on what was applied");
         ledger.apply_at(index, &entry);
         let dispatcher = Dispatcher::new(options, &ledger, now);
+        let marks = Marks::new(&extents);
         on_settings(&ledger);
         let settings_told = ledger.settings().version();
         Shard {
@@ -245,8 +248,8 @@ impl Shard {
             settings_told,
             unawaited_since: None,
             entries_proposed: 1,
-            marks: Marks::new(index, log_bytes),
-            checkpointed_at_bytes: 0,
+            checkpointed_at_bytes: marks.bytes().saturating_sub(log_bytes),
+            marks,
             pages,
             unpaged_bytes_held,
             is_held: false,
