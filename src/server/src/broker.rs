@@ -94,7 +94,10 @@ impl Broker {
         let started = tokio::task::spawn_blocking(move || {
             // The broker spawns tasks of its own.
             let _entered = runtime.enter();
-            start(&settings, &recovering)
+            let started = start(&settings, &recovering);
+            // Recovery has read more than is kept.
+            crate::memory::give_back();
+            started
         });
         let broker = started.await??;
         users.make_first(&broker, &config).await?;
@@ -196,7 +199,8 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
         paging: PagingOptions {
             checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
-            unpaged_bytes_max: cache_bytes / 2,
+            // Publishers are held at twice of that: while a round writes, as much again may come.
+            unpaged_bytes_max: cache_bytes / 4,
             page_bytes: PAGE_BYTES,
             file_bytes: PAGE_FILE_BYTES,
         },
