@@ -11,6 +11,7 @@
 //!   `docs/adr/0002-threading.md`.
 
 mod access;
+mod backup;
 mod broker;
 mod checkpointer;
 mod client;
@@ -33,6 +34,7 @@ pub use isthmus_storage as storage;
 pub use access::{
     Access, Asking, Authenticate, Denied, Entering, Limits, Login, Rates, Unrestricted, User,
 };
+pub use backup::{Backup, BackupError};
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use checkpointer::PagingOptions;
 pub use client::Client;
