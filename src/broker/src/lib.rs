@@ -20,6 +20,7 @@ mod connection;
 mod driver;
 mod mailbox;
 mod marks;
+pub mod offline;
 mod pager;
 mod peer;
 mod pressure;
