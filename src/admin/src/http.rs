@@ -122,15 +122,26 @@ async fn limit_body(request: Request, next: Next) -> Response {
 }
 
 /// Serves one accepted connection until the client closes it, is too slow, or `closing` completes
-/// and the request being answered is finished.
+/// and the request being answered is finished. `set_busy` is told when a request begins (true),
+/// which is when its head is complete, and when it is answered.
 pub async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     peer: Peer,
     router: Router,
+    set_busy: impl Fn(bool) + Clone + Send + Sync + 'static,
     closing: impl Future<Output = ()> + Send,
 ) {
-    // Handlers find out by it who asks.
-    let router = router.layer(Extension(peer));
+    let report = move |request: Request, next: Next| {
+        let set_busy = set_busy.clone();
+        async move {
+            set_busy(true);
+            let response = next.run(request).await;
+            set_busy(false);
+            response
+        }
+    };
+    // Handlers find out by the peer who asks.
+    let router = router.layer(Extension(peer)).layer(middleware::from_fn(report));
     serve_within(HEAD_TIMEOUT, stream, router, closing).await;
 }
 

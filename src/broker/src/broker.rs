@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::access::{Access, Authenticate};
+use crate::backup::{Backup, BackupError, Backups};
 use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
@@ -124,6 +125,7 @@ struct Inner {
     log_syncs: Arc<AtomicU64>,
     pressure: Arc<Pressure>,
     stop: watch::Sender<bool>,
+    backups: Backups,
     /// Disconnected once no checkpoint is written any more.
     checkpoints_end: Mutex<mpsc::Receiver<()>>,
 }
@@ -194,6 +196,7 @@ impl Broker {
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
         let (stop, stopping) = watch::channel(false);
         let (running, checkpoints_end) = mpsc::channel();
+        let backups = Backups::new(Arc::clone(&pager), stopping.clone());
         let checkpointer = Checkpointer {
             driver: Arc::downgrade(&driver),
             storage: options.storage,
@@ -219,6 +222,7 @@ impl Broker {
             log_syncs,
             pressure,
             stop,
+            backups,
             checkpoints_end: Mutex::new(checkpoints_end),
         })))
     }
@@ -308,6 +312,16 @@ impl Broker {
         };
         self.0.driver.submit(Input::Inspect(Box::new(inspect)));
         receiver.await.ok()
+    }
+
+    /// Makes a consistent copy in `target`, an empty directory, while everything goes on; a broker
+    /// that starts on it has what was committed when it was begun. All of it is durable when this
+    /// returns; a failure leaves what was written so far, which is no backup.
+    ///
+    /// # Errors
+    /// Why there is no backup.
+    pub async fn back_up(&self, target: SharedStorage) -> Result<Backup, BackupError> {
+        self.0.backups.make(&*self.0.driver, target).await
     }
 
     /// Says what the node is short of. While that is anything, connections are read no further

@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use isthmus_core::paging::{Gathered, Page, PageContent, PageKey, Unwritten, Written};
-use isthmus_core::{Ledger, Wanted, codec};
+use isthmus_core::{Entry, Ledger, Wanted, codec};
 use isthmus_model::{Encodings, QueueId};
 use isthmus_storage::fs::Pace;
 use isthmus_storage::pages::{self, PageOptions, PageWriter};
@@ -43,7 +43,7 @@ const TIDY_SOON_AFTER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Bytes of bodies in one entry of a checkpoint, about.
-const ENTRY_BYTES: u64 = 1 << 20;
+pub(crate) const ENTRY_BYTES: u64 = 1 << 20;
 
 /// Bytes of live messages that one round moves out of sparse page files at the most.
 const MOVED_BYTES_MAX: u64 = 64 << 20;
@@ -243,7 +243,8 @@ impl Round {
         });
         self.page_out(&wanted, outcome)?;
         let (ledger, index) = self.snapshot()?;
-        let content = |out: &mut dyn Write| write_entries(&ledger, out, &self.stop);
+        let content =
+            |out: &mut dyn Write| write_entries(ledger.entries(ENTRY_BYTES), out, &self.stop);
         let meta = checkpoint::write(&*self.storage, index, ledger.term(), content)?;
         outcome.checkpoint_bytes = meta.bytes;
         let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
@@ -385,13 +386,14 @@ fn mismatch(key: PageKey) -> Error {
     }
 }
 
-fn write_entries(
-    ledger: &Ledger,
+/// Writes the entries of a checkpoint: each behind its length, four bytes, low ones first.
+pub(crate) fn write_entries(
+    entries: impl Iterator<Item = Entry>,
     out: &mut dyn Write,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<()> {
     let mut payload = Vec::new();
-    for entry in ledger.entries(ENTRY_BYTES) {
+    for entry in entries {
         if *stop.borrow() {
             return Err(io::Error::other("the broker stops"));
         }

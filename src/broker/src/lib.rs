@@ -11,6 +11,7 @@
 //!   `docs/adr/0002-threading.md`.
 
 mod access;
+mod backup;
 mod broker;
 mod checkpointer;
 mod client;
@@ -19,6 +20,7 @@ mod connection;
 mod driver;
 mod mailbox;
 mod marks;
+pub mod offline;
 mod pager;
 mod peer;
 mod pressure;
@@ -33,6 +35,7 @@ pub use isthmus_storage as storage;
 pub use access::{
     Access, Asking, Authenticate, Denied, Entering, Limits, Login, Rates, Unrestricted, User,
 };
+pub use backup::{Backup, BackupError};
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use checkpointer::PagingOptions;
 pub use client::Client;

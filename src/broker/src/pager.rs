@@ -61,6 +61,12 @@ impl Pager {
         self.files.lock().retain(|number, _| needed.contains(number));
     }
 
+    /// Those of the files that are among `numbers`, by number.
+    pub(crate) fn files(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<Arc<PageFile>> {
+        let files = self.files.lock();
+        numbers.into_iter().filter_map(|number| files.get(&number).cloned()).collect()
+    }
+
     /// The numbers and sizes of the files, in bytes.
     pub(crate) fn sizes(&self) -> HashMap<u64, u64> {
         self.files.lock().iter().map(|(number, file)| (*number, file.bytes())).collect()

@@ -102,11 +102,47 @@ pub(crate) struct RecoveredLedger {
     pub(crate) started: Started,
 }
 
-/// Opens the log and brings a ledger up to its last entry.
+/// A ledger as the log leaves it, whose pages were not looked at.
+pub(crate) struct ReadLedger {
+    pub(crate) ledger: Ledger,
+    /// The last entry it holds.
+    pub(crate) applied: u64,
+    /// Bytes of the checkpoint it was made from; 0 if there was none.
+    checkpoint_bytes: u64,
+    /// The index of the checkpoint; 0 if there was none.
+    checkpoint: u64,
+    /// Bytes of the entries that came after it.
+    log_bytes: u64,
+    started: Started,
+}
+
+/// Opens the log and brings a ledger up to its last entry, with the pages that it needs.
 pub(crate) fn recover(
     storage: &SharedStorage,
     options: SingleOptions,
 ) -> Result<RecoveredLedger, RecoveryError> {
+    let read = read_ledger(storage, options)?;
+    let ReadLedger { ledger, applied, checkpoint_bytes, checkpoint, log_bytes, started } = read;
+    let (pager, next_file) = open_pages(storage, &ledger)?;
+    let extents = started.recovered().extents.clone();
+    let log_bytes = log_bytes.max(bytes_behind(&extents, checkpoint));
+    Ok(RecoveredLedger {
+        ledger,
+        applied,
+        checkpoint_bytes,
+        extents,
+        log_bytes,
+        pager,
+        next_file,
+        started,
+    })
+}
+
+/// Opens the log and brings a ledger up to its last entry.
+pub(crate) fn read_ledger(
+    storage: &SharedStorage,
+    options: SingleOptions,
+) -> Result<ReadLedger, RecoveryError> {
     let started = Started::open(SharedStorage::clone(storage), options)?;
     let mut ledger = Ledger::new();
     let (mut applied, mut checkpoint_bytes, mut log_bytes) = (0, 0, 0);
@@ -131,20 +167,8 @@ pub(crate) fn recover(
         log_bytes += bytes;
         ledger.apply_at(index, &entry);
     })?;
-    let (pager, next_file) = open_pages(storage, &ledger)?;
-    let extents = started.recovered().extents.clone();
-    let log_bytes = log_bytes.max(bytes_behind(&extents, index));
-    let applied = last;
-    Ok(RecoveredLedger {
-        ledger,
-        applied,
-        checkpoint_bytes,
-        extents,
-        log_bytes,
-        pager,
-        next_file,
-        started,
-    })
+    let (checkpoint, applied) = (applied, last);
+    Ok(ReadLedger { ledger, applied, checkpoint_bytes, checkpoint, log_bytes, started })
 }
 
 /// What the segments take on disk that begin behind entry `index`. A process that is killed leaves

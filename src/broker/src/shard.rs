@@ -532,12 +532,15 @@ impl Shard {
     /// A copy of the ledger with the index of its last entry; `None` if that is not committed yet:
     /// durable before the log is, a checkpoint would be ahead of it after a power cut. Bodies are
     /// shared, not copied.
+    pub(crate) fn copy(&self) -> Option<(Ledger, u64)> {
+        (self.committed >= self.applied).then(|| (self.ledger.clone(), self.applied))
+    }
+
+    /// As [`Shard::copy`], for a checkpoint: what comes into the log from now on is behind it.
     pub(crate) fn snapshot(&mut self) -> Option<(Ledger, u64)> {
-        if self.committed < self.applied {
-            return None;
-        }
+        let copy = self.copy()?;
         self.checkpointed_at_bytes = self.marks.bytes();
-        Some((self.ledger.clone(), self.applied))
+        Some(copy)
     }
 
     /// A page that was asked for is here.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backup_cli::{self, BackupArgs};
 use crate::certs_cli::{self, CertsCommand};
 use crate::config::{Config, Problem, Sources};
 use crate::storage_cli::{self, StorageCommand};
@@ -50,6 +51,8 @@ enum Command {
         #[command(subcommand)]
         command: CertsCommand,
     },
+    /// Have a running broker make a consistent copy of its data, while it goes on
+    Backup(BackupArgs),
     /// Look into the data directory of a broker that does not run
     Storage {
         #[command(subcommand)]
@@ -73,6 +76,7 @@ pub(crate) fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Backup(args) => backup_cli::run(&args),
         Command::Storage { command } => storage_cli::run(&command),
     }
 }

@@ -1,11 +1,13 @@
 //! The connections of a kind that are open: how many there may be, and how they end.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// How long tasks get to unwind after they were told to stop at once.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,9 +121,99 @@ impl Connections {
     }
 }
 
+/// Connections of a protocol of requests and answers that ask for nothing at the moment, those that
+/// have waited longest first. They are the ones to go when others need their places. Clones share
+/// them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Idle(Arc<Mutex<IdleMap>>);
+
+#[derive(Debug, Default)]
+struct IdleMap {
+    next: u64,
+    waiting: BTreeMap<u64, Arc<Notify>>,
+}
+
+/// One connection among them, when it waits.
+#[derive(Debug)]
+pub(crate) struct IdlePlace {
+    idle: Idle,
+    /// Its number while it waits.
+    number: Mutex<Option<u64>>,
+    asked_to_go: Arc<Notify>,
+}
+
+impl Idle {
+    /// A connection that has just been opened.
+    pub(crate) fn enter(&self) -> Arc<IdlePlace> {
+        let place = IdlePlace {
+            idle: self.clone(),
+            number: Mutex::new(None),
+            asked_to_go: Arc::new(Notify::new()),
+        };
+        place.set_busy(false);
+        Arc::new(place)
+    }
+
+    /// Closes the one that has waited longest, if any waits.
+    pub(crate) fn close_oldest(&self) {
+        if let Some((_, oldest)) = self.0.lock().waiting.pop_first() {
+            oldest.notify_one();
+        }
+    }
+}
+
+impl IdlePlace {
+    /// A request has come, or was answered.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        let mut number = self.number.lock();
+        let mut idle = self.idle.0.lock();
+        if let Some(number) = number.take() {
+            idle.waiting.remove(&number);
+        }
+        if !busy {
+            idle.next += 1;
+            let next = idle.next;
+            idle.waiting.insert(next, Arc::clone(&self.asked_to_go));
+            *number = Some(next);
+        }
+    }
+
+    /// Completes when its place is needed.
+    pub(crate) async fn asked_to_go(&self) {
+        self.asked_to_go.notified().await;
+    }
+}
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        self.set_busy(true);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_longest_goes_first_and_who_is_answered_stays() {
+        let goes = async |place: &IdlePlace| {
+            tokio::time::timeout(Duration::from_millis(20), place.asked_to_go()).await.is_ok()
+        };
+        let idle = Idle::default();
+        let (first, second, third) = (idle.enter(), idle.enter(), idle.enter());
+        first.set_busy(true);
+        idle.close_oldest();
+        assert!(goes(&second).await);
+        first.set_busy(false);
+        idle.close_oldest();
+        assert!(goes(&third).await, "the first has waited less");
+        assert!(!goes(&first).await);
+        idle.close_oldest();
+        assert!(goes(&first).await);
+        idle.close_oldest();
+        drop((first, second, third));
+        assert!(idle.0.lock().waiting.is_empty());
+    }
 
     #[tokio::test]
     async fn the_bound_holds_and_places_are_given_back() {

@@ -1,6 +1,7 @@
 //! The Isthmus message broker.
 
 mod alarms;
+mod backup_cli;
 mod broker;
 mod certs_cli;
 mod cli;

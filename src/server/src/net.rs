@@ -125,6 +125,9 @@ pub(crate) async fn accept_loop(
                 if stream.set_nodelay(true).is_ok() {
                     serve(stream, peer);
                 }
+                // What was spawned runs first, and connections that were asked to make room go:
+                // a flood is not taken in at once.
+                tokio::task::yield_now().await;
             }
             Err(error) if is_shortage(&error) => {
                 // The connection stays in the queue, so accepting again at once would spin.

@@ -27,7 +27,7 @@ use tracing::field::display;
 use crate::alarms::Alarms;
 use crate::broker::{Broker, BrokerError};
 use crate::config::{Config, ListenAddrs};
-use crate::connections::{Closing, Connections};
+use crate::connections::{Closing, Connections, Idle, IdlePlace};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
@@ -39,7 +39,12 @@ use crate::users::{Users, UsersError};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// HTTP connections open at once: monitoring, and people looking.
-const HTTP_CONNECTIONS_MAX: u32 = 256;
+const HTTP_CONNECTIONS_MAX: u32 = 1024;
+
+/// Of these, places that are kept free for whoever comes next: when only so many are left, the
+/// connection goes that has asked for nothing for the longest time. More than are accepted in one
+/// go, since those that are to go must run for it.
+const HTTP_PLACES_FREE: usize = 256;
 
 /// Tasks polled between two looks at the sockets. One poll of a busy connection reads, decodes and
 /// writes up to half a megabyte; with tokio's 61 of them in between, a new or quiet connection
@@ -53,7 +58,7 @@ const HTTP_DRAIN: Duration = Duration::from_secs(1);
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// Descriptors needed beside those of client connections: HTTP, the log, directories.
-const OTHER_DESCRIPTORS: u64 = 1024;
+const OTHER_DESCRIPTORS: u64 = 1024 + 2 * HTTP_CONNECTIONS_MAX as u64;
 
 /// Why the broker did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -330,10 +335,12 @@ fn accept_into<S, F>(
     }));
 }
 
-/// The HTTP listeners and their connections.
+/// The HTTP listeners and their connections, for http and https apart: neither takes the other's
+/// places.
 struct HttpServer {
     accepting: JoinSet<()>,
     connections: Connections,
+    secure_connections: Connections,
 }
 
 impl HttpServer {
@@ -344,45 +351,74 @@ impl HttpServer {
         router: &Router,
     ) -> Self {
         let connections = Connections::new(HTTP_CONNECTIONS_MAX);
+        let secure_connections = Connections::new(HTTP_CONNECTIONS_MAX);
         let mut accepting = JoinSet::new();
+        let idle = Idle::default();
         for listener in listeners {
-            let router = router.clone();
+            let (router, open, idle) = (router.clone(), connections.clone(), idle.clone());
             accept_into(
                 &mut accepting,
                 "http",
                 listener,
                 &connections,
                 move |stream, peer, closing| {
-                    let (peer, router) = (Peer::plain(peer), router.clone());
-                    isthmus_admin::serve_connection(stream, peer, router, closing.requested())
+                    let place = take_place(&open, &idle);
+                    let (peer, router, busy) = (Peer::plain(peer), router.clone(), place.clone());
+                    let set_busy = move |is_busy| busy.set_busy(is_busy);
+                    let closing = closing.requested();
+                    let serving =
+                        isthmus_admin::serve_connection(stream, peer, router, set_busy, closing);
+                    until_asked_to_go(place, serving)
                 },
             );
         }
+        let idle = Idle::default();
         for listener in secure {
             let Some(tls) = tls.cloned() else { break };
-            let router = router.clone();
+            let (router, open, idle) = (router.clone(), secure_connections.clone(), idle.clone());
             accept_into(
                 &mut accepting,
                 "https",
                 listener,
-                &connections,
+                &secure_connections,
                 move |stream, peer, closing| {
-                    let (tls, router) = (tls.clone(), router.clone());
-                    async move {
+                    let place = take_place(&open, &idle);
+                    let (tls, router, busy) = (tls.clone(), router.clone(), place.clone());
+                    let set_busy = move |is_busy| busy.set_busy(is_busy);
+                    until_asked_to_go(place, async move {
                         if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
                             let closing = closing.requested();
-                            isthmus_admin::serve_connection(stream, peer, router, closing).await;
+                            isthmus_admin::serve_connection(
+                                stream, peer, router, set_busy, closing,
+                            )
+                            .await;
                         }
-                    }
+                    })
                 },
             );
         }
-        Self { accepting, connections }
+        Self { accepting, connections, secure_connections }
     }
 
     async fn stop(mut self) {
         self.accepting.shutdown().await;
-        self.connections.drain(HTTP_DRAIN).await;
+        tokio::join!(self.connections.drain(HTTP_DRAIN), self.secure_connections.drain(HTTP_DRAIN));
+    }
+}
+
+/// A place among those that ask for nothing yet; if few are free, the oldest of them goes. So
+/// strangers who connect and say nothing do not keep a health check out.
+fn take_place(open: &Connections, idle: &Idle) -> Arc<IdlePlace> {
+    if open.open() + HTTP_PLACES_FREE > HTTP_CONNECTIONS_MAX as usize {
+        idle.close_oldest();
+    }
+    idle.enter()
+}
+
+async fn until_asked_to_go(place: Arc<IdlePlace>, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        () = serving => {}
+        () = place.asked_to_go() => {}
     }
 }
 

@@ -5,12 +5,15 @@ mod text;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use isthmus_broker::offline::{BadPage, Offline, QueueContent};
 use isthmus_broker::storage::verify::{
     self, Finding, Report, Severity, StateReport, VerifyOptions,
 };
-use isthmus_broker::storage::{self, RealStorage, Storage};
+use isthmus_broker::storage::{self, RealStorage, SharedStorage};
+use isthmus_broker::{RecoveryError, storage::verify::PageReport};
 use serde_json::{Value, json};
 
 use crate::cli::complain;
@@ -26,7 +29,7 @@ pub(crate) enum StorageCommand {
     /// Read and verify everything in a data directory; exits with 0 if nothing is damaged, with 1
     /// if something is, with 2 if the directory cannot be read
     Verify(DirArgs),
-    /// List what is in a data directory: the log, checkpoints, page files
+    /// List what is in a data directory: the log, checkpoints, page files, queues
     Inspect(DirArgs),
 }
 
@@ -73,7 +76,7 @@ pub(crate) fn run(command: &StorageCommand) -> ExitCode {
 /// what there is.
 fn look(args: &DirArgs, content: bool) -> Result<Report, StorageError> {
     let dir = args.dir.display().to_string();
-    let storage = open(&args.dir, &dir)?;
+    let storage: SharedStorage = Arc::new(open(&args.dir, &dir)?);
     // Held until all is read.
     let _lock = storage.lock().map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => {
@@ -89,27 +92,60 @@ fn look(args: &DirArgs, content: bool) -> Result<Report, StorageError> {
         }
         findings.push(finding.clone());
     };
+    // By the rules of the start: what it needs, and whether what is there belongs together.
+    let offline = Offline::read(Arc::clone(&storage));
+    let options = VerifyOptions { pages_needed: offline.as_ref().ok().map(Offline::page_files) };
     let read = if content {
-        verify::verify(&storage, &VerifyOptions::default(), &mut tell)
+        verify::verify(&*storage, &options, &mut tell)
     } else {
-        verify::inspect(&storage, &mut tell)
+        verify::inspect(&*storage, &options, &mut tell)
     };
     let mut report = read.map_err(|error| StorageError::Storage { dir: dir.clone(), error })?;
     if report.format.is_none() && !report.has_data {
         return Err(StorageError::Nothing { dir });
     }
-    if let Some(finding) = missing_log(&report) {
-        report.damage += 1;
-        tell(&finding);
+    let mut damage: Vec<Finding> = missing_log(&report).into_iter().collect();
+    match &offline {
+        Ok(offline) if content => {
+            offline.check_pages(&storage, &mut |bad| damage.push(bad_page(&report.pages, bad)));
+        }
+        Ok(_) => {}
+        Err(error) => damage.extend(refused(&report, &damage, error)),
     }
+    report.damage += damage.len() as u64;
+    damage.iter().for_each(&mut tell);
+    let queues = offline.map(|offline| offline.queues()).ok();
     if args.json {
-        text::line(&format_args!("{:#}", json(&dir, &report, &findings)));
+        text::line(&format_args!("{:#}", json(&dir, &report, &findings, queues.as_deref())));
     } else if content {
         text::verified(&dir, &report);
     } else {
-        text::listing(&dir, &report);
+        text::listing(&dir, &report, queues.as_deref());
     }
     Ok(report)
+}
+
+/// Why a start would refuse the directory, unless something that was found says it already.
+fn refused(report: &Report, found: &[Finding], error: &RecoveryError) -> Option<Finding> {
+    (report.damage == 0 && found.is_empty()).then(|| Finding {
+        severity: Severity::Damage,
+        file: String::new(),
+        offset: None,
+        what: format!("the broker would not start: {error}"),
+        advice: "restore the whole data directory from a backup",
+    })
+}
+
+/// A page that is whole and does not hold what the checkpoint and the log say.
+fn bad_page(files: &[PageReport], bad: BadPage) -> Finding {
+    let file = files.iter().find(|file| file.number == bad.file);
+    Finding {
+        severity: Severity::Damage,
+        file: file.map_or_else(|| format!("page file {}", bad.file), |file| file.file.clone()),
+        offset: Some(bad.offset),
+        what: format!("the page does not belong to the checkpoint: {}", bad.what),
+        advice: "restore the whole data directory from a backup",
+    }
 }
 
 fn open(path: &Path, dir: &str) -> Result<RealStorage, StorageError> {
@@ -135,7 +171,12 @@ fn missing_log(report: &Report) -> Option<Finding> {
 }
 
 /// The report as a value: names and numbers as they are, sizes in bytes.
-fn json(dir: &str, report: &Report, findings: &[Finding]) -> Value {
+fn json(
+    dir: &str,
+    report: &Report,
+    findings: &[Finding],
+    queues: Option<&[QueueContent]>,
+) -> Value {
     let findings = findings.iter().map(|finding| {
         json!({
             "severity": text::severity(finding.severity),
@@ -176,6 +217,7 @@ fn json(dir: &str, report: &Report, findings: &[Finding]) -> Value {
             "damaged": pages.damaged,
         })
     });
+    let queues = queues.map(|queues| queues.iter().map(queue).collect::<Vec<Value>>());
     let others = |files: &[verify::FileReport]| -> Vec<Value> {
         files.iter().map(|file| json!({ "file": file.file, "bytes": file.bytes })).collect()
     };
@@ -191,6 +233,19 @@ fn json(dir: &str, report: &Report, findings: &[Finding]) -> Value {
         "pages": pages.collect::<Vec<_>>(),
         "spares": others(&report.spares),
         "leftovers": others(&report.leftovers),
+        "queues": queues,
+    })
+}
+
+fn queue(queue: &QueueContent) -> Value {
+    json!({
+        "vhost": &*queue.vhost,
+        "name": &*queue.name,
+        "messages": queue.messages,
+        "body_bytes": queue.body_bytes,
+        "messages_in_pages": queue.in_pages,
+        "messages_in_log": queue.in_log,
+        "next_sequence": queue.next,
     })
 }
 

@@ -114,3 +114,29 @@ fn slow_tls_handshakes_are_closed_and_hold_nobody_up() {
     let program = Program::start(&arguments, &[]);
     besiege(&program, program.port("amqps"), b"\x16\x03\x01\x01\x00\x01\0\0\xfc\x03\x03");
 }
+
+#[test]
+fn strangers_who_say_nothing_do_not_keep_health_checks_out() {
+    allow_descriptors();
+    let program = Program::start(&[], &[]);
+    let port = program.port("http");
+    // Half of them send the beginning of a request, the others nothing.
+    let connect = |i| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        if i % 2 == 0 {
+            stream.write_all(b"GET /health/live HT").expect("sent");
+        }
+        stream
+    };
+    let begun = Instant::now();
+    let strangers: Vec<TcpStream> = (0..COUNT).map(connect).collect();
+    for _ in 0..5 {
+        let asked = Instant::now();
+        let answer = program.get("/health/live");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
+    // Before any of them is closed for being slow.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    drop(strangers);
+}

@@ -87,6 +87,18 @@ fn a_stopped_broker_left_no_damage_and_a_running_one_is_not_looked_into() {
     assert_eq!((&report["damage"], &report["findings"]), (&0.into(), &Value::Array(vec![])));
     assert_eq!(report["log"]["segments"][0]["condition"], "sealed");
     assert_eq!(report["log"]["last_index"], report["log"]["segments"][0]["last_index"]);
+    let (code, report) = json("inspect", dir);
+    assert_eq!(code, Some(0));
+    let expected = serde_json::json!([{
+        "vhost": "/",
+        "name": "q",
+        "messages": 20,
+        "body_bytes": 20_000,
+        "messages_in_pages": 0,
+        "messages_in_log": 20,
+        "next_sequence": 21,
+    }]);
+    assert_eq!(report["queues"], expected);
     assert!(content(dir) == before, "looking changed something");
 }
 

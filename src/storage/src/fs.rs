@@ -3,8 +3,10 @@
 //! Everything else in this crate goes through [`Storage`], so the same code runs on real files
 //! ([`RealStorage`]), on a simulated disk that loses, reorders and tears what was not synced
 //! ([`SimStorage`]), and under a recorder whose recording can be replayed onto the simulated disk
-//! and cut at any point ([`RecordingStorage`]).
+//! and cut at any point ([`RecordingStorage`]). [`OverlayStorage`] lets recovery run on data that
+//! must stay as it is.
 
+mod overlay;
 mod paced;
 mod real;
 mod recording;
@@ -12,6 +14,7 @@ mod sim;
 
 use std::{fmt::Debug, io, sync::Arc};
 
+pub use overlay::OverlayStorage;
 pub use paced::Pace;
 pub(crate) use paced::PacedWriter;
 pub use real::RealStorage;

@@ -64,8 +64,12 @@ pub fn verify(
 ///
 /// # Errors
 /// As [`verify`].
-pub fn inspect(storage: &dyn Storage, on_finding: &mut dyn FnMut(&Finding)) -> Result<Report> {
-    read(storage, &VerifyOptions::default(), false, on_finding)
+pub fn inspect(
+    storage: &dyn Storage,
+    options: &VerifyOptions,
+    on_finding: &mut dyn FnMut(&Finding),
+) -> Result<Report> {
+    read(storage, options, false, on_finding)
 }
 
 fn read(

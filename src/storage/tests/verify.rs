@@ -106,7 +106,8 @@ fn a_clean_directory_has_no_findings_and_is_listed() {
     let pages: Vec<_> = report.pages.iter().map(|file| (file.number, file.pages)).collect();
     assert_eq!(pages, [(3, 5), (4, 5)]);
     assert_eq!(report.spares.len(), 1);
-    let listed = inspect(&sim, &mut |finding| panic!("{finding:?}")).unwrap();
+    let listed =
+        inspect(&sim, &VerifyOptions::default(), &mut |finding| panic!("{finding:?}")).unwrap();
     assert_eq!(listed, report);
 }
 

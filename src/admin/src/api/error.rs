@@ -22,6 +22,9 @@ pub enum ApiError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The machine does not do it.
+    #[error("{0}")]
+    Failed(String),
     /// The broker is not there yet, or not any more.
     #[error("the broker is starting or stopping; ask again")]
     Unavailable,
@@ -50,6 +53,7 @@ impl IntoResponse for ApiError {
             ApiError::NotFound | ApiError::Broker(CommandError::NotFound(_)) => {
                 (StatusCode::NOT_FOUND, "Object Not Found")
             }
+            ApiError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
             ApiError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             ApiError::Invalid(_) | ApiError::Broker(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         };

@@ -4,6 +4,7 @@
 //! Who asks is found out by HTTP basic authentication ([`caller`]); what he asks for within a
 //! virtual host is carried out by a session of his own, under his permissions.
 
+mod backup;
 mod bindings;
 mod caller;
 mod connections;
@@ -114,6 +115,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/api/health/checks/local-alarms", get(overview::alarms))
         .route("/api/health/checks/virtual-hosts", get(overview::alarms))
         .route("/api/aliveness-test/{vhost}", get(overview::aliveness))
+        .route("/api/backup", post(backup::post))
         .route("/api/connections", get(connections::list))
         .route("/api/connections/{name}", get(connections::get).delete(connections::close))
         .route("/api/vhosts/{vhost}/connections", get(connections::list_of_vhost))

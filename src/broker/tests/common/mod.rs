@@ -46,6 +46,7 @@ pub(crate) struct Setup {
     pub(crate) publish_bytes_max: u64,
     pub(crate) checkpoint_after_bytes: u64,
     pub(crate) unpaged_bytes_max: u64,
+    pub(crate) encodings: Encodings,
 }
 
 impl Default for Setup {
@@ -62,6 +63,7 @@ impl Default for Setup {
             publish_bytes_max: 1 << 20,
             checkpoint_after_bytes: 4 << 10,
             unpaged_bytes_max: 8 << 10,
+            encodings: Encodings(&[]),
         }
     }
 }
@@ -129,7 +131,7 @@ impl Setup {
                     ..WriterOptions::default()
                 },
             },
-            encodings: Encodings(&[]),
+            encodings: self.encodings,
             authenticate: Arc::new(Anybody),
             on_settings: Box::new(|_| {}),
             vhosts: vec![VHOST.to_owned()],

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use isthmus_broker::offline::QueueContent;
 use isthmus_broker::storage::verify::{FileReport, Finding, Report, Severity};
 
 /// Writes a line to standard output. If that is closed, the exit code still says what was found.
@@ -43,9 +44,9 @@ pub(super) fn verified(dir: &str, report: &Report) {
     }
 }
 
-/// What `inspect` says: a section for each part. What is told of the content, such as queues, goes
-/// behind those of the files.
-pub(super) fn listing(dir: &str, report: &Report) {
+/// What `inspect` says: a section for each part. The content, if it can be told, comes behind the
+/// files.
+pub(super) fn listing(dir: &str, report: &Report, contents: Option<&[QueueContent]>) {
     head(dir, report);
     state(report);
     segments(report);
@@ -53,6 +54,22 @@ pub(super) fn listing(dir: &str, report: &Report) {
     page_files(report);
     others("spare segments", &report.spares);
     others("leftovers", &report.leftovers);
+    queues(contents);
+}
+
+fn queues(contents: Option<&[QueueContent]>) {
+    let Some(contents) = contents else {
+        return line(&"queues      unknown");
+    };
+    line(&format_args!("queues      {}", contents.len()));
+    for queue in contents {
+        let QueueContent { vhost, name, messages, body_bytes, in_pages, in_log, next } = queue;
+        line(&format_args!(
+            "  {name} in {vhost}: {messages} messages, {}, {in_pages} in pages, {in_log} in the \
+             log, next sequence {next}",
+            size(*body_bytes)
+        ));
+    }
 }
 
 fn head(dir: &str, report: &Report) {

@@ -47,8 +47,18 @@ impl Program {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
-        let data_dir = tempfile::tempdir().expect("directory");
+    /// Starts the program on data that is there.
+    pub(crate) fn start_on(data_dir: tempfile::TempDir) -> Self {
+        let mut command = isthmus();
+        command.args(["--set", "listeners.amqp=127.0.0.1:0"]);
+        Self::spawn_on(command, data_dir)
+    }
+
+    fn spawn(command: Command) -> Self {
+        Self::spawn_on(command, tempfile::tempdir().expect("directory"))
+    }
+
+    fn spawn_on(mut command: Command, data_dir: tempfile::TempDir) -> Self {
         let mut child = command
             .args(["--set", "listeners.http=127.0.0.1:0", "--data-dir"])
             .arg(data_dir.path())

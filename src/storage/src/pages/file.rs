@@ -9,8 +9,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fs::{self, File, Storage},
+    fs::{self, File, Pace, PacedWriter, Storage},
 };
+
+/// A file is copied in pieces of this size, in bytes.
+const COPY_BYTES: usize = 1 << 20;
 
 /// An open page file, for reading from any thread. Removing it meanwhile is fine.
 #[derive(Debug)]
@@ -104,6 +107,29 @@ impl PageFile {
             return damaged("a page does not match its checksum");
         }
         Ok(bytes)
+    }
+
+    /// Copies the file into another directory, under the same number. It is durable when this
+    /// returns, and its name once that directory is synced. Pages are not verified on the way:
+    /// whoever reads them does.
+    ///
+    /// # Errors
+    /// What the operating system says; what was written so far is left to the caller.
+    pub fn copy_to(&self, target: &dyn Storage, pace: Pace) -> Result<()> {
+        let created = target.create(&self.name).map_err(|e| Error::io("create", &self.name, e))?;
+        let mut writer = PacedWriter::new(created, self.name.clone(), pace);
+        let mut piece = vec![0; COPY_BYTES];
+        while writer.offset() < self.bytes() {
+            let left = usize::try_from(self.bytes() - writer.offset()).unwrap_or(COPY_BYTES);
+            let piece = &mut piece[..left.min(COPY_BYTES)];
+            let read = fs::read_full_at(&*self.file, &self.name, piece, writer.offset())?;
+            if read < piece.len() {
+                let reason = "the file is shorter than it was";
+                return Err(Error::corrupt(&self.name, writer.offset() + read as u64, reason));
+            }
+            writer.append(piece)?;
+        }
+        writer.sync()
     }
 
     /// Reads and verifies every page, in order.

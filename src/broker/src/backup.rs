@@ -1,0 +1,153 @@
+//! A consistent copy of a running broker, in another directory.
+//!
+//! In one turn the ledger is copied, at the index of its last entry, and the page files that it
+//! names are held. Everything else is written beside the broker, which goes on meanwhile:
+//! 1. copies of the page files, which never change; one that is removed meanwhile can still be read;
+//! 2. a checkpoint that has all bodies that are in no page, so that nothing of the log is needed;
+//! 3. a log that is empty and begins behind the index.
+//!
+//! A broker that starts on the copy finds what was committed up to that index.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use isthmus_core::Ledger;
+use isthmus_storage::fs::Pace;
+use isthmus_storage::pages::PageFile;
+use isthmus_storage::{Error as StorageError, Log, LogId, LogOptions, SharedStorage, checkpoint};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::checkpointer::{ENTRY_BYTES, write_entries};
+use crate::driver::Driver;
+use crate::pager::Pager;
+use crate::shard::Input;
+
+/// Size of the copy's only segment, in bytes: it holds nothing, and the next one is as large as the
+/// broker that starts on it wants.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// The last entry of the log whose effects are in it.
+    pub index: u64,
+    /// Page files in it.
+    pub page_files: u64,
+    /// Bytes of page files and of the checkpoint.
+    pub bytes: u64,
+}
+
+/// Why there is no backup.
+#[derive(Debug, Error)]
+pub enum BackupError {
+    /// One at a time.
+    #[error("another backup is being made; ask again when it has ended")]
+    Busy,
+    /// Nothing is committed yet, or not any more.
+    #[error("the broker is starting or stopping; ask again")]
+    Unavailable,
+    /// What the directory of the copy says, or a page file that cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Makes backups, one at a time.
+pub(crate) struct Backups {
+    pager: Arc<Pager>,
+    stop: watch::Receiver<bool>,
+    is_busy: Arc<AtomicBool>,
+}
+
+/// What a backup is made of.
+struct Source {
+    ledger: Ledger,
+    index: u64,
+    files: Vec<Arc<PageFile>>,
+}
+
+/// Lets the next one begin when dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Backups {
+    pub(crate) fn new(pager: Arc<Pager>, stop: watch::Receiver<bool>) -> Backups {
+        Backups { pager, stop, is_busy: Arc::default() }
+    }
+
+    /// Makes a copy in `target`, an empty directory.
+    pub(crate) async fn make(
+        &self,
+        driver: &dyn Driver,
+        target: SharedStorage,
+    ) -> Result<Backup, BackupError> {
+        if self.is_busy.swap(true, Ordering::Acquire) {
+            return Err(BackupError::Busy);
+        }
+        let busy = Busy(Arc::clone(&self.is_busy));
+        let source = self.hold(driver).await.ok_or(BackupError::Unavailable)?;
+        let stop = self.stop.clone();
+        let write = move || {
+            // Also if whoever asked has gone: two never write at once.
+            let _busy = busy;
+            source.write(&target, &stop)
+        };
+        tokio::task::spawn_blocking(write).await.unwrap_or(Err(BackupError::Unavailable))
+    }
+
+    /// Copies the ledger and holds the files that it names: in one turn, for a round gives up files
+    /// that a later ledger does not name.
+    async fn hold(&self, driver: &dyn Driver) -> Option<Source> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let pager = Arc::clone(&self.pager);
+        driver.submit(Input::Inspect(Box::new(move |shard| {
+            let source = shard.copy().map(|(ledger, index)| {
+                let files = pager.files(ledger.page_files().into_keys());
+                Source { ledger, index, files }
+            });
+            // Whoever asked may have gone.
+            tell.send(source).ok();
+        })));
+        told.await.ok()?
+    }
+}
+
+impl Source {
+    fn write(
+        &self,
+        target: &SharedStorage,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Backup, BackupError> {
+        let term = self.ledger.term();
+        // It takes the directory for itself.
+        let options = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            spares: 0,
+            spares_max: 0,
+            ..LogOptions::default()
+        };
+        let (mut log, _) = Log::open(Arc::clone(target), options)?;
+        let mut bytes = 0;
+        for file in &self.files {
+            if *stop.borrow() {
+                return Err(BackupError::Unavailable);
+            }
+            file.copy_to(&**target, Pace::default())?;
+            bytes += file.bytes();
+        }
+        // Syncs the directory, and so the names of the page files as well.
+        let entries = self.ledger.entries_without_log(ENTRY_BYTES);
+        let content = |out: &mut dyn Write| write_entries(entries, out, stop);
+        let meta = checkpoint::write(&**target, self.index, term, content)?;
+        log.purge_to(LogId { term, index: self.index })?;
+        log.close()?;
+        bytes += meta.bytes;
+        Ok(Backup { index: self.index, page_files: self.files.len() as u64, bytes })
+    }
+}

@@ -1,0 +1,166 @@
+//! What the data of a broker that does not run means: read by the rules of the start, without a
+//! start and without a change.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_cluster::SingleOptions;
+use isthmus_core::paging::{self, PageContent, PageKey, PagedRun};
+use isthmus_core::{Ledger, Part, QueueLedger};
+use isthmus_model::{QueueId, Sequence};
+use isthmus_storage::fs::OverlayStorage;
+use isthmus_storage::pages::{PageAddress, PageFile};
+use isthmus_storage::{LogOptions, SharedStorage};
+
+use crate::recovery::{RecoveryError, read_ledger};
+
+/// The data as a broker would find it that starts on it.
+pub struct Offline {
+    ledger: Ledger,
+    applied: u64,
+}
+
+/// What is in a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueContent {
+    /// Its virtual host.
+    pub vhost: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Messages in it.
+    pub messages: u64,
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
+    /// Those of the messages that are in pages.
+    pub in_pages: u64,
+    /// Those that are in the log, or in a checkpoint.
+    pub in_log: u64,
+    /// The sequence that the next message gets at least.
+    pub next: Sequence,
+}
+
+/// A page that does not hold what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadPage {
+    /// The number of the page file.
+    pub file: u64,
+    /// The offset of the page in it, in bytes.
+    pub offset: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Offline {
+    /// Reads checkpoint and log of the data in `storage`, whose lock the caller holds, and decodes
+    /// every entry that counts. What a start would write stays in memory.
+    ///
+    /// # Errors
+    /// Why a broker would not start on it. Pages are not looked at.
+    pub fn read(storage: SharedStorage) -> Result<Offline, RecoveryError> {
+        let overlay: SharedStorage = Arc::new(OverlayStorage::new(storage));
+        let log = LogOptions { spares: 0, ..LogOptions::default() };
+        let options = SingleOptions { log, ..SingleOptions::default() };
+        let read = read_ledger(&overlay, options)?;
+        Ok(Offline { ledger: read.ledger, applied: read.applied })
+    }
+
+    /// The last entry of the log.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The numbers of the page files that are needed. The next start removes the others.
+    pub fn page_files(&self) -> BTreeSet<u64> {
+        self.ledger.page_files().into_keys().collect()
+    }
+
+    /// Every durable queue, by virtual host and name.
+    pub fn queues(&self) -> Vec<QueueContent> {
+        let mut queues: Vec<QueueContent> = self
+            .each_queue()
+            .filter_map(|(id, queue)| {
+                let (vhost, entry) = self.ledger.topology().queue_by_id(id)?;
+                let mut content = QueueContent {
+                    vhost: Arc::clone(vhost),
+                    name: Arc::clone(&entry.def.name),
+                    messages: queue.runs.len(),
+                    body_bytes: 0,
+                    in_pages: 0,
+                    in_log: 0,
+                    next: queue.next,
+                };
+                for part in queue.runs.iter() {
+                    content.body_bytes += part.body_bytes();
+                    match part {
+                        Part::Here(_) => content.in_log += part.len(),
+                        Part::Paged(run) => content.in_pages += u64::from(run.left()),
+                    }
+                }
+                Some(content)
+            })
+            .collect();
+        queues.sort_by(|a, b| (&a.vhost, &a.name).cmp(&(&b.vhost, &b.name)));
+        queues
+    }
+
+    fn each_queue(&self) -> impl Iterator<Item = (QueueId, &QueueLedger)> {
+        let ids = (1..self.ledger.next_queue().0).map(QueueId);
+        ids.filter_map(|id| self.ledger.queue(id).map(|queue| (id, queue)))
+    }
+
+    /// Reads every page that is needed and compares it with what is known of its messages. A file
+    /// or a page that cannot be read is passed over: verifying the storage tells of it.
+    pub fn check_pages(&self, storage: &SharedStorage, tell: &mut dyn FnMut(BadPage)) {
+        let mut runs: Vec<(QueueId, &PagedRun)> = self
+            .each_queue()
+            .flat_map(|(id, queue)| queue.runs.iter().map(move |part| (id, part)))
+            .filter_map(|(id, part)| match part {
+                Part::Paged(run) => Some((id, run)),
+                Part::Here(_) => None,
+            })
+            .collect();
+        // Each file is opened once, and each page read once.
+        runs.sort_by_key(|(_, run)| run.page.key);
+        let mut file: Option<Arc<PageFile>> = None;
+        for of_page in runs.chunk_by(|(_, a), (_, b)| a.page.key == b.page.key) {
+            let Some((_, first)) = of_page.first() else { continue };
+            let key = first.page.key;
+            if file.as_ref().is_none_or(|file| file.number() != key.file) {
+                file = PageFile::open(&**storage, key.file).ok();
+            }
+            let Some(content) = file.as_deref().and_then(|file| read(file, key)) else { continue };
+            let bad = |what| BadPage { file: key.file, offset: key.offset, what };
+            match content {
+                Err(what) => tell(bad(what)),
+                Ok(content) => {
+                    for (id, run) in of_page.iter().filter(|(_, run)| !holds(&content, run)) {
+                        let first = run.first;
+                        tell(bad(format!("it does not hold message {first} of queue {id}")));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads a page; `None` if it is damaged, and an error if it cannot be understood.
+fn read(file: &PageFile, key: PageKey) -> Option<Result<PageContent, String>> {
+    let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
+    let bytes = Bytes::from(file.read(address).ok()?);
+    Some(paging::read(&bytes).map_err(|error| format!("its content makes no sense: {error}")))
+}
+
+/// Whether a page holds every message of a run.
+fn holds(content: &PageContent, run: &PagedRun) -> bool {
+    run.parts().all(|stretch| {
+        let mut at = stretch.first;
+        while let Some(rest) = stretch.part(at, u64::MAX) {
+            match rest.read(content) {
+                Some(here) => at = here.end(),
+                None => return false,
+            }
+        }
+        true
+    })
+}
