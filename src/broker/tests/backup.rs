@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::client::Client;
 use common::disk::{Gate, Watched};
 use common::world::{Broken, Workers, World};
 use common::{Announce, Node, Setup, eventually, in_jumping_time, patiently, seeds};
@@ -91,6 +92,8 @@ fn a_full_disk_ends_the_backup_and_nothing_else() {
 async fn there_is_one_backup_at_a_time() {
     let gate = Arc::new(Gate::default());
     let node = Setup::default().start(Arc::new(SimStorage::new(1))).unwrap();
+    // What is answered is committed; before that there is nothing to make a backup of.
+    Client::connect(&node.broker).await.declare("q").await;
     let copy = SimStorage::new(2);
     gate.shut();
     let held_up = Arc::new(Watched::gated(&copy, &gate));

@@ -107,7 +107,7 @@ fn look(args: &DirArgs, content: bool) -> Result<Report, StorageError> {
     let mut damage: Vec<Finding> = missing_log(&report).into_iter().collect();
     match &offline {
         Ok(offline) if content => {
-            offline.check_pages(&storage, &mut |bad| damage.push(bad_page(&report.pages, bad)));
+            offline.check_pages(&storage, &mut |bad| damage.push(bad_page(&report.pages, &bad)));
         }
         Ok(_) => {}
         Err(error) => damage.extend(refused(&report, &damage, error)),
@@ -137,7 +137,7 @@ fn refused(report: &Report, found: &[Finding], error: &RecoveryError) -> Option<
 }
 
 /// A page that is whole and does not hold what the checkpoint and the log say.
-fn bad_page(files: &[PageReport], bad: BadPage) -> Finding {
+fn bad_page(files: &[PageReport], bad: &BadPage) -> Finding {
     let file = files.iter().find(|file| file.number == bad.file);
     Finding {
         severity: Severity::Damage,

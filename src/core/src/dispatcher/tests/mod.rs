@@ -10,6 +10,7 @@ mod lifetime;
 mod limits;
 mod model;
 mod order;
+mod pages;
 mod priority;
 mod publish;
 mod restart;
