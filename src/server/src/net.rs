@@ -201,7 +201,8 @@ mod tests {
             assert!(nodelay);
             assert_eq!(peer, client.local_addr().expect("address"));
             assert!(started.elapsed() >= SHORTAGE_PAUSE / 2);
-            assert_eq!(source.calls.load(Ordering::Relaxed), 3);
+            // Once in vain and once for the client; by now perhaps for the next one.
+            assert!([2, 3].contains(&source.calls.load(Ordering::Relaxed)));
         };
         tokio::select! {
             () = looping => {}

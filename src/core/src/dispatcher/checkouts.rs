@@ -94,6 +94,23 @@ impl Checkouts {
         taken
     }
 
+    /// What of `first..first + len` is checked out under `epoch`, in order: first sequence, how many.
+    pub(super) fn held(
+        &self,
+        first: Sequence,
+        len: u32,
+        epoch: LeaseEpoch,
+    ) -> Vec<(Sequence, u64)> {
+        let end = first.saturating_add(u64::from(len));
+        let before = self.runs.range(..first).next_back();
+        let runs = before.into_iter().chain(self.runs.range(first..end)).map(|(_, run)| run);
+        runs.filter(|run| run.epoch == epoch)
+            .map(|run| (run.first.max(first), run.end().min(end)))
+            .filter(|(from, to)| from < to)
+            .map(|(from, to)| (from, to - from))
+            .collect()
+    }
+
     /// Takes out what is past its deadline at `now`, in order.
     pub(super) fn take_due(&mut self, now: Time) -> Vec<Checkout> {
         let mut due = Vec::new();
@@ -148,6 +165,9 @@ mod tests {
         assert_eq!(checkouts.runs.len(), 2, "neighbours of one epoch are one run");
         let spans =
             |taken: Vec<Checkout>| -> Vec<_> { taken.iter().map(|c| (c.first, c.len)).collect() };
+        assert_eq!(checkouts.held(3, 8, LeaseEpoch(1)), [(3, 6)]);
+        assert_eq!(checkouts.held(3, 8, LeaseEpoch(2)), [(9, 2)]);
+        assert_eq!(checkouts.held(1, 2, LeaseEpoch(2)), []);
         assert_eq!(spans(checkouts.take(3, 8, LeaseEpoch(1))), [(3, 6)]);
         assert_eq!(spans(checkouts.take(3, 8, LeaseEpoch(1))), [], "settled is settled");
         assert_eq!(spans(checkouts.take(1, 10, LeaseEpoch(2))), [(9, 2)]);

@@ -246,15 +246,17 @@ impl Dispatcher {
             if !may_move || queue.options.dead_letter_exchange.is_none() {
                 continue;
             }
-            let (mut at, end) = (s.first, s.first + u64::from(s.len));
-            while at < end {
-                let Some(part) = queue.find(ledger, at, end - at) else { break };
-                at = part.end();
-                if let Part::Paged(paged) = part
-                    && !self.pages.loaded.contains_key(&paged.page.key)
-                    && lacking.last() != Some(&paged.page.key)
-                {
-                    lacking.push(paged.page.key);
+            for (first, len) in queue.checkouts.held(s.first, s.len, s.epoch) {
+                let (mut at, end) = (first, first + len);
+                while at < end {
+                    let Some(part) = queue.find(ledger, at, end - at) else { break };
+                    at = part.end();
+                    if let Part::Paged(paged) = part
+                        && !self.pages.loaded.contains_key(&paged.page.key)
+                        && lacking.last() != Some(&paged.page.key)
+                    {
+                        lacking.push(paged.page.key);
+                    }
                 }
             }
         }
