@@ -135,9 +135,9 @@ impl State {
         let before = (figures.memory, figures.disk);
         if let (Some(resident), Some(limit)) = (measured.resident_bytes, figures.memory_limit_bytes)
         {
-            // Set above the limit and cleared a twentieth below it: what is resident goes up and
-            // down all the time.
-            let bound = if figures.memory { limit - limit / 20 } else { limit };
+            // Set a twentieth below the limit, for what publishers have underway comes in still, and
+            // cleared a tenth below it: what is resident goes up and down all the time.
+            let bound = if figures.memory { limit - limit / 10 } else { set_above(limit) };
             figures.memory = resident > bound;
             if figures.memory != before.0 {
                 let (resident, limit) = (mib(resident), mib(limit));
@@ -166,10 +166,15 @@ impl State {
     }
 }
 
-/// How soon the memory limit can be reached, while no memory alarm is set.
+/// What may be resident, in bytes, before the memory alarm is set.
+fn set_above(limit: u64) -> u64 {
+    limit - limit / 20
+}
+
+/// How soon the memory alarm can be due, while it is not set.
 fn until_filled(figures: &Figures, measured: Measured) -> Option<Duration> {
     let (resident, limit) = measured.resident_bytes.zip(figures.memory_limit_bytes)?;
-    let room = limit.saturating_sub(resident);
+    let room = set_above(limit).saturating_sub(resident);
     (!figures.memory).then(|| Duration::from_secs_f64(room as f64 / FILLING_BYTES_PER_S as f64))
 }
 
@@ -191,16 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_alarm_is_cleared_a_little_below_its_limit() {
+    fn the_memory_alarm_is_set_a_little_below_its_limit_and_cleared_further_below() {
         let mut state = State::new(Some(1000), 0);
-        assert_eq!(state.look(memory(1000)), None);
+        assert_eq!(state.look(memory(950)), None);
         let short = Shortage { memory: true, ..Shortage::NONE };
-        assert_eq!(state.look(memory(1001)), Some(short));
+        assert_eq!(state.look(memory(951)), Some(short));
         assert_eq!(state.look(memory(5000)), None);
-        assert_eq!(state.look(memory(951)), None);
+        assert_eq!(state.look(memory(901)), None);
         assert!(state.figures.memory);
-        assert_eq!(state.look(memory(950)), Some(Shortage::NONE));
-        assert_eq!(state.look(memory(999)), None);
+        assert_eq!(state.look(memory(900)), Some(Shortage::NONE));
+        assert_eq!(state.look(memory(949)), None);
     }
 
     #[test]
@@ -210,10 +215,12 @@ mod tests {
             state.look(memory(bytes));
             until_filled(&state.figures, memory(bytes))
         };
-        assert_eq!(until(0), Some(Duration::from_secs(2)));
-        assert_eq!(until(3 << 30), Some(Duration::from_millis(500)));
-        assert_eq!(until(4 << 30), Some(Duration::ZERO));
-        assert_eq!(until((4 << 30) + 1), None, "it is set, and only ends from here");
+        let set_above = set_above(4 << 30);
+        let in_ms = |until: Option<Duration>| until.map(|until| until.as_millis());
+        assert_eq!(in_ms(until(0)), Some(1900));
+        assert_eq!(in_ms(until(3 << 30)), Some(400));
+        assert_eq!(until(set_above), Some(Duration::ZERO));
+        assert_eq!(until(set_above + 1), None, "it is set, and only ends from here");
     }
 
     #[test]
