@@ -135,9 +135,9 @@ impl State {
         let before = (figures.memory, figures.disk);
         if let (Some(resident), Some(limit)) = (measured.resident_bytes, figures.memory_limit_bytes)
         {
-            // Set a twentieth below the limit, for what publishers have underway comes in still, and
-            // cleared a tenth below it: what is resident goes up and down all the time.
-            let bound = if figures.memory { limit - limit / 10 } else { set_above(limit) };
+            // Set a tenth below the limit, for what publishers have underway comes in still, and
+            // cleared a little further below: what is resident goes up and down all the time.
+            let bound = if figures.memory { limit - limit / 20 * 3 } else { set_above(limit) };
             figures.memory = resident > bound;
             if figures.memory != before.0 {
                 let (resident, limit) = (mib(resident), mib(limit));
@@ -168,7 +168,7 @@ impl State {
 
 /// What may be resident, in bytes, before the memory alarm is set.
 fn set_above(limit: u64) -> u64 {
-    limit - limit / 20
+    limit - limit / 10
 }
 
 /// How soon the memory alarm can be due, while it is not set.
@@ -198,14 +198,14 @@ mod tests {
     #[test]
     fn the_memory_alarm_is_set_a_little_below_its_limit_and_cleared_further_below() {
         let mut state = State::new(Some(1000), 0);
-        assert_eq!(state.look(memory(950)), None);
+        assert_eq!(state.look(memory(900)), None);
         let short = Shortage { memory: true, ..Shortage::NONE };
-        assert_eq!(state.look(memory(951)), Some(short));
+        assert_eq!(state.look(memory(901)), Some(short));
         assert_eq!(state.look(memory(5000)), None);
-        assert_eq!(state.look(memory(901)), None);
+        assert_eq!(state.look(memory(851)), None);
         assert!(state.figures.memory);
-        assert_eq!(state.look(memory(900)), Some(Shortage::NONE));
-        assert_eq!(state.look(memory(949)), None);
+        assert_eq!(state.look(memory(850)), Some(Shortage::NONE));
+        assert_eq!(state.look(memory(899)), None);
     }
 
     #[test]
@@ -217,8 +217,8 @@ mod tests {
         };
         let set_above = set_above(4 << 30);
         let in_ms = |until: Option<Duration>| until.map(|until| until.as_millis());
-        assert_eq!(in_ms(until(0)), Some(1900));
-        assert_eq!(in_ms(until(3 << 30)), Some(400));
+        assert_eq!(in_ms(until(0)), Some(1800));
+        assert_eq!(in_ms(until(3 << 30)), Some(300));
         assert_eq!(until(set_above), Some(Duration::ZERO));
         assert_eq!(until(set_above + 1), None, "it is set, and only ends from here");
     }
