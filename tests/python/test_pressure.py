@@ -457,7 +457,8 @@ def test_ten_times_the_memory_passes_through_and_the_limit_holds(tmp_path):
 
 WARM_UP_S, CHURN_S = 5, 15
 CHURNERS = 4
-RSS_SLACK_KIB = 8 * 1024  # The allocator takes 4 MiB at a time, for each of two workers.
+# The allocator takes 4 MiB at a time, for each of two workers.
+RSS_SLACK_KIB = 8 * KIB
 
 
 def come_and_go(address, until_s, counts, failures):
