@@ -16,8 +16,8 @@ from test_pressure import PeakRss
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 BACKLOGS = [
     # Name, messages, bytes of each body, resident MiB at most while it is filled, and after it.
-    ("large", 10_000_000 if SOAK else 400_000, 1024, 400, 200),
-    ("small", 50_000_000 if SOAK else 2_000_000, 16, 400, 150),
+    ("large", 10_000_000 if SOAK else 400_000, 1024, 300, 200),
+    ("small", 50_000_000 if SOAK else 2_000_000, 16, 300, 150),
 ]
 BATCH = 1000
 CONFIRMS = struct.Struct(">QB")
