@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const MEMORY_LIMIT: u64 = 96 << 20;
 
+/// The body of the message that the consumer stops at.
+const LAST: &[u8] = b"last";
+
 /// Publishes to `queue` until nothing has been taken for a second.
 fn publish_until_stopped(client: &mut Client, queue: &str) {
     // Transient ones: others would go to pages.
@@ -68,18 +71,20 @@ fn memory_holds_publishers_back_until_consumers_have_freed_it() {
     consumer.consume("q").expect("consuming");
     let drained = std::thread::spawn(move || {
         let mut delivered = 0_u64;
-        while let Ok(frame) = consumer.read() {
-            delivered += u64::from(frame.ids() == Some(DELIVER));
-            if delivered == 10_000 {
-                return consumer;
+        loop {
+            match consumer.read() {
+                Ok(frame) if frame.payload == LAST => return consumer,
+                Ok(frame) => delivered += u64::from(frame.ids() == Some(DELIVER)),
+                Err(error) => panic!("the consumer was cut off after {delivered}: {error}"),
             }
         }
-        panic!("the consumer was cut off after {delivered}");
     });
     program.wait_for_line("memory alarm cleared");
     let cleared = Instant::now();
     publisher.wait_for(UNBLOCKED).expect("told");
     assert!(cleared.elapsed() < Duration::from_secs(1), "{:?}", cleared.elapsed());
+    // The publisher stopped in the middle of a frame, so another one says that this was all.
+    other.send(&publish("q", LAST)).expect("sent");
     drop(drained.join().expect("drained"));
 }
 
