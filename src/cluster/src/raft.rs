@@ -17,6 +17,7 @@ pub(crate) mod convert;
 mod log_store;
 mod membership;
 mod settings;
+mod snapshot;
 mod tail;
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub use self::{
     convert::EntryKind,
     log_store::{OpenError, RaftLog, RaftLogOptions, RaftLogReader},
     settings::settings,
+    snapshot::{Chunk, Chunks, Install, SnapshotData},
 };
 
 openraft::declare_raft_types!(
