@@ -124,6 +124,10 @@ impl Fault {
             CommandError::Locked(text) => (ReplyCode::ResourceLocked, text),
             CommandError::Refused(text) => (ReplyCode::AccessRefused, text),
             CommandError::NotImplemented(text) => (ReplyCode::NotImplemented, text),
+            // Clients reconnect after this code, and find whoever leads then.
+            CommandError::NotLeader => {
+                return Fault::new(ReplyCode::ConnectionForced, error.to_string());
+            }
         };
         Fault::new(code, text.as_str())
     }

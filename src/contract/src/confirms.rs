@@ -91,6 +91,12 @@ impl Confirms {
         }
     }
 
+    /// As [`Confirms::done`], where none of the batch's messages was taken.
+    pub fn refused(&mut self, token: Token, tell: impl FnMut(ConfirmRun)) {
+        let len = self.pending.iter().find(|p| p.token == token).map_or(0, |p| p.len);
+        self.done(token, (0..len).collect(), tell);
+    }
+
     /// Whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
@@ -124,5 +130,9 @@ mod tests {
         confirms.published(Token(5), 1);
         assert_eq!(done(&mut confirms, 5, &[]), [(11, 11, true)]);
         assert_eq!(done(&mut confirms, 5, &[]), [], "an unknown token tells nothing");
+        confirms.published(Token(6), 2);
+        let mut told = Vec::new();
+        confirms.refused(Token(6), |r| told.push((r.first, r.last, r.taken)));
+        assert_eq!(told, [(12, 13, false)]);
     }
 }

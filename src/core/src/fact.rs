@@ -19,6 +19,30 @@ pub struct Entry {
     pub facts: Vec<Fact>,
 }
 
+/// Where an entry stands among those of its leader.
+///
+/// Several leaders write one log, and each may lose some of what it proposes. An entry counts only
+/// if it belongs to the term that the log is in and follows on the entry before: whoever proposed
+/// it decided it on top of that one. The others are void on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The term, as [`Fact::Term`] has begun it.
+    pub term: u64,
+    /// The entry's number within the term; the one that begins it has 0.
+    pub number: u64,
+}
+
+/// Who takes part in consensus, as of an entry of the log; in an encoding of the consensus' own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The index of the entry that said so.
+    pub index: u64,
+    /// The consensus term of that entry.
+    pub term: u64,
+    /// Who.
+    pub members: Arc<[u8]>,
+}
+
 /// One thing that happened. Facts say what was decided, never ask for a decision: applying them
 /// routes nothing, compares no clocks and selects no message.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,6 +216,10 @@ pub enum Fact {
         /// Positions of the page whose messages are gone, a bit each.
         gone: Option<Box<[u64]>>,
     },
+    /// Who takes part in consensus from here on.
+    Members(Arc<Members>),
+    /// The number of the term's latest entry, in a checkpoint.
+    EntryNumber(u64),
 }
 
 /// Consecutive records of a batch that came into one queue.

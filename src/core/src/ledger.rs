@@ -14,7 +14,7 @@ use rpds::RedBlackTreeMapSync;
 use crate::dedup::{Window, WindowOf};
 use crate::paging::Moved;
 use crate::topology::{Removed, Topology, TopologyError};
-use crate::{Entry, Fact, Part, Placement, Run, RunMap};
+use crate::{Entry, Fact, Members, Part, Place, Placement, Run, RunMap};
 
 use self::restore::Restoring;
 pub use self::write_out::Wanted;
@@ -34,6 +34,10 @@ pub struct Ledger {
     windows: BTreeMap<WindowOf, Arc<Window>>,
     next_queue: QueueId,
     term: u64,
+    /// The number of the term's latest entry.
+    number: u64,
+    /// Who takes part in consensus; none where one node is all there is.
+    members: Option<Arc<Members>>,
     time: Time,
     /// The index of the entry that is applied now; 0 where the log does not hold it.
     index: u64,
@@ -123,6 +127,8 @@ impl Ledger {
             windows: BTreeMap::new(),
             next_queue: QueueId(1),
             term: 0,
+            number: 0,
+            members: None,
             time: Time(0),
             index: 0,
             unpaged_bytes: 0,
@@ -166,6 +172,20 @@ impl Ledger {
         self.term
     }
 
+    /// Who takes part in consensus, as of the latest entry that said so.
+    pub fn members(&self) -> Option<&Arc<Members>> {
+        self.members.as_ref()
+    }
+
+    /// Whether an entry at `place` counts: it begins a later term, or follows on the term's latest
+    /// entry.
+    pub fn admits(&self, place: Place) -> bool {
+        match place.number {
+            0 => place.term > self.term,
+            number => place.term == self.term && number == self.number + 1,
+        }
+    }
+
     /// The log time of the latest entry.
     pub fn time(&self) -> Time {
         self.time
@@ -194,6 +214,21 @@ impl Ledger {
         for fact in &entry.facts {
             self.apply_fact(fact);
         }
+    }
+
+    /// As [`Ledger::apply_at`], for an entry that stands at `place`; returns whether it counts. One
+    /// that does not changes nothing.
+    ///
+    /// # Panics
+    /// As [`Ledger::apply`], and if an entry with number 0 does not begin the term of its place.
+    pub fn apply_placed(&mut self, index: u64, place: Place, entry: &Entry) -> bool {
+        if !self.admits(place) {
+            return false;
+        }
+        self.apply_at(index, entry);
+        assert_eq!(self.term, place.term, "an entry of another term than its place says");
+        self.number = place.number;
+        true
     }
 
     fn apply_fact(&mut self, fact: &Fact) {
@@ -257,6 +292,8 @@ impl Ledger {
                 }
             }
             Fact::NextQueue(id) => self.next_queue = *id,
+            Fact::Members(members) => self.members = Some(Arc::clone(members)),
+            Fact::EntryNumber(number) => self.number = *number,
             Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
         }
     }
@@ -272,6 +309,7 @@ impl Ledger {
     fn begin_term(&mut self, term: u64) {
         assert!(term > self.term, "term {term} began after term {}", self.term);
         self.term = term;
+        self.number = 0;
         // The order of a hash map does not matter to an assignment in each place.
         for queue in self.queues.values_mut() {
             let queue = Arc::make_mut(queue);

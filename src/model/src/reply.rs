@@ -92,4 +92,7 @@ pub enum CommandError {
     /// A limit of the broker is reached.
     #[error("{0}")]
     Limit(String),
+    /// No node leads, or another one does: nothing was done, and it may be asked for again.
+    #[error("no node of the cluster leads at the moment: try again")]
+    NotLeader,
 }

@@ -291,6 +291,10 @@ impl Amqp091Session {
                 self.phase = Phase::Running;
                 self.say_connection(class::AMQPMethod::OpenOk(class::OpenOk {}));
             }
+            (&Phase::Entering { token, .. }, Err(CommandError::NotLeader)) if token == done => {
+                let fault = Fault::from_refusal(&CommandError::NotLeader);
+                self.fail(0, &fault.of((10, 40)));
+            }
             (&Phase::Entering { token, .. }, Err(error)) if token == done => {
                 let text = error.to_string();
                 self.fail(0, &Fault::new(ReplyCode::NotAllowed, text).of((10, 40)));

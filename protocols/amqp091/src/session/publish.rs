@@ -348,6 +348,11 @@ impl Amqp091Session {
         let refused = match result {
             Ok(Reply::Published { exceptions }) => self.exceptions(number, &exceptions),
             Ok(_) => Ok(Vec::new()),
+            // It was never proposed: a publisher that waits for confirms hears of it, and may
+            // publish again.
+            Err(CommandError::NotLeader) if self.is_confirming(number) => {
+                return self.refuse_batch(number, token);
+            }
             Err(error) => Err(Fault::from_refusal(&error)),
         };
         match refused {
@@ -405,9 +410,24 @@ impl Amqp091Session {
         let Some(Slot::Open(channel)) = self.channels.get_mut(usize::from(number)) else { return };
         let Mode::Confirm(confirms) = &mut channel.mode else { return };
         let out = self.out.outbox.buf();
-        confirms.done(token, refused, |ConfirmRun { first, last, taken }| {
-            let write = if taken { deliver::ack } else { deliver::nack };
-            write(out, number, last, first != last);
-        });
+        confirms.done(token, refused, |run| say_confirm(out, number, run));
     }
+
+    fn is_confirming(&self, number: u16) -> bool {
+        let slot = self.channels.get(usize::from(number));
+        matches!(slot, Some(Slot::Open(channel)) if matches!(channel.mode, Mode::Confirm(_)))
+    }
+
+    /// Says that none of a batch was taken.
+    fn refuse_batch(&mut self, number: u16, token: Token) {
+        let Some(Slot::Open(channel)) = self.channels.get_mut(usize::from(number)) else { return };
+        let Mode::Confirm(confirms) = &mut channel.mode else { return };
+        let out = self.out.outbox.buf();
+        confirms.refused(token, |run| say_confirm(out, number, run));
+    }
+}
+
+fn say_confirm(out: &mut Vec<u8>, number: u16, run: ConfirmRun) {
+    let write = if run.taken { deliver::ack } else { deliver::nack };
+    write(out, number, run.last, run.first != run.last);
 }

@@ -54,7 +54,9 @@ impl IntoResponse for ApiError {
                 (StatusCode::NOT_FOUND, "Object Not Found")
             }
             ApiError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
-            ApiError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            ApiError::Unavailable | ApiError::Broker(CommandError::NotLeader) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             ApiError::Invalid(_) | ApiError::Broker(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         };
         let body = Json(json!({ "error": error, "reason": reason }));

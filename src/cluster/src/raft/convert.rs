@@ -57,12 +57,12 @@ pub(super) fn index_to_log(index: u64) -> u64 {
 }
 
 /// The log's id of an entry.
-pub(super) fn id_to_log(id: &RaftLogId) -> LogId {
+pub(crate) fn id_to_log(id: &RaftLogId) -> LogId {
     LogId { term: id.leader_id.term, index: index_to_log(id.index) }
 }
 
 /// openraft's id of an entry; `None` for what comes before the first one.
-pub(super) fn id_from_log(id: LogId) -> Option<RaftLogId> {
+pub(crate) fn id_from_log(id: LogId) -> Option<RaftLogId> {
     let index = id.index.checked_sub(1)?;
     Some(RaftLogId::new(CommittedLeaderId::new(id.term), index))
 }
@@ -142,7 +142,7 @@ pub(super) fn entry_from_log(stored: isthmus_storage::Entry) -> io::Result<Entry
 }
 
 /// What was stored cannot be what this release wrote.
-pub(super) fn invalid(reason: String) -> io::Error {
+pub(crate) fn invalid(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 

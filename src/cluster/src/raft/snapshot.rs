@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 /// Pieces of a snapshot in order, each 1 MiB at the most; an error or the end of the channel without
@@ -20,7 +21,7 @@ pub enum Chunk {
 }
 
 /// Puts a snapshot that was received as a whole in the place of what the node has.
-pub type Install = Box<dyn FnOnce() -> io::Result<()> + Send>;
+pub type Install = Box<dyn FnOnce() -> BoxFuture<'static, io::Result<()>> + Send>;
 
 /// The content of a snapshot.
 pub enum SnapshotData {

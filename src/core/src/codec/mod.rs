@@ -1,7 +1,8 @@
 //! Entries as bytes: the payload of the log.
 //!
 //! A payload is one byte of version, the log time, and the facts one after the other, each with a
-//! tag that is never given another meaning. What a message says is written once, however many
+//! tag that is never given another meaning. Of an entry that has a [`Place`] the version is another
+//! one, and the place's two numbers follow on it, eight bytes each, low ones first. What a message says is written once, however many
 //! queues it came into. A reader keeps the payload as the chunk of the batches in it.
 
 mod dedup;
@@ -21,14 +22,29 @@ pub use wire::DecodeError;
 use wire::{Reader, put_bytes, put_uint};
 
 use crate::dedup::DedupKey;
-use crate::{Entry, Fact};
+use crate::{Entry, Fact, Members, Place};
 
-/// The version of the payload format that this code writes; it reads no other yet.
+/// The version of a payload without a place.
 const VERSION: u8 = 1;
+
+/// The version of a payload with a place.
+const VERSION_PLACED: u8 = 2;
 
 /// Appends `entry` to `out`.
 pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.push(VERSION);
+    put_entry(out, entry);
+}
+
+/// Appends `entry`, which stands at `place`, to `out`.
+pub fn encode_placed(place: Place, entry: &Entry, out: &mut Vec<u8>) {
+    out.push(VERSION_PLACED);
+    out.extend(place.term.to_le_bytes());
+    out.extend(place.number.to_le_bytes());
+    put_entry(out, entry);
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     put_uint(out, entry.time.0);
     put_uint(out, entry.facts.len() as u64);
     for fact in &entry.facts {
@@ -41,19 +57,45 @@ pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
 /// # Errors
 /// If the payload is of another version, or was not written by [`encode`].
 pub fn decode(payload: &Bytes) -> Result<Entry, DecodeError> {
+    decode_placed(payload).map(|(_, entry)| entry)
+}
+
+/// As [`decode`], with the entry's place if it has one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_placed(payload: &Bytes) -> Result<(Option<Place>, Entry), DecodeError> {
     let mut r = Reader::new(payload);
-    if r.u8()? != VERSION {
-        return Err(DecodeError {
-            offset: 0,
-            what: "an unknown version: a newer Isthmus wrote it",
-        });
-    }
+    let place = match r.u8()? {
+        VERSION => None,
+        VERSION_PLACED => Some(place(&mut r)?),
+        _ => {
+            return Err(DecodeError {
+                offset: 0,
+                what: "an unknown version: a newer Isthmus wrote it",
+            });
+        }
+    };
     let time = Time(r.uint()?);
     let facts = r.list(fact)?;
     if !r.is_at_end() {
         return Err(r.error("more bytes than facts"));
     }
-    Ok(Entry { time, facts })
+    Ok((place, Entry { time, facts }))
+}
+
+/// The place of the entry in `payload`, without a look at the rest.
+///
+/// # Errors
+/// If the payload ends before its place does.
+pub fn place_of(payload: &Bytes) -> Result<Option<Place>, DecodeError> {
+    let mut r = Reader::new(payload);
+    if r.u8()? == VERSION_PLACED { place(&mut r).map(Some) } else { Ok(None) }
+}
+
+fn place(r: &mut Reader<'_>) -> Result<Place, DecodeError> {
+    let term = u64::from_le_bytes(r.fixed()?);
+    Ok(Place { term, number: u64::from_le_bytes(r.fixed()?) })
 }
 
 fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
@@ -173,6 +215,16 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             out.push(22);
             page::put_paged(out, fact);
         }
+        Fact::Members(members) => {
+            out.push(23);
+            put_uint(out, members.index);
+            put_uint(out, members.term);
+            put_bytes(out, &members.members);
+        }
+        Fact::EntryNumber(number) => {
+            out.push(24);
+            put_uint(out, *number);
+        }
     }
 }
 
@@ -249,6 +301,12 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         },
         21 => Fact::Page(page::page(r)?),
         22 => page::paged(r)?,
+        23 => Fact::Members(Arc::new(Members {
+            index: r.uint()?,
+            term: r.uint()?,
+            members: r.bytes()?.into(),
+        })),
+        24 => Fact::EntryNumber(r.uint()?),
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })
 }

@@ -232,6 +232,12 @@ fn fact() -> impl Strategy<Value = Fact> {
     let numbers = prop_oneof![
         number().prop_map(Fact::Term),
         id().prop_map(Fact::NextQueue),
+        number().prop_map(Fact::EntryNumber),
+        (number(), number(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(
+            |(index, term, members)| {
+                Fact::Members(Arc::new(Members { index, term, members: members.into() }))
+            }
+        ),
         (id(), number(), number()).prop_map(|(queue, first, len)| Fact::Settle {
             queue,
             first,
@@ -353,6 +359,23 @@ proptest! {
         for len in 0..payload.len() {
             prop_assert!(decode(&payload.slice(..len)).is_err(), "{} of {}", len, payload.len());
         }
+    }
+
+    #[test]
+    fn a_place_comes_back_and_is_found_without_the_rest(
+        entry in entry(), term: u64, number: u64, len in 0usize..20,
+    ) {
+        let place = Place { term, number };
+        let mut payload = Vec::new();
+        encode_placed(place, &entry, &mut payload);
+        let payload = Bytes::from(payload);
+        prop_assert_eq!(place_of(&payload).unwrap(), Some(place));
+        let (read, decoded) = decode_placed(&payload).unwrap();
+        prop_assert_eq!(read, Some(place));
+        prop_assert_eq!(encoded(&decoded), encoded(&entry));
+        prop_assert_eq!(place_of(&encoded(&entry)).unwrap(), None);
+        let part = payload.slice(..len.min(payload.len()));
+        prop_assert_eq!(place_of(&part).is_ok(), part.len() >= 17);
     }
 
     #[test]

@@ -144,6 +144,11 @@ impl<'a> Reader<'a> {
         Ok(span)
     }
 
+    /// Bytes behind their length.
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+        Ok(self.span()?.of(self.payload))
+    }
+
     /// A span that is UTF-8.
     pub(super) fn text_span(&mut self) -> Result<Span, DecodeError> {
         let span = self.span()?;

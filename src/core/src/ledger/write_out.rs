@@ -217,6 +217,10 @@ impl Ledger {
         if self.term > 0 {
             facts.push(Fact::Term(self.term));
         }
+        if self.number > 0 {
+            facts.push(Fact::EntryNumber(self.number));
+        }
+        facts.extend(self.members.iter().cloned().map(Fact::Members));
         let topology = &self.topology;
         for vhost in topology.vhosts() {
             facts.push(Fact::DeclareVhost(Arc::clone(vhost)));

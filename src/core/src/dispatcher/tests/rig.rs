@@ -693,6 +693,7 @@ fn kind(error: &CommandError) -> &'static str {
         CommandError::Invalid(_) => "invalid",
         CommandError::NotImplemented(_) => "not implemented",
         CommandError::Limit(_) => "limit",
+        CommandError::NotLeader => "not the leader",
     }
 }
 

@@ -1,0 +1,93 @@
+//! Until when a leader may act as one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// A leader may act for as long as nobody else can have been elected: from the latest moment at
+/// which a majority has heard of it, for as long as they then refuse to vote.
+///
+/// The lease is taken shorter than that by a margin: clocks of different nodes run at slightly
+/// different speeds, and what was decided within the lease takes a moment to leave the node.
+#[derive(Debug)]
+pub struct Lease {
+    /// The zero of what follows.
+    start: Instant,
+    /// How long a majority's word holds.
+    term: Duration,
+    /// Nanoseconds since `start` until when it holds; 0 if it does not.
+    until: AtomicU64,
+    /// By how much the clock that also counts while the machine sleeps was ahead of the other when
+    /// the lease was renewed, in nanoseconds.
+    slept: AtomicU64,
+}
+
+/// What is left out at the end: a hundredth for clocks, and this much for what is on its way.
+const MARGIN: Duration = Duration::from_millis(20);
+
+/// The machine has been asleep if its two clocks have come apart by more.
+const ASLEEP: Duration = Duration::from_millis(10);
+
+impl Lease {
+    /// A lease that does not hold yet.
+    pub(super) fn new(term: Duration) -> Lease {
+        Lease {
+            start: Instant::now(),
+            term: term.saturating_sub(term / 100 + MARGIN),
+            until: AtomicU64::new(0),
+            slept: AtomicU64::new(0),
+        }
+    }
+
+    /// A majority has acknowledged this leader at `acknowledged`; it is none if it does not lead.
+    pub(super) fn renew(&self, acknowledged: Option<Instant>) {
+        let until = acknowledged.map_or(0, |at| {
+            let until = (at + self.term).saturating_duration_since(self.start);
+            u64::try_from(until.as_nanos()).unwrap_or(u64::MAX)
+        });
+        self.slept.store(slept(), Ordering::Relaxed);
+        self.until.store(until, Ordering::Release);
+    }
+
+    /// Whether it holds now.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        let now = self.start.elapsed().as_nanos();
+        now < u128::from(until)
+            && slept().abs_diff(self.slept.load(Ordering::Relaxed)) < ASLEEP.as_nanos() as u64
+    }
+}
+
+/// By how much the clock that counts while the machine sleeps is ahead of the one that does not.
+fn slept() -> u64 {
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64
+    };
+    let monotonic = nanos(ClockId::Monotonic);
+    nanos(ClockId::Boottime).saturating_sub(monotonic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_holds_for_its_term_and_not_a_moment_longer() {
+        let lease = Lease::new(Duration::from_secs(1));
+        assert!(!lease.holds(), "nobody has heard of the leader yet");
+        lease.renew(Some(Instant::now()));
+        assert!(lease.holds());
+        tokio::time::advance(Duration::from_millis(969)).await;
+        assert!(lease.holds());
+        tokio::time::advance(Duration::from_millis(2)).await;
+        assert!(!lease.holds(), "a margin before the others may vote again");
+        lease.renew(Some(Instant::now()));
+        assert!(lease.holds());
+        lease.renew(None);
+        assert!(!lease.holds(), "it leads no more");
+    }
+}

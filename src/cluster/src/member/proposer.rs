@@ -1,0 +1,80 @@
+//! The way of proposals into openraft.
+
+use std::future::ready;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+
+use super::Raft;
+use crate::raft::Proposal;
+
+/// Something that is proposed; encoded on consensus' own thread.
+pub trait Encode: Send + 'static {
+    /// Appends the bytes to `out`.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+/// Proposals of one node for as long as it leads, in order. Dropping it proposes what was handed
+/// over and ends.
+#[derive(Debug)]
+pub struct Proposer<E> {
+    proposals: mpsc::UnboundedSender<E>,
+}
+
+/// Proposals handed to openraft in one call.
+const AT_ONCE_MAX: usize = 64;
+
+impl<E: Encode> Proposer<E> {
+    pub(super) fn start(raft: Raft, on_refused: impl FnOnce() + Send + 'static) -> Proposer<E> {
+        // Not bounded here: whoever proposes holds back by what is not committed yet.
+        let (proposals, received) = mpsc::unbounded_channel();
+        tokio::spawn(run(raft, received, on_refused));
+        Proposer { proposals }
+    }
+
+    /// Proposes. Whether it is accepted is seen when it is committed, or by the callback.
+    pub fn propose(&self, proposal: E) {
+        // After a refusal nobody listens, and whoever proposes has been told.
+        self.proposals.send(proposal).ok();
+    }
+}
+
+async fn run<E: Encode>(
+    raft: Raft,
+    mut proposals: mpsc::UnboundedReceiver<E>,
+    on_refused: impl FnOnce() + Send + 'static,
+) {
+    let mut answers: FuturesUnordered<BoxFuture<'static, bool>> = FuturesUnordered::new();
+    let mut batch = Vec::with_capacity(AT_ONCE_MAX);
+    let mut is_open = true;
+    while is_open || !answers.is_empty() {
+        tokio::select! {
+            biased;
+            Some(accepted) = answers.next(), if !answers.is_empty() => {
+                if !accepted {
+                    return on_refused();
+                }
+            }
+            count = proposals.recv_many(&mut batch, AT_ONCE_MAX), if is_open => {
+                if count == 0 {
+                    is_open = false;
+                    continue;
+                }
+                let encoded: Vec<Proposal> = batch.drain(..).map(|proposal| encode(&proposal)).collect();
+                let Ok(answer) = raft.client_write_many(encoded).await else {
+                    return on_refused();
+                };
+                let accepted = answer.all(|answer| ready(matches!(answer, Ok(Ok(_)))));
+                answers.push(Box::pin(accepted));
+            }
+        }
+    }
+}
+
+fn encode<E: Encode>(proposal: &E) -> Proposal {
+    let mut bytes = Vec::new();
+    proposal.encode(&mut bytes);
+    Proposal::from(bytes)
+}
