@@ -12,7 +12,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use isthmus_core::Ledger;
 use isthmus_storage::fs::Pace;
 use isthmus_storage::pages::PageFile;
 use isthmus_storage::{Error as StorageError, Log, LogId, LogOptions, SharedStorage, checkpoint};
@@ -22,7 +21,7 @@ use tokio::sync::watch;
 use crate::checkpointer::{ENTRY_BYTES, write_entries};
 use crate::driver::Driver;
 use crate::pager::Pager;
-use crate::shard::Input;
+use crate::shard::{Input, Snapshot};
 
 /// Size of the copy's only segment, in bytes: it holds nothing, and the next one is as large as the
 /// broker that starts on it wants.
@@ -60,11 +59,11 @@ pub(crate) struct Backups {
     is_busy: Arc<AtomicBool>,
 }
 
-/// What a backup is made of.
-struct Source {
-    ledger: Ledger,
-    index: u64,
-    files: Vec<Arc<PageFile>>,
+/// What a copy is made of.
+pub(crate) struct Source {
+    pub(crate) snapshot: Snapshot,
+    /// The page files that the ledger names.
+    pub(crate) files: Vec<Arc<PageFile>>,
 }
 
 /// Lets the next one begin when dropped.
@@ -91,7 +90,7 @@ impl Backups {
             return Err(BackupError::Busy);
         }
         let busy = Busy(Arc::clone(&self.is_busy));
-        let source = self.hold(driver).await.ok_or(BackupError::Unavailable)?;
+        let source = hold(driver, &self.pager).await.ok_or(BackupError::Unavailable)?;
         let stop = self.stop.clone();
         let write = move || {
             // Also if whoever asked has gone: two never write at once.
@@ -100,22 +99,22 @@ impl Backups {
         };
         tokio::task::spawn_blocking(write).await.unwrap_or(Err(BackupError::Unavailable))
     }
+}
 
-    /// Copies the ledger and holds the files that it names: in one turn, for a round gives up files
-    /// that a later ledger does not name.
-    async fn hold(&self, driver: &dyn Driver) -> Option<Source> {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let pager = Arc::clone(&self.pager);
-        driver.submit(Input::Inspect(Box::new(move |shard| {
-            let source = shard.copy().map(|(ledger, index)| {
-                let files = pager.files(ledger.page_files().into_keys());
-                Source { ledger, index, files }
-            });
-            // Whoever asked may have gone.
-            tell.send(source).ok();
-        })));
-        told.await.ok()?
-    }
+/// Copies the ledger and holds the files that it names: in one turn, for a round gives up files
+/// that a later ledger does not name.
+pub(crate) async fn hold(driver: &dyn Driver, pager: &Arc<Pager>) -> Option<Source> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let pager = Arc::clone(pager);
+    driver.submit(Input::Inspect(Box::new(move |shard| {
+        let source = shard.copy().map(|snapshot| {
+            let files = pager.files(snapshot.ledger.page_files().into_keys());
+            Source { snapshot, files }
+        });
+        // Whoever asked may have gone.
+        tell.send(source).ok();
+    })));
+    told.await.ok()?
 }
 
 impl Source {
@@ -124,7 +123,7 @@ impl Source {
         target: &SharedStorage,
         stop: &watch::Receiver<bool>,
     ) -> Result<Backup, BackupError> {
-        let term = self.ledger.term();
+        let Snapshot { ledger, index, term } = &self.snapshot;
         // It takes the directory for itself.
         let options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
@@ -142,12 +141,12 @@ impl Source {
             bytes += file.bytes();
         }
         // Syncs the directory, and so the names of the page files as well.
-        let entries = self.ledger.entries_without_log(ENTRY_BYTES);
+        let entries = ledger.entries_without_log(ENTRY_BYTES);
         let content = |out: &mut dyn Write| write_entries(entries, out, stop);
-        let meta = checkpoint::write(&**target, self.index, term, content)?;
-        log.purge_to(LogId { term, index: self.index })?;
+        let meta = checkpoint::write(&**target, *index, *term, content)?;
+        log.purge_to(LogId { term: *term, index: *index })?;
         log.close()?;
         bytes += meta.bytes;
-        Ok(Backup { index: self.index, page_files: self.files.len() as u64, bytes })
+        Ok(Backup { index: *index, page_files: self.files.len() as u64, bytes })
     }
 }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use isthmus_cluster::SingleOptions;
 use isthmus_contract::{Session, Shortage};
+use isthmus_core::paging::PageKey;
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{mpsc as async_mpsc, watch};
 
 use crate::access::{Access, Authenticate};
 use crate::backup::{Backup, BackupError, Backups};
@@ -21,11 +22,14 @@ use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
+use crate::member::Membership;
+use crate::pager::Pager;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
-use crate::recovery::{RecoveryError, recover};
+use crate::recovery::{RecoveredLedger, RecoveryError, recover};
 use crate::registry::{ConnectionStatus, Registry};
-use crate::shard::{Around, Input, OnSettings, Recovered, Shard};
+use crate::rounds::{Latest, Rounds};
+use crate::shard::{Around, Input, Leader, OnSettings, Recovered, Shard};
 
 /// What a broker is made with.
 pub struct BrokerOptions {
@@ -113,8 +117,8 @@ impl<D: Driver> Reports<D> {
     }
 }
 
-struct Inner {
-    driver: Arc<dyn Driver>,
+pub(crate) struct Inner {
+    pub(crate) driver: Arc<dyn Driver>,
     authenticate: Arc<dyn Authenticate>,
     encodings: Encodings,
     registry: Arc<Registry>,
@@ -128,11 +132,14 @@ struct Inner {
     backups: Backups,
     /// Disconnected once no checkpoint is written any more.
     checkpoints_end: Mutex<mpsc::Receiver<()>>,
+    leads: watch::Receiver<bool>,
+    /// What makes it a member of a cluster, if it is one.
+    membership: Option<Membership>,
 }
 
 impl Broker {
-    /// Recovers what is in the storage and begins to lead. Blocks while it reads the log; to be
-    /// called within a tokio runtime, on a thread that may block. `drive` puts the shard under
+    /// Recovers what is in the storage and begins to lead, alone. Blocks while it reads the log; to
+    /// be called within a tokio runtime, on a thread that may block. `drive` puts the shard under
     /// its driver.
     ///
     /// # Errors
@@ -141,16 +148,14 @@ impl Broker {
         options: BrokerOptions,
         drive: impl FnOnce(Shard) -> Arc<D>,
     ) -> Result<Broker, RecoveryError> {
-        let start = Instant::now();
-        let recovered = recover(&options.storage, options.node)?;
+        let (recovered, started) = recover(&options.storage, options.node.clone())?;
         // The writer's thread reports to a driver that is not there before the node leads.
         let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
         let reported = Arc::clone(&reports);
-        let on_failure = Arc::new(OnFailure(Mutex::new(Some(options.on_log_failure))));
-        let on_log_failure = Arc::clone(&on_failure);
-        let log_syncs = Arc::new(AtomicU64::new(0));
-        let synced = Arc::clone(&log_syncs);
-        let node = recovered.started.lead(move |event| match event {
+        let mut assembly = Assembly::new(options);
+        let on_log_failure = Arc::clone(&assembly.on_failure);
+        let synced = Arc::clone(&assembly.log_syncs);
+        let node = started.lead(move |event| match event {
             WriterEvent::Durable(durable) => {
                 synced.fetch_add(1, Ordering::Relaxed);
                 if let Some(driver) = reported.lock().hear(durable.index) {
@@ -159,72 +164,12 @@ impl Broker {
             }
             WriterEvent::Failed(error) => on_log_failure.call(error),
         })?;
-        let (timer, timer_set) = watch::channel(Time::NEVER);
-        let dispatcher = DispatcherOptions {
-            encodings: options.encodings,
-            outbox_bytes_max: options.outbox_bytes_max,
-            page_bytes_max: options.page_bytes_max,
-            name_seed: options.name_seed,
-        };
-        let is_new = recovered.ledger.topology().vhosts().is_empty();
-        let beginning = Recovered {
-            ledger: recovered.ledger,
-            applied: recovered.applied,
-            extents: recovered.extents,
-            log_bytes: recovered.log_bytes,
-        };
-        let (wanted, asked) = mpsc::channel();
-        let pressure = Arc::new(Pressure::default());
-        let around = Around {
-            timer,
-            pages: wanted,
-            // Twice of what makes a round due: there is as much time to write as to gather.
-            unpaged_bytes_held: options.paging.unpaged_bytes_max.saturating_mul(2),
-            pressure: Arc::clone(&pressure),
-            on_settings: options.on_settings,
-        };
-        let mut shard = Shard::lead(beginning, node, dispatcher, start, around);
-        if is_new {
-            shard.declare_vhosts(&options.vhosts);
-        }
-        let driver = drive(shard);
+        let ground = assembly.ground(recovered, None);
+        let driver = drive(Shard::lead(ground.recovered, node, ground.around));
         let committed = reports.lock().begin(&driver);
         let driver: Arc<dyn Driver> = driver;
-        let pager = Arc::new(recovered.pager);
-        pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
         driver.submit(Input::Committed { index: committed });
-        tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
-        let (stop, stopping) = watch::channel(false);
-        let (running, checkpoints_end) = mpsc::channel();
-        let backups = Backups::new(Arc::clone(&pager), stopping.clone());
-        let checkpointer = Checkpointer {
-            driver: Arc::downgrade(&driver),
-            storage: options.storage,
-            pager,
-            encodings: options.encodings,
-            options: options.paging,
-            last_bytes: recovered.checkpoint_bytes,
-            next_file: recovered.next_file,
-            stop: stopping,
-            on_failure,
-            running,
-        };
-        tokio::spawn(checkpointer.run());
-        Ok(Broker(Arc::new(Inner {
-            driver,
-            authenticate: options.authenticate,
-            encodings: options.encodings,
-            registry: Arc::default(),
-            start,
-            next_session: AtomicU64::new(1),
-            outbox_bytes_max: options.outbox_bytes_max,
-            publish_bytes_max: options.publish_bytes_max,
-            log_syncs,
-            pressure,
-            stop,
-            backups,
-            checkpoints_end: Mutex::new(checkpoints_end),
-        })))
+        assembly.finish(driver, ground.rest, None)
     }
 
     /// Serves one connection until it ends. `session` makes the protocol's session; when
@@ -290,6 +235,16 @@ impl Broker {
         Client::open(driver, self.next_session(), self.0.encodings, place).await
     }
 
+    /// Whether this node leads and has a dispatcher. Where the node is alone, it always does.
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.0.leads.clone()
+    }
+
+    /// What makes it a member of a cluster, if it is one.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.0.membership.as_ref()
+    }
+
     /// Every connection, oldest first.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
         self.0.registry.statuses()
@@ -300,15 +255,18 @@ impl Broker {
         self.0.registry.close(id)
     }
 
-    /// Looks at the shard between commands, in a turn. `None` if the broker has stopped.
+    /// Looks at what the leader has between commands, in a turn. `None` if this node does not lead,
+    /// or the broker has stopped.
     pub async fn inspect<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Shard) -> T + Send + 'static,
+        look: impl FnOnce(&Leader<'_>) -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let inspect = move |shard: &mut Shard| {
-            // Whoever asked may have gone.
-            sender.send(look(shard)).ok();
+            if let Some(leader) = shard.leader() {
+                // Whoever asked may have gone.
+                sender.send(look(&leader)).ok();
+            }
         };
         self.0.driver.submit(Input::Inspect(Box::new(inspect)));
         receiver.await.ok()
@@ -332,15 +290,18 @@ impl Broker {
 
     /// Figures of now. Blocks for a turn: not for async code.
     pub fn figures(&self) -> Figures {
-        let figures = ask(&*self.0.driver, |shard| Figures {
-            counters: shard.dispatcher().counters(),
-            queues: shard.dispatcher().queue_statuses(),
-            consumers: shard.dispatcher().consumer_count(),
-            log_entries: shard.entries_proposed(),
-            log_syncs: 0,
+        let figures = ask(&*self.0.driver, |shard| {
+            let dispatcher = shard.leader()?.dispatcher();
+            Some(Figures {
+                counters: dispatcher.counters(),
+                queues: dispatcher.queue_statuses(),
+                consumers: dispatcher.consumer_count(),
+                log_entries: shard.entries_proposed(),
+                log_syncs: 0,
+            })
         });
         let log_syncs = self.0.log_syncs.load(Ordering::Relaxed);
-        Figures { log_syncs, ..figures.unwrap_or_default() }
+        Figures { log_syncs, ..figures.flatten().unwrap_or_default() }
     }
 
     /// Writes what is proposed, seals the log and stops. Blocks: not for async code. Connections
@@ -354,7 +315,155 @@ impl Broker {
         // ever sent: the end is what is waited for.
         self.0.checkpoints_end.lock().recv().unwrap_or_default();
         let node = ask(&*self.0.driver, Shard::stop).flatten();
+        if let Some(membership) = &self.0.membership {
+            return membership.stop();
+        }
         node.map_or(Ok(()), |node| node.shutdown())
+    }
+}
+
+/// A broker that is being put together.
+pub(crate) struct Assembly {
+    options: BrokerOptions,
+    start: Instant,
+    pub(crate) on_failure: Arc<OnFailure>,
+    pub(crate) log_syncs: Arc<AtomicU64>,
+    pressure: Arc<Pressure>,
+    stop: watch::Sender<bool>,
+    pub(crate) rounds: Rounds,
+    pub(crate) checkpoint: Arc<Latest>,
+}
+
+/// What a shard is made of, and what is needed when it is there.
+pub(crate) struct Ground {
+    pub(crate) recovered: Recovered,
+    pub(crate) around: Around,
+    pub(crate) rest: Rest,
+}
+
+/// What is needed when the shard is there.
+pub(crate) struct Rest {
+    pub(crate) pager: Arc<Pager>,
+    asked: mpsc::Receiver<PageKey>,
+    timer_set: watch::Receiver<Time>,
+    leads: watch::Receiver<bool>,
+    checkpoint_bytes: u64,
+    next_file: u64,
+}
+
+impl Assembly {
+    pub(crate) fn new(mut options: BrokerOptions) -> Assembly {
+        let on_log_failure = std::mem::replace(&mut options.on_log_failure, Box::new(|_| {}));
+        Assembly {
+            options,
+            start: Instant::now(),
+            on_failure: Arc::new(OnFailure(Mutex::new(Some(on_log_failure)))),
+            log_syncs: Arc::default(),
+            pressure: Arc::default(),
+            stop: watch::channel(false).0,
+            rounds: Rounds::default(),
+            checkpoint: Arc::default(),
+        }
+    }
+
+    /// True once the broker stops.
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub(crate) fn storage(&self) -> &SharedStorage {
+        &self.options.storage
+    }
+
+    /// Prepares what a shard works with.
+    pub(crate) fn ground(
+        &mut self,
+        recovered: RecoveredLedger,
+        checkpoints: Option<async_mpsc::UnboundedSender<(u64, u64)>>,
+    ) -> Ground {
+        let options = &mut self.options;
+        let on_settings = std::mem::replace(&mut options.on_settings, Box::new(|_| {}));
+        let (timer, timer_set) = watch::channel(Time::NEVER);
+        let (leads, led) = watch::channel(false);
+        let (pages, asked) = mpsc::channel();
+        let RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, pager, next_file } =
+            recovered;
+        let rest = Rest {
+            pager: Arc::new(pager),
+            asked,
+            timer_set,
+            leads: led,
+            checkpoint_bytes: checkpoint.map_or(0, |meta| meta.bytes),
+            next_file,
+        };
+        let around = Around {
+            start: self.start,
+            dispatcher: DispatcherOptions {
+                encodings: options.encodings,
+                outbox_bytes_max: options.outbox_bytes_max,
+                page_bytes_max: options.page_bytes_max,
+                name_seed: options.name_seed,
+            },
+            vhosts: options.vhosts.clone(),
+            timer,
+            pages,
+            checkpoints,
+            leads,
+            // Twice of what makes a round due: there is as much time to write as to gather.
+            unpaged_bytes_held: options.paging.unpaged_bytes_max.saturating_mul(2),
+            pressure: Arc::clone(&self.pressure),
+            on_settings,
+        };
+        let (applied, applied_term) = (applied.index, applied.term);
+        let recovered = Recovered { ledger, applied, applied_term, extents, log_bytes };
+        Ground { recovered, around, rest }
+    }
+
+    /// Starts what goes on beside the shard.
+    pub(crate) fn finish(
+        self,
+        driver: Arc<dyn Driver>,
+        rest: Rest,
+        membership: Option<Membership>,
+    ) -> Result<Broker, RecoveryError> {
+        let Assembly { options, start, on_failure, log_syncs, pressure, stop, .. } = self;
+        let Rest { pager, asked, timer_set, leads, checkpoint_bytes, next_file } = rest;
+        pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
+        tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
+        let (running, checkpoints_end) = mpsc::channel();
+        let backups = Backups::new(Arc::clone(&pager), stop.subscribe());
+        let checkpointer = Checkpointer {
+            driver: Arc::downgrade(&driver),
+            storage: options.storage,
+            pager,
+            encodings: options.encodings,
+            options: options.paging,
+            last_bytes: checkpoint_bytes,
+            next_file,
+            stop: stop.subscribe(),
+            on_failure,
+            running,
+            rounds: self.rounds,
+            checkpoint: self.checkpoint,
+        };
+        tokio::spawn(checkpointer.run());
+        Ok(Broker(Arc::new(Inner {
+            driver,
+            authenticate: options.authenticate,
+            encodings: options.encodings,
+            registry: Arc::default(),
+            start,
+            next_session: AtomicU64::new(1),
+            outbox_bytes_max: options.outbox_bytes_max,
+            publish_bytes_max: options.publish_bytes_max,
+            log_syncs,
+            pressure,
+            stop,
+            backups,
+            checkpoints_end: Mutex::new(checkpoints_end),
+            leads,
+            membership,
+        })))
     }
 }
 

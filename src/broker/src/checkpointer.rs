@@ -27,7 +27,8 @@ use tokio::sync::watch;
 use crate::broker::OnFailure;
 use crate::driver::Driver;
 use crate::pager::Pager;
-use crate::shard::{Due, Input, Shard};
+use crate::rounds::{Latest, Rounds};
+use crate::shard::{Due, Input, Shard, Snapshot, point_of};
 
 /// How often it is asked whether a round is due.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -59,6 +60,9 @@ pub struct PagingOptions {
     pub page_bytes: u64,
     /// Bytes of one page file, about.
     pub file_bytes: u64,
+    /// Bytes of the log that are kept, in a cluster, though a checkpoint holds what is in them: a
+    /// node that lags by less is given the entries, one that lags by more all there is.
+    pub log_kept_bytes: u64,
 }
 
 /// What the checkpointer works with.
@@ -78,6 +82,10 @@ pub(crate) struct Checkpointer {
     pub(crate) on_failure: Arc<OnFailure>,
     /// Dropped at the end, when nothing is written any more.
     pub(crate) running: mpsc::Sender<()>,
+    /// Held by whoever writes page files and checkpoints.
+    pub(crate) rounds: Rounds,
+    /// The newest checkpoint.
+    pub(crate) checkpoint: Arc<Latest>,
 }
 
 /// What a round needs; it may outlive the task that began it.
@@ -93,6 +101,7 @@ struct Round {
     /// How fast to write: where memory is needed, as fast as the disk allows.
     pace: Pace,
     stop: watch::Receiver<bool>,
+    checkpoint: Arc<Latest>,
 }
 
 /// What came of a round.
@@ -160,6 +169,11 @@ impl Checkpointer {
                     Pace::default()
                 },
                 stop: self.stop.clone(),
+                checkpoint: Arc::clone(&self.checkpoint),
+            };
+            let turn = tokio::select! {
+                turn = self.rounds.turn() => turn,
+                _ = self.stop.wait_for(|stop| *stop) => return,
             };
             // Not given up before it has ended, also if this task is.
             let running = self.running.clone();
@@ -167,6 +181,7 @@ impl Checkpointer {
                 let mut outcome = Outcome { next_file: round.next_file, ..Outcome::default() };
                 let result = round.run(logged_upto, &mut outcome);
                 drop(round);
+                drop(turn);
                 drop(running);
                 (result, outcome)
             });
@@ -242,14 +257,16 @@ impl Round {
             page_bytes: self.options.page_bytes,
         });
         self.page_out(&wanted, outcome)?;
-        let (ledger, index) = self.snapshot()?;
+        let Snapshot { ledger, index, term } = self.snapshot()?;
         let content =
             |out: &mut dyn Write| write_entries(ledger.entries(ENTRY_BYTES), out, &self.stop);
-        let meta = checkpoint::write(&*self.storage, index, ledger.term(), content)?;
+        let meta = checkpoint::write(&*self.storage, index, term, content)?;
+        self.checkpoint.set(point_of(&ledger, index, term));
         outcome.checkpoint_bytes = meta.bytes;
         let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
         tracing::debug!(index, kept_from, bytes = meta.bytes, "checkpoint");
-        let purge = move |shard: &mut Shard| shard.purge_log(kept_from);
+        let kept_bytes = self.options.log_kept_bytes;
+        let purge = move |shard: &mut Shard| shard.checkpointed(index, kept_from, kept_bytes);
         self.driver.submit(Input::Inspect(Box::new(purge)));
         self.tidy_up(&ledger, outcome)
     }
@@ -344,7 +361,7 @@ impl Round {
         Ok(())
     }
 
-    fn snapshot(&self) -> Result<(Ledger, u64), Ended> {
+    fn snapshot(&self) -> Result<Snapshot, Ended> {
         self.ask(Shard::snapshot)?.ok_or(Ended::TooEarly)
     }
 

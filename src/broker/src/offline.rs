@@ -61,8 +61,8 @@ impl Offline {
         let overlay: SharedStorage = Arc::new(OverlayStorage::new(storage));
         let log = LogOptions { spares: 0, ..LogOptions::default() };
         let options = SingleOptions { log, ..SingleOptions::default() };
-        let read = read_ledger(&overlay, options)?;
-        Ok(Offline { ledger: read.ledger, applied: read.applied })
+        let (read, _) = read_ledger(&overlay, options)?;
+        Ok(Offline { ledger: read.ledger, applied: read.applied.index })
     }
 
     /// The last entry of the log.

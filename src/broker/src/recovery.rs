@@ -1,17 +1,24 @@
 //! From the data directory to a ledger.
 
-use std::io::Read;
+use std::io::{self, Read as _};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_cluster::raft::EntryKind;
+use isthmus_cluster::member::MemberId;
+use isthmus_cluster::raft::{EntryKind, OpenError, RaftLog, RaftLogOptions, alone};
 use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
-use isthmus_core::{Entry, Ledger, codec};
-use isthmus_storage::{Error as StorageError, Extent, SharedStorage, checkpoint, pages};
+use isthmus_core::{Entry, Fact, Ledger, Members, Place, codec};
+use isthmus_storage::checkpoint::{CheckpointMeta, CheckpointReader};
+use isthmus_storage::{
+    Error as StorageError, Extent, LogId, LogReader, Recovered, SharedStorage, WriterEvent,
+    checkpoint, pages,
+};
 use thiserror::Error;
 
 use crate::pager::Pager;
+use crate::transfer;
 
 /// Why the data cannot be recovered. Nothing has been changed.
 #[derive(Debug, Error)]
@@ -43,6 +50,20 @@ pub enum RecoveryError {
         /// What is wrong.
         error: DecodeError,
     },
+    /// A log entry is of a kind that this release does not know.
+    #[error("log entry {index} is of kind {kind}: a newer Isthmus wrote it")]
+    Kind {
+        /// The entry's index.
+        index: u64,
+        /// Its kind, as it is stored.
+        kind: u8,
+    },
+    /// The log of a member of a cluster cannot be used.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// Consensus does not start.
+    #[error("the member does not start: {0}")]
+    Member(String),
     /// The log begins behind what the checkpoint holds.
     #[error(
         "the log begins at entry {first}, but the newest checkpoint ends at {checkpoint}: \
@@ -88,9 +109,9 @@ pub enum RecoveryError {
 pub(crate) struct RecoveredLedger {
     pub(crate) ledger: Ledger,
     /// The last entry it holds.
-    pub(crate) applied: u64,
-    /// Bytes of the checkpoint it was made from; 0 if there was none.
-    pub(crate) checkpoint_bytes: u64,
+    pub(crate) applied: LogId,
+    /// The checkpoint it was made from.
+    pub(crate) checkpoint: Option<CheckpointMeta>,
     /// What the log takes on disk, oldest first.
     pub(crate) extents: Vec<Extent>,
     /// Bytes of the log that came after the checkpoint.
@@ -99,76 +120,146 @@ pub(crate) struct RecoveredLedger {
     pub(crate) pager: Pager,
     /// The number of the next page file.
     pub(crate) next_file: u64,
-    pub(crate) started: Started,
 }
 
 /// A ledger as the log leaves it, whose pages were not looked at.
 pub(crate) struct ReadLedger {
     pub(crate) ledger: Ledger,
     /// The last entry it holds.
-    pub(crate) applied: u64,
-    /// Bytes of the checkpoint it was made from; 0 if there was none.
-    checkpoint_bytes: u64,
-    /// The index of the checkpoint; 0 if there was none.
-    checkpoint: u64,
+    pub(crate) applied: LogId,
+    /// The checkpoint it was made from.
+    checkpoint: Option<CheckpointMeta>,
     /// Bytes of the entries that came after it.
     log_bytes: u64,
-    started: Started,
 }
 
-/// Opens the log and brings a ledger up to its last entry, with the pages that it needs.
+/// The log as it was found.
+struct Found<'a> {
+    reader: LogReader,
+    recovered: &'a Recovered,
+    /// The last entry that is known to be committed.
+    committed: u64,
+}
+
+/// Opens the log of a node that is alone and brings a ledger up to its last entry, with the pages
+/// that it needs.
 pub(crate) fn recover(
     storage: &SharedStorage,
     options: SingleOptions,
-) -> Result<RecoveredLedger, RecoveryError> {
-    let read = read_ledger(storage, options)?;
-    let ReadLedger { ledger, applied, checkpoint_bytes, checkpoint, log_bytes, started } = read;
-    let (pager, next_file) = open_pages(storage, &ledger)?;
-    let extents = started.recovered().extents.clone();
-    let log_bytes = log_bytes.max(bytes_behind(&extents, checkpoint));
-    Ok(RecoveredLedger {
-        ledger,
-        applied,
-        checkpoint_bytes,
-        extents,
-        log_bytes,
-        pager,
-        next_file,
-        started,
-    })
+) -> Result<(RecoveredLedger, Started), RecoveryError> {
+    let (read, started) = read_ledger(storage, options)?;
+    Ok((with_pages(storage, read, started.recovered(), MemberId(0))?, started))
 }
 
-/// Opens the log and brings a ledger up to its last entry.
+/// Opens the log of a node that is alone and brings a ledger up to its last entry.
 pub(crate) fn read_ledger(
     storage: &SharedStorage,
     options: SingleOptions,
-) -> Result<ReadLedger, RecoveryError> {
+) -> Result<(ReadLedger, Started), RecoveryError> {
     let started = Started::open(SharedStorage::clone(storage), options)?;
-    let mut ledger = Ledger::new();
-    let (mut applied, mut checkpoint_bytes, mut log_bytes) = (0, 0, 0);
-    if let Some(reader) = checkpoint::open_latest(&**storage)? {
-        (applied, checkpoint_bytes) = (reader.meta().index, reader.meta().bytes);
-        read_checkpoint(reader, applied, &mut ledger)?;
-    }
+    let checkpoint = checkpoint::open_latest(&**storage)?;
     let recovered = started.recovered();
-    if recovered.purged.index > applied {
-        return Err(RecoveryError::Gap { first: recovered.purged.index + 1, checkpoint: applied });
+    // Nobody else can contradict it.
+    let committed = recovered.last.index;
+    let found = Found { reader: started.reader(), recovered, committed };
+    Ok((fold(checkpoint, &found)?, started))
+}
+
+/// Opens the log of a member of a cluster and brings a ledger up to the last entry that it knows to
+/// be committed. `on_event` is told of the log's writer, on its thread.
+pub(crate) fn recover_member(
+    storage: &SharedStorage,
+    options: RaftLogOptions,
+    member: MemberId,
+    on_event: impl FnMut(WriterEvent) + Send + 'static,
+) -> Result<(RecoveredLedger, RaftLog), RecoveryError> {
+    let checkpoint = checkpoint::open_latest(&**storage)?;
+    let at = checkpoint.as_ref().map(|reader| reader.meta());
+    let at = at.map(|meta| LogId { index: meta.index, term: meta.term });
+    let behind = match at {
+        Some(at) if transfer::was_installing(&**storage, at)? => Some(at),
+        _ => None,
+    };
+    let opened = RaftLog::open_behind(SharedStorage::clone(storage), options, behind, on_event);
+    let (log, recovered) = opened?;
+    transfer::has_installed(&**storage)?;
+    let least = at.map_or(0, |at| at.index);
+    let committed = recovered.hard_state.committed.clamp(least, recovered.last.index.max(least));
+    let found = Found { reader: log.file(), recovered: &recovered, committed };
+    let mut read = fold(checkpoint, &found)?;
+    if read.ledger.members().is_none() && read.applied.index > 0 {
+        // The node was alone before.
+        let members = Members { index: 1, term: 0, members: alone(member).into() };
+        let facts = vec![Fact::Members(members.into())];
+        read.ledger.apply(&Entry { time: read.ledger.time(), facts });
     }
-    let last = recovered.last.index;
-    if last < applied {
-        return Err(RecoveryError::Short { last, checkpoint: applied });
+    Ok((with_pages(storage, read, &recovered, member)?, log))
+}
+
+fn with_pages(
+    storage: &SharedStorage,
+    read: ReadLedger,
+    recovered: &Recovered,
+    member: MemberId,
+) -> Result<RecoveredLedger, RecoveryError> {
+    let ReadLedger { ledger, applied, checkpoint, log_bytes } = read;
+    let (pager, next_file) = open_pages(storage, &ledger, member)?;
+    let extents = recovered.extents.clone();
+    let checkpointed = checkpoint.map_or(0, |meta| meta.index);
+    let log_bytes = log_bytes.max(bytes_behind(&extents, checkpointed));
+    Ok(RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, pager, next_file })
+}
+
+/// Brings a ledger up to the last committed entry.
+fn fold(
+    checkpoint: Option<CheckpointReader>,
+    found: &Found<'_>,
+) -> Result<ReadLedger, RecoveryError> {
+    let mut ledger = Ledger::new();
+    let mut applied = LogId::ZERO;
+    let checkpoint = match checkpoint {
+        Some(reader) => {
+            let meta = reader.meta();
+            applied = LogId { index: meta.index, term: meta.term };
+            read_checkpoint(reader, meta.index, &mut ledger)?;
+            Some(meta)
+        }
+        None => None,
+    };
+    let (purged, last) = (found.recovered.purged.index, found.recovered.last.index);
+    let index = applied.index;
+    if purged > index {
+        return Err(RecoveryError::Gap { first: purged + 1, checkpoint: index });
     }
-    if let Some(from) = ledger.awaited_from().filter(|from| *from > recovered.purged.index) {
-        visit(&started, from, applied, |index, _, entry| ledger.recall(index, &entry))?;
+    if last < index {
+        return Err(RecoveryError::Short { last, checkpoint: index });
     }
-    let index = applied;
+    if let Some(from) = ledger.awaited_from().filter(|from| *from > purged) {
+        visit(&found.reader, from, index, |read| {
+            if let Content::Entry(_, entry) = read.content {
+                ledger.recall(read.index, &entry);
+            }
+        })?;
+    }
     ledger.restored().map_err(|what| RecoveryError::Missing { index, what })?;
-    visit(&started, applied + 1, last, |index, bytes, entry| {
-        log_bytes += bytes;
-        ledger.apply_at(index, &entry);
+    let mut log_bytes = 0;
+    visit(&found.reader, index + 1, found.committed, |read| {
+        applied = LogId { index: read.index, term: read.term };
+        log_bytes += read.bytes;
+        match read.content {
+            Content::Entry(Some(place), entry) => {
+                ledger.apply_placed(read.index, place, &entry);
+            }
+            Content::Entry(None, entry) => ledger.apply_at(read.index, &entry),
+            Content::Members(members) => {
+                let members = Members { index: read.index, term: read.term, members };
+                let facts = vec![Fact::Members(members.into())];
+                ledger.apply(&Entry { time: ledger.time(), facts });
+            }
+            Content::Blank => {}
+        }
     })?;
-    let (checkpoint, applied) = (applied, last);
-    Ok(ReadLedger { ledger, applied, checkpoint_bytes, checkpoint, log_bytes, started })
+    Ok(ReadLedger { ledger, applied, checkpoint, log_bytes })
 }
 
 /// What the segments take on disk that begin behind entry `index`. A process that is killed leaves
@@ -186,47 +277,85 @@ const VERIFIED_AT_START_BYTES: u64 = 128 << 20;
 
 /// Opens the page files that the ledger refers to and removes the others, which a crash has left;
 /// returns the number that none of them has.
-fn open_pages(storage: &SharedStorage, ledger: &Ledger) -> Result<(Pager, u64), RecoveryError> {
+fn open_pages(
+    storage: &SharedStorage,
+    ledger: &Ledger,
+    member: MemberId,
+) -> Result<(Pager, u64), RecoveryError> {
     let needed = ledger.page_files();
     let pager = Pager::open(storage, needed.keys().copied())?;
     pager.verify(VERIFIED_AT_START_BYTES)?;
     let files = pages::list(&**storage)?;
-    let next_file = files.last().map_or(1, |last| last + 1);
+    let own = first_file(member)..first_file(member) + (1 << FILE_BITS);
+    let last = files.iter().rfind(|file| own.contains(file));
+    let next_file = last.map_or(own.start + 1, |last| last + 1);
     let left_over = files.into_iter().filter(|file| !needed.contains_key(file));
     pages::remove(&**storage, left_over.collect::<Vec<u64>>())?;
     Ok((pager, next_file))
 }
 
-/// Reads entries of the log from `from` to `last`: index, bytes, and what is in it. Who votes, and
-/// blank entries, are the consensus' own affair.
+/// Page files that a member can number: more than it writes in a lifetime.
+const FILE_BITS: u32 = 32;
+
+/// Before the first number of the page files that a member writes. A file that was sent to another
+/// node keeps its number there, so each member numbers its own, and each of its lives. A node that
+/// is alone has the lowest numbers.
+fn first_file(member: MemberId) -> u64 {
+    let life = u64::from(member.incarnation() as u16);
+    (life << 16 | u64::from(member.node())) << FILE_BITS
+}
+
+/// An entry of the log.
+struct LogEntry {
+    index: u64,
+    term: u64,
+    /// Bytes of its payload.
+    bytes: u64,
+    content: Content,
+}
+
+enum Content {
+    Blank,
+    Entry(Option<Place>, Entry),
+    Members(Arc<[u8]>),
+}
+
+/// Reads entries of the log from `from` to `last`.
 fn visit(
-    started: &Started,
+    reader: &LogReader,
     from: u64,
     last: u64,
-    mut each: impl FnMut(u64, u64, Entry),
+    mut each: impl FnMut(LogEntry),
 ) -> Result<(), RecoveryError> {
     let mut failed = None;
-    started.reader().visit(from, last + 1, |meta, payload| {
-        if meta.kind != EntryKind::Normal as u8 {
-            return ControlFlow::Continue(());
-        }
-        match codec::decode(&Bytes::copy_from_slice(payload)) {
-            Ok(entry) => {
-                each(meta.index, payload.len() as u64, entry);
-                ControlFlow::Continue(())
+    reader.visit(from, last + 1, |meta, payload| {
+        let content = match EntryKind::from_byte(meta.kind) {
+            Some(EntryKind::Normal) => {
+                match codec::decode_placed(&Bytes::copy_from_slice(payload)) {
+                    Ok((place, entry)) => Content::Entry(place, entry),
+                    Err(error) => {
+                        failed = Some(RecoveryError::Entry { index: meta.index, error });
+                        return ControlFlow::Break(());
+                    }
+                }
             }
-            Err(error) => {
-                failed = Some(RecoveryError::Entry { index: meta.index, error });
-                ControlFlow::Break(())
+            Some(EntryKind::Membership) => Content::Members(payload.into()),
+            Some(EntryKind::Blank) => Content::Blank,
+            None => {
+                failed = Some(RecoveryError::Kind { index: meta.index, kind: meta.kind });
+                return ControlFlow::Break(());
             }
-        }
+        };
+        let bytes = payload.len() as u64;
+        each(LogEntry { index: meta.index, term: meta.term, bytes, content });
+        ControlFlow::Continue(())
     })?;
     failed.map_or(Ok(()), Err)
 }
 
 /// Reads the entries of a checkpoint: each behind its length, four bytes, low ones first.
-fn read_checkpoint(
-    mut reader: impl Read,
+pub(crate) fn read_checkpoint(
+    mut reader: impl io::Read,
     index: u64,
     ledger: &mut Ledger,
 ) -> Result<(), RecoveryError> {

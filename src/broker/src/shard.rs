@@ -1,38 +1,42 @@
 //! Ledger and dispatcher, driven in turns.
+//!
+//! Every node has a [`Replica`]: the ledger, brought up to what is committed. The node that leads is
+//! [`Leading`] as well: it has a dispatcher, serves sessions and proposes. A node that is alone
+//! leads from the start; in a cluster the shard is told when it leads and when no more
+//! ([`Input::Lead`], [`Input::Follow`]), and goes through these states:
+//!
+//! 1. standby: entries are applied as they are committed; sessions are refused;
+//! 2. elected: all that was proposed before is applied once the term's blank entry is; then the
+//!    shard proposes the entry that begins its own term;
+//! 3. leading, once that is committed: a dispatcher is made over the ledger as it is then.
+//!
+//! While the lease does not hold, a leading shard holds back what sessions say, delivers nothing and
+//! says nothing.
 
-use std::collections::{HashMap, VecDeque};
+mod leading;
+mod replica;
+
 use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_cluster::SingleNode;
-use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_cluster::member::{Committed, Content, Lease, Proposer};
+use isthmus_contract::Command;
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
-use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, codec};
-use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
-use isthmus_storage::{EncodeEntry, Extent};
-use tokio::sync::watch;
+use isthmus_core::{Dispatcher, DispatcherOptions, Ledger, Place, codec};
+use isthmus_model::{CommandError, SessionId, Time, Token};
+use tokio::sync::{OwnedSemaphorePermit, mpsc as async_mpsc, watch};
 
-use crate::clock::ClockSource;
+use self::leading::{ENTRIES_IN_FLIGHT_MAX, Leading, Way};
+use self::replica::{Applied, Replica};
 use crate::mailbox::Mailbox;
-use crate::marks::Marks;
 use crate::pressure::Pressure;
 
-/// Entries on their way to stable storage at the most. The log's thread takes all that have come
-/// while it synced as one group, so many small entries cost no more syncs than one large one;
-/// beyond this many, what comes in is gathered for the next.
-const ENTRIES_IN_FLIGHT_MAX: usize = 64;
-
-/// Facts that nobody waits for (acknowledgements, mostly) are proposed with the next entry that
-/// somebody does wait for, after this time at the latest. It halves the syncs of a queue with one
-/// publisher and one consumer, and is far below the 200 ms within which an acknowledgement may be
-/// forgotten by a broker that is killed.
-const UNAWAITED_MAX: Duration = Duration::from_millis(5);
-
-/// An entry is proposed when it has gathered this much, however many are on their way: an entry
-/// that grew for as long as the disk is slow would one day be larger than the log takes.
-const ENTRY_BYTES_ENOUGH: u64 = 4 << 20;
+pub(crate) use self::leading::Proposal;
+pub use self::replica::OnSettings;
+pub(crate) use self::replica::{Recovered, point_of};
 
 /// Something for a shard's turn.
 pub enum Input {
@@ -77,15 +81,34 @@ pub enum Input {
         /// How many.
         bytes: u64,
     },
-    /// The log is durable, and so committed, up to this index.
+    /// The log of a node that is alone is durable, and so committed, up to this index.
     Committed {
         /// The index.
         index: u64,
     },
+    /// Entries of a cluster's log are committed.
+    Apply {
+        /// The entries, in order.
+        entries: Vec<Committed>,
+        /// Given back once they are applied.
+        room: OwnedSemaphorePermit,
+    },
+    /// The node was elected, and may act as the leader for as long as the lease holds.
+    Lead(Election),
+    /// The node leads no more, or has had no majority's word for too long.
+    Follow,
     /// A timer has run out.
     Tick,
     /// Something to be done with the shard between commands.
     Inspect(Box<dyn FnOnce(&mut Shard) + Send>),
+}
+
+/// An election that the node has won.
+pub struct Election {
+    /// The consensus term.
+    pub(crate) term: u64,
+    pub(crate) proposer: Proposer<Proposal>,
+    pub(crate) lease: Arc<Lease>,
 }
 
 /// A mailbox, opaque to drivers.
@@ -101,14 +124,14 @@ impl fmt::Debug for Input {
             Input::Refuse { .. } => "Refuse",
             Input::Written { .. } => "Written",
             Input::Committed { .. } => "Committed",
+            Input::Apply { .. } => "Apply",
+            Input::Lead(_) => "Lead",
+            Input::Follow => "Follow",
             Input::Tick => "Tick",
             Input::Inspect(_) => "Inspect",
         })
     }
 }
-
-/// Told the settings whenever they have changed, before anybody is told that they have.
-pub type OnSettings = Box<dyn FnMut(&Ledger) + Send>;
 
 /// Tasks to be woken once the shard is no longer locked.
 #[derive(Debug, Default)]
@@ -123,71 +146,79 @@ impl Wakes {
     }
 }
 
-/// An entry on its way into the log; encoded by the log's own thread.
-pub(crate) struct Proposal(Arc<Entry>);
-
-impl EncodeEntry for Proposal {
-    fn encode(&self, out: &mut Vec<u8>) {
-        codec::encode(&self.0, out);
-    }
-}
-
-/// What a shard begins with.
-pub(crate) struct Recovered {
-    pub(crate) ledger: Ledger,
-    /// The last entry that the ledger has applied.
-    pub(crate) applied: u64,
-    /// What the log takes on disk, oldest first.
-    pub(crate) extents: Vec<Extent>,
-    /// Bytes of the log since the last checkpoint.
-    pub(crate) log_bytes: u64,
-}
-
 /// What a shard works with.
 pub(crate) struct Around {
+    /// The zero of monotonic time.
+    pub(crate) start: Instant,
+    /// What the dispatcher of each term is made with.
+    pub(crate) dispatcher: DispatcherOptions,
+    /// Virtual hosts of a broker that begins without data.
+    pub(crate) vhosts: Vec<String>,
     /// When it wants a turn.
     pub(crate) timer: watch::Sender<Time>,
     /// Where pages are asked for.
     pub(crate) pages: mpsc::Sender<PageKey>,
+    /// In a cluster: told of checkpoints, by their index and the last entry that the log may forget.
+    pub(crate) checkpoints: Option<async_mpsc::UnboundedSender<(u64, u64)>>,
+    /// Whether the node leads, told after it has begun to and before it has ceased to.
+    pub(crate) leads: watch::Sender<bool>,
     /// Bytes in memory alone at which publishers are held until pages have caught up.
     pub(crate) unpaged_bytes_held: u64,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) on_settings: OnSettings,
 }
 
+enum Role {
+    Standby(Option<Elected>),
+    Leading(Box<Leading>),
+}
+
+/// An election that was won, and what has come of it.
+struct Elected {
+    election: Election,
+    /// The term of its own that it has proposed to begin.
+    proposed: Option<u64>,
+}
+
 /// Ledger, dispatcher, and the way into the log.
 pub struct Shard {
-    ledger: Ledger,
-    dispatcher: Dispatcher,
-    node: Option<SingleNode<Proposal>>,
-    /// The last entry that the ledger has applied.
-    applied: u64,
-    /// The last entry known to be committed. Behind `applied` only while the term's own entry is on
-    /// its way.
+    replica: Replica,
+    role: Role,
+    /// The last entry known to be committed. Behind what is applied only while the first entry of a
+    /// node that is alone is on its way.
     committed: u64,
     /// The disk cannot be relied on: nothing is proposed and nothing committed any more.
     failed: bool,
-    in_flight: VecDeque<(u64, Arc<Entry>)>,
-    mailboxes: HashMap<SessionId, Arc<Mailbox>>,
-    clock: ClockSource,
+    start: Instant,
+    dispatcher: DispatcherOptions,
+    vhosts: Vec<String>,
     timer: watch::Sender<Time>,
-    on_settings: OnSettings,
-    /// The version of the settings that were last told.
-    settings_told: u64,
-    /// Since when facts are gathered that nobody waits for.
-    unawaited_since: Option<Time>,
-    entries_proposed: u64,
-    /// How far the log was at which entry.
-    marks: Marks,
-    /// Bytes of the log at the last checkpoint, by the same count.
-    checkpointed_at_bytes: u64,
-    /// Where pages are asked for.
     pages: mpsc::Sender<PageKey>,
-    /// Bytes in memory alone at which publishers are held until pages have caught up.
+    checkpoints: Option<async_mpsc::UnboundedSender<(u64, u64)>>,
+    leads: watch::Sender<bool>,
     unpaged_bytes_held: u64,
-    /// Whether they are.
+    /// Whether publishers are held until pages have caught up.
     is_held: bool,
     pressure: Arc<Pressure>,
+}
+
+/// What a node that leads has, to look at.
+#[derive(Clone, Copy)]
+pub struct Leader<'a> {
+    ledger: &'a Ledger,
+    dispatcher: &'a Dispatcher,
+}
+
+impl<'a> Leader<'a> {
+    /// The ledger.
+    pub fn ledger(&self) -> &'a Ledger {
+        self.ledger
+    }
+
+    /// The dispatcher.
+    pub fn dispatcher(&self) -> &'a Dispatcher {
+        self.dispatcher
+    }
 }
 
 /// What a checkpoint is for, now.
@@ -209,79 +240,116 @@ pub(crate) struct Due {
     pub(crate) is_committed: bool,
 }
 
+/// A copy of the ledger, and where it stands in the log.
+pub(crate) struct Snapshot {
+    pub(crate) ledger: Ledger,
+    /// The last entry that it has applied.
+    pub(crate) index: u64,
+    /// The consensus term of that entry.
+    pub(crate) term: u64,
+}
+
 impl Shard {
-    /// A shard that begins to lead: the term's first entry is proposed here, and nothing else
-    /// takes effect before it is committed.
+    /// A shard that leads alone: the term's first entry is proposed here, and nothing else takes
+    /// effect before it is committed.
     pub(crate) fn lead(
-        Recovered { mut ledger, applied, extents, log_bytes }: Recovered,
-        node: SingleNode<Proposal>,
-        options: DispatcherOptions,
-        start: Instant,
+        recovered: Recovered,
+        mut node: SingleNode<Proposal>,
         around: Around,
     ) -> Shard {
-        let Around { timer, pages, unpaged_bytes_held, pressure, mut on_settings } = around;
-        let mut clock = ClockSource::new(start, ledger.time());
-        let now = clock.now();
-        let mut node = node;
+        let (start, options) = (around.start, around.dispatcher);
+        let mut shard = Shard::follow(recovered, around);
+        let replica = &mut shard.replica;
+        shard.committed = replica.applied;
         // The dispatcher is built over a ledger that has this entry applied. Nothing is said to
         // anybody before later entries are committed, and those come behind it in the log.
-        let entry = Arc::new(Entry { time: now.log, facts: vec![Fact::Term(node.term())] });
-        let index = node.propose(Proposal(Arc::clone(&entry)));
-        assert_eq!(index, applied + 1, "the term's entry follows on what was applied");
-        ledger.apply_at(index, &entry);
-        let dispatcher = Dispatcher::new(options, &ledger, now);
-        let marks = Marks::new(&extents);
-        on_settings(&ledger);
-        let settings_told = ledger.settings().version();
+        let entry = Arc::new(Leading::first_entry(node.term(), &replica.ledger, start));
+        let index = node.propose(Proposal::unplaced(&entry));
+        replica.apply(index, None, &entry);
+        replica.applied_term = node.term();
+        let way = Way::Single(Some(node));
+        let leading = Leading::new(way, &replica.ledger, options, start);
+        shard.begin(leading);
+        shard
+    }
+
+    /// A shard that follows until it is told that it leads.
+    pub(crate) fn follow(recovered: Recovered, around: Around) -> Shard {
+        let Around { start, dispatcher, vhosts, timer, pages, checkpoints, leads, .. } = around;
+        let committed = recovered.applied;
         Shard {
-            ledger,
-            dispatcher,
-            node: Some(node),
-            applied: index,
-            committed: applied,
+            replica: Replica::new(recovered, around.on_settings),
+            role: Role::Standby(None),
+            committed,
             failed: false,
-            in_flight: VecDeque::new(),
-            mailboxes: HashMap::new(),
-            clock,
+            start,
+            dispatcher,
+            vhosts,
             timer,
-            on_settings,
-            settings_told,
-            unawaited_since: None,
-            entries_proposed: 1,
-            checkpointed_at_bytes: marks.bytes().saturating_sub(log_bytes),
-            marks,
             pages,
-            unpaged_bytes_held,
+            checkpoints,
+            leads,
+            unpaged_bytes_held: around.unpaged_bytes_held,
             is_held: false,
-            pressure,
+            pressure: around.pressure,
         }
+    }
+
+    fn begin(&mut self, mut leading: Leading) {
+        if self.replica.ledger.topology().vhosts().is_empty() {
+            for name in &self.vhosts {
+                leading.dispatcher.declare_vhost(name);
+            }
+        }
+        self.role = Role::Leading(Box::new(leading));
+        self.leads.send_replace(true);
     }
 
     /// Takes what came in, lets it take effect, proposes what must be logged, and posts what
     /// there is to say.
     pub fn turn(&mut self, inputs: &mut Vec<Input>, wakes: &mut Wakes) {
-        let now = self.clock.now();
-        self.dispatcher.set_clock(now);
+        // Once for the whole turn, which is far shorter than the lease's margin.
+        let is_frozen = self.is_frozen();
+        let mut now = Time(0);
+        if let Role::Leading(leading) = &mut self.role
+            && !is_frozen
+        {
+            let held;
+            (held, now) = leading.begin_turn();
+            held.into_iter().for_each(|input| self.handle(input, false));
+        }
         for input in inputs.drain(..) {
-            self.handle(input);
-            if self.dispatcher.gathered_bytes() >= ENTRY_BYTES_ENOUGH {
+            self.handle(input, is_frozen);
+            if !is_frozen && matches!(&self.role, Role::Leading(leading) if leading.has_enough()) {
                 self.propose(usize::MAX);
             }
         }
-        self.dispatcher.dispatch(&self.ledger);
-        let mut timeout = self.dispatcher.next_timeout();
-        match self.wait_until(now.monotonic) {
-            Some(until) => timeout = timeout.min(until),
-            None => self.propose(ENTRIES_IN_FLIGHT_MAX),
+        self.replica.tell_settings();
+        let mut timeout = Time::NEVER;
+        if !is_frozen && let Role::Leading(leading) = &mut self.role {
+            leading.dispatcher.dispatch(&self.replica.ledger);
+            timeout = leading.dispatcher.next_timeout();
+            match leading.wait_until(now) {
+                Some(until) => timeout = timeout.min(until),
+                None => self.propose(ENTRIES_IN_FLIGHT_MAX),
+            }
         }
-        for key in self.dispatcher.take_wanted_pages() {
-            // Nobody listens any more only when the process is about to end.
-            self.pages.send(key).ok();
+        if let Role::Leading(leading) = &mut self.role {
+            for key in leading.dispatcher.take_wanted_pages() {
+                // Nobody listens any more only when the process is about to end.
+                self.pages.send(key).ok();
+            }
+            if !is_frozen {
+                leading.post(wakes);
+            }
+            leading.log_notes();
         }
         self.hold_publishers();
-        self.post(wakes);
-        self.log_notes();
         self.timer.send_if_modified(|armed| std::mem::replace(armed, timeout) != timeout);
+    }
+
+    fn is_frozen(&self) -> bool {
+        matches!(&self.role, Role::Leading(leading) if leading.is_frozen())
     }
 
     /// Holds publishers while messages come in faster than they go to pages: from the bound until
@@ -289,281 +357,276 @@ impl Shard {
     fn hold_publishers(&mut self) {
         let bound = self.unpaged_bytes_held;
         let bound = if self.is_held { bound - bound / 8 } else { bound };
-        let is_held = self.ledger.unpaged_bytes() > bound;
+        let is_held = self.replica.ledger.unpaged_bytes() > bound;
         if std::mem::replace(&mut self.is_held, is_held) != is_held {
             self.pressure.set_paging(is_held);
         }
     }
 
-    /// Until when what is gathered may wait for company; `None` if it is to be proposed now.
-    fn wait_until(&mut self, now: Time) -> Option<Time> {
-        let waits = self.dispatcher.has_gathered()
-            && !self.dispatcher.is_awaited()
-            && self.dispatcher.gathered_bytes() < ENTRY_BYTES_ENOUGH;
-        if !waits {
-            self.unawaited_since = None;
-            return None;
-        }
-        let until = *self.unawaited_since.get_or_insert(now) + UNAWAITED_MAX;
-        if until <= now {
-            self.unawaited_since = None;
-            return None;
-        }
-        Some(until)
-    }
-
-    fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: Input, is_frozen: bool) {
         match input {
-            Input::Open { session, token, vhost, refusal, mailbox } => {
-                let result = self.open(session, vhost.as_ref(), refusal, &mailbox.0);
-                mailbox.0.send(Event::Done { token, result });
-            }
-            Input::Close { session } => {
-                self.mailboxes.remove(&session);
-                self.dispatcher.close_session(&self.ledger, session);
-            }
-            Input::Commands { session, commands } => {
-                for command in commands {
-                    self.command(session, command);
-                }
-            }
-            Input::Refuse { session, token, error } => {
-                self.dispatcher.refuse(&self.ledger, session, token, error);
-            }
-            Input::Written { session, bytes } => self.dispatcher.written(session, bytes),
             Input::Committed { index } => self.committed(index),
+            Input::Apply { entries, room } => {
+                for committed in entries {
+                    self.apply(committed);
+                }
+                drop(room);
+            }
+            Input::Lead(election) => {
+                self.abandon();
+                self.role = Role::Standby(Some(Elected { election, proposed: None }));
+                self.begin_term();
+            }
+            Input::Follow => self.abandon(),
             Input::Tick => {}
             Input::Inspect(inspect) => inspect(self),
-        }
-    }
-
-    fn open(
-        &mut self,
-        session: SessionId,
-        vhost: Option<&Arc<str>>,
-        refusal: Option<CommandError>,
-        mailbox: &Arc<Mailbox>,
-    ) -> Result<Reply, CommandError> {
-        if let Some(vhost) = vhost
-            && !self.dispatcher.has_vhost(vhost)
-        {
-            return Err(CommandError::NotFound(format!("vhost {vhost} not found")));
-        }
-        if let Some(refusal) = refusal {
-            return Err(refusal);
-        }
-        let nowhere = Arc::from("");
-        self.dispatcher.open_session(session, vhost.unwrap_or(&nowhere));
-        self.mailboxes.insert(session, Arc::clone(mailbox));
-        Ok(Reply::Ok)
-    }
-
-    fn command(&mut self, session: SessionId, command: Command) {
-        let (dispatcher, ledger) = (&mut self.dispatcher, &self.ledger);
-        match command {
-            // The connection answers these itself.
-            Command::Authenticate { .. } | Command::Enter { .. } => {}
-            Command::Topology { token, change } => {
-                dispatcher.change_topology(ledger, session, token, change);
-            }
-            Command::Publish(Publish { token, batch, transaction }) => {
-                dispatcher.publish(ledger, session, token, batch, transaction);
-            }
-            Command::Attach(attach) => dispatcher.attach(ledger, session, attach),
-            Command::Detach { token, consumer } => {
-                dispatcher.detach(ledger, session, token, consumer);
-            }
-            Command::Credit { consumer, credit } => {
-                dispatcher.set_credit(ledger, session, consumer, credit);
-            }
-            Command::Window { window, limit } => dispatcher.set_window(session, window, limit),
-            Command::Settle { token, settlements, transaction } => {
-                dispatcher.settle(ledger, session, token, settlements, transaction);
-            }
-            Command::Extend { token, deliveries, deadline } => {
-                dispatcher.extend(ledger, session, token, &deliveries, deadline);
-            }
-            Command::Transact { token, transaction, op } => match op {
-                TransactOp::Begin => dispatcher.begin(ledger, session, token, transaction),
-                TransactOp::Commit => dispatcher.commit(ledger, session, token, transaction),
-                TransactOp::Rollback => dispatcher.rollback(ledger, session, token, transaction),
-            },
-            Command::Manage { token, op } => match op {
-                ManageOp::Purge { queue } => dispatcher.purge(ledger, session, token, &queue),
-                ManageOp::Set { key, value } => {
-                    dispatcher.set_setting(ledger, session, token, key, value);
-                }
-                ManageOp::DeclareVhost { name } => {
-                    dispatcher.declare_vhost(&name);
-                    dispatcher.answer_committed(ledger, session, token, Ok(Reply::Ok));
-                }
-                ManageOp::DeleteVhost { name } => {
-                    dispatcher.delete_vhost(ledger, session, token, &name);
+            session => match &mut self.role {
+                Role::Leading(leading) => leading.session(&self.replica.ledger, is_frozen, session),
+                Role::Standby(_) => {
+                    if let Input::Open { token, mailbox, .. } = session {
+                        leading::refuse(&mailbox.0, token);
+                    }
                 }
             },
         }
     }
 
-    /// Applies what is committed, in order.
+    /// Proposes the entry that begins a term of this node's own, once all that came before its
+    /// election is applied.
+    fn begin_term(&mut self) {
+        let Role::Standby(Some(elected)) = &mut self.role else { return };
+        if elected.proposed.is_some() || self.replica.applied_term != elected.election.term {
+            return;
+        }
+        let ledger = &self.replica.ledger;
+        let term = elected.election.term.max(ledger.term() + 1);
+        elected.proposed = Some(term);
+        let entry = Arc::new(Leading::first_entry(term, ledger, self.start));
+        let place = Place { term, number: 0 };
+        elected.election.proposer.propose(Proposal::placed(place, &entry));
+    }
+
+    /// The node leads no more.
+    fn abandon(&mut self) {
+        if let Role::Leading(leading) = std::mem::replace(&mut self.role, Role::Standby(None)) {
+            self.leads.send_replace(false);
+            leading.abandon();
+        }
+    }
+
+    /// Applies what is committed where the node is alone, in order.
     fn committed(&mut self, index: u64) {
         if self.failed {
             return;
         }
         self.committed = self.committed.max(index);
-        while let Some((next, _)) = self.in_flight.front()
-            && *next <= index
+        let Role::Leading(leading) = &mut self.role else { return };
+        while self.replica.applied < index
+            && let Some(entry) = leading.arrived(self.replica.applied + 1)
         {
-            let Some((next, entry)) = self.in_flight.pop_front() else { return };
-            assert_eq!(next, self.applied + 1, "entries are applied one after the other");
-            self.ledger.apply_at(next, &entry);
-            self.applied = next;
-            self.dispatcher.committed(&self.ledger);
-        }
-        let version = self.ledger.settings().version();
-        if std::mem::replace(&mut self.settings_told, version) != version {
-            (self.on_settings)(&self.ledger);
+            self.replica.apply(self.replica.applied + 1, None, &entry);
+            leading.dispatcher.committed(&self.replica.ledger);
         }
     }
 
-    fn propose(&mut self, in_flight_max: usize) {
-        let Some(node) = &mut self.node else { return };
-        if self.failed || self.in_flight.len() >= in_flight_max {
+    /// Applies an entry of a cluster's log.
+    fn apply(&mut self, Committed { index, term, content }: Committed) {
+        if self.failed {
             return;
         }
-        let bytes = self.dispatcher.gathered_bytes();
-        if let Some(entry) = self.dispatcher.take_entry() {
-            let entry = Arc::new(entry);
-            let index = node.propose(Proposal(Arc::clone(&entry)));
-            self.marks.add(index, bytes);
-            self.entries_proposed += 1;
-            self.in_flight.push_back((index, entry));
+        self.committed = index;
+        let replica = &mut self.replica;
+        match content {
+            Content::Blank => replica.pass(index),
+            Content::Members(members) => replica.set_members(index, term, &members),
+            Content::Proposal(payload) => {
+                replica.marks.add(index, payload.len() as u64);
+                self.apply_proposal(index, &payload);
+            }
         }
+        self.replica.applied_term = term;
+        self.begin_term();
     }
 
-    /// Leaves what there is to say in the sessions' mailboxes.
-    fn post(&mut self, wakes: &mut Wakes) {
-        let mut outputs = self.dispatcher.take_outputs();
-        let mut rest = outputs.drain(..).peekable();
-        while let Some((session, first)) = rest.next() {
-            let Some(mailbox) = self.mailboxes.get(&session) else { continue };
-            let waker = mailbox.post(|post| {
-                let mut output = Some(first);
-                while let Some(next) = output {
-                    match next {
-                        Output::Deliver { delivery, bytes } => post.delivery(delivery, bytes),
-                        Output::Done { token, result } => post.event(Event::Done { token, result }),
-                        Output::CreditState { consumer, credit, drained, ready } => {
-                            post.event(Event::CreditState { consumer, credit, drained, ready });
-                        }
-                        Output::VhostDeleted => {
-                            post.event(Event::Closed(CloseReason::VhostDeleted));
-                        }
-                        Output::Detached { consumer, reason } => {
-                            post.event(Event::Detached { consumer, reason });
-                        }
+    /// # Panics
+    /// If what a majority has in its logs cannot be read: another release wrote it, or memory is
+    /// damaged. Going on without it would make this replica another one.
+    fn apply_proposal(&mut self, index: u64, payload: &bytes::Bytes) {
+        let unreadable = |error| panic!("log entry {index} cannot be applied: {error}");
+        let place = codec::place_of(payload).unwrap_or_else(unreadable);
+        let own = match (&mut self.role, place) {
+            (Role::Leading(leading), Some(place)) if leading.is_own(place) => {
+                match leading.arrived(place.number) {
+                    Some(entry) => Some(entry),
+                    // One before it was refused, so this one is void, and all that follow.
+                    None => {
+                        self.abandon();
+                        None
                     }
-                    output = rest.next_if(|(s, _)| *s == session).map(|(_, output)| output);
                 }
-            });
-            wakes.0.extend(waker);
-        }
-        drop(rest);
-        self.dispatcher.give_back(outputs);
-    }
-
-    /// Tells operators what they should hear of; at each doubling, lest one poisoned queue drown
-    /// the rest of the log.
-    fn log_notes(&mut self) {
-        for note in self.dispatcher.take_notes() {
-            let Note::Undeliverable { vhost, queue, total } = note;
-            if total.is_power_of_two() {
-                tracing::warn!(
-                    %vhost, %queue, total,
-                    "dropped a message that was delivered as often as the queue allows: \
-                     it has no dead-letter exchange"
-                );
+            }
+            _ => None,
+        };
+        let replica_applied = match &own {
+            Some(entry) => self.replica.apply(index, place, entry),
+            None => {
+                let decoded = codec::decode_placed(payload).map(|(_, entry)| entry);
+                let entry = decoded
+                    .unwrap_or_else(|error| panic!("log entry {index} cannot be applied: {error}"));
+                self.replica.apply(index, place, &entry)
+            }
+        };
+        let ledger = &self.replica.ledger;
+        match &mut self.role {
+            Role::Leading(leading) if own.is_some() => {
+                assert_eq!(replica_applied, Applied::Counts, "what it proposed follows on itself");
+                leading.dispatcher.committed(ledger);
+            }
+            Role::Leading(leading) => {
+                // Somebody else's, and after the beginning of this node's term: a later term.
+                if replica_applied == Applied::Counts && !leading.leads(ledger.term()) {
+                    self.abandon();
+                }
+            }
+            Role::Standby(elected) => {
+                let has_begun = |elected: &mut Elected| {
+                    replica_applied == Applied::Counts
+                        && place.is_some_and(|place| Some(place.term) == elected.proposed)
+                };
+                if let Some(Elected { election, .. }) = elected.take_if(has_begun) {
+                    let Election { proposer, lease, .. } = election;
+                    let way = Way::Cluster { proposer, lease };
+                    let leading = Leading::new(way, ledger, self.dispatcher, self.start);
+                    self.begin(leading);
+                }
             }
         }
     }
 
-    /// How many entries this shard has proposed, the term's own included.
-    pub(crate) fn entries_proposed(&self) -> u64 {
-        self.entries_proposed
+    fn propose(&mut self, in_flight_max: usize) {
+        if self.failed {
+            return;
+        }
+        if let Role::Leading(leading) = &mut self.role
+            && let Some((index, bytes)) = leading.propose(in_flight_max)
+        {
+            self.replica.marks.add(index, bytes);
+        }
     }
 
     /// The ledger, to look at.
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.replica.ledger
     }
 
-    /// The dispatcher, to look at.
-    pub fn dispatcher(&self) -> &Dispatcher {
-        &self.dispatcher
+    /// What a node that leads has; none if this one does not.
+    pub fn leader(&self) -> Option<Leader<'_>> {
+        match &self.role {
+            Role::Leading(leading) => {
+                Some(Leader { ledger: &self.replica.ledger, dispatcher: &leading.dispatcher })
+            }
+            Role::Standby(_) => None,
+        }
+    }
+
+    /// How many entries this shard has proposed in its term, the term's own included.
+    pub(crate) fn entries_proposed(&self) -> u64 {
+        match &self.role {
+            Role::Leading(leading) => leading.entries_proposed,
+            Role::Standby(_) => 0,
+        }
+    }
+
+    /// The last entry of the log that is applied.
+    pub fn applied(&self) -> u64 {
+        self.replica.applied
     }
 
     /// Whether nothing is on its way into the log, and no page on its way from the disk.
     pub fn is_quiet(&self) -> bool {
-        self.in_flight.is_empty()
-            && !self.dispatcher.has_gathered()
-            && self.dispatcher.pages_awaited() == 0
-    }
-
-    /// Declares virtual hosts that are not there yet.
-    pub(crate) fn declare_vhosts(&mut self, names: &[String]) {
-        for name in names {
-            self.dispatcher.declare_vhost(name);
+        match &self.role {
+            Role::Leading(leading) => {
+                leading.in_flight.is_empty()
+                    && !leading.dispatcher.has_gathered()
+                    && leading.dispatcher.pages_awaited() == 0
+            }
+            Role::Standby(_) => true,
         }
     }
 
     /// What a checkpoint would be for. Entries are young for as long as less than `young_bytes` of
     /// the log came after them.
     pub(crate) fn due(&self, young_bytes: u64) -> Due {
+        let replica = &self.replica;
         Due {
-            log_bytes: self.marks.bytes() - self.checkpointed_at_bytes,
-            unpaged_bytes: self.ledger.unpaged_bytes(),
-            paged_len: self.ledger.paged_len(),
+            log_bytes: replica.marks.bytes() - replica.checkpointed_at_bytes,
+            unpaged_bytes: replica.ledger.unpaged_bytes(),
+            paged_len: replica.ledger.paged_len(),
             is_disk_short: self.pressure.shortage().disk,
-            applied: self.applied,
-            is_committed: self.committed >= self.applied,
-            old_upto: self.marks.index_before(young_bytes).min(self.applied),
+            applied: replica.applied,
+            is_committed: self.committed >= replica.applied,
+            old_upto: replica.marks.index_before(young_bytes).min(replica.applied),
         }
     }
 
-    /// A copy of the ledger with the index of its last entry; `None` if that is not committed yet:
-    /// durable before the log is, a checkpoint would be ahead of it after a power cut. Bodies are
-    /// shared, not copied.
-    pub(crate) fn copy(&self) -> Option<(Ledger, u64)> {
-        (self.committed >= self.applied).then(|| (self.ledger.clone(), self.applied))
+    /// A copy of the ledger; `None` if its last entry is not committed yet: durable before the log
+    /// is, a checkpoint would be ahead of it after a power cut. Bodies are shared, not copied.
+    pub(crate) fn copy(&self) -> Option<Snapshot> {
+        let Replica { ledger, applied, applied_term, .. } = &self.replica;
+        let is_committed = self.committed >= *applied;
+        is_committed.then(|| Snapshot {
+            ledger: ledger.clone(),
+            index: *applied,
+            term: *applied_term,
+        })
     }
 
     /// As [`Shard::copy`], for a checkpoint: what comes into the log from now on is behind it.
-    pub(crate) fn snapshot(&mut self) -> Option<(Ledger, u64)> {
+    pub(crate) fn snapshot(&mut self) -> Option<Snapshot> {
         let copy = self.copy()?;
-        self.checkpointed_at_bytes = self.marks.bytes();
+        self.replica.checkpointed_at_bytes = self.replica.marks.bytes();
         Some(copy)
+    }
+
+    /// Another node's state comes in the place of this one's, which is behind it.
+    pub(crate) fn install(&mut self, snapshot: Snapshot) {
+        self.abandon();
+        let Snapshot { ledger, index, term } = snapshot;
+        self.committed = index;
+        self.replica.install(ledger, index, term);
     }
 
     /// A page that was asked for is here.
     pub(crate) fn page_read(&mut self, key: PageKey, content: PageContent) {
-        self.dispatcher.page_read(key, content);
+        if let Role::Leading(leading) = &mut self.role {
+            leading.dispatcher.page_read(key, content);
+        }
     }
 
     /// A page that was asked for is not needed any more.
     pub(crate) fn page_gone(&mut self, key: PageKey) {
-        self.dispatcher.page_gone(key);
+        if let Role::Leading(leading) = &mut self.role {
+            leading.dispatcher.page_gone(key);
+        }
     }
 
     /// A page is durable that holds what was gathered for it.
     pub(crate) fn page_out(&mut self, page: &Arc<Page>, written: &[Written]) {
-        self.ledger.page_out(page, written);
+        self.replica.ledger.page_out(page, written);
     }
 
-    /// The log may forget entries up to `index`: a durable checkpoint holds them.
-    pub(crate) fn purge_log(&mut self, index: u64) {
-        if let Some(node) = &self.node
-            && let Some(term) = node.reader().term_of(index)
+    /// A checkpoint at `index` is durable: the log may forget entries up to `kept_from`, save for
+    /// those with less than `kept_bytes` behind them, which nodes that lag are given.
+    pub(crate) fn checkpointed(&mut self, index: u64, kept_from: u64, kept_bytes: u64) {
+        if let Some(checkpoints) = &self.checkpoints {
+            let kept_from = kept_from.min(self.replica.marks.index_before(kept_bytes));
+            // Nobody listens any more only when the process is about to end.
+            checkpoints.send((index, kept_from)).ok();
+        } else if let Role::Leading(leading) = &mut self.role
+            && let Way::Single(Some(node)) = &leading.way
+            && let Some(term) = node.reader().term_of(kept_from)
         {
-            node.purge_to(index, term);
+            node.purge_to(kept_from, term);
         }
     }
 
@@ -572,10 +635,17 @@ impl Shard {
         self.failed = true;
     }
 
-    /// Proposes all that is gathered and gives the node out, to be shut down by the caller.
+    /// Proposes all that is gathered. Where the node is alone, it is given out, to be shut down by
+    /// the caller.
     pub(crate) fn stop(&mut self) -> Option<SingleNode<Proposal>> {
         self.propose(usize::MAX);
-        self.node.take()
+        match &mut self.role {
+            Role::Leading(leading) => match &mut leading.way {
+                Way::Single(node) => node.take(),
+                Way::Cluster { .. } => None,
+            },
+            Role::Standby(_) => None,
+        }
     }
 }
 
@@ -584,7 +654,10 @@ impl Drop for Shard {
     /// own thread, reporting a commit, or one of the runtime's: neither may wait for the log's
     /// thread to end.
     fn drop(&mut self) {
-        if let Some(node) = self.node.take() {
+        if let Role::Leading(leading) = &mut self.role
+            && let Way::Single(node) = &mut leading.way
+            && let Some(node) = node.take()
+        {
             // Should no thread start, the node is dropped here.
             drop(std::thread::Builder::new().name("log-end".to_owned()).spawn(|| drop(node)));
         }

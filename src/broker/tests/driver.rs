@@ -87,7 +87,10 @@ async fn no_wake_is_lost_between_connections() {
     for pair in pairs {
         pair.await.unwrap();
     }
-    assert_eq!(node.look(|shard| shard.dispatcher().counters().acknowledged).await, 8 * 200);
+    assert_eq!(
+        node.look(|shard| shard.leader().unwrap().dispatcher().counters().acknowledged).await,
+        8 * 200
+    );
 }
 
 /// Keeps the log's thread when it reports a commit, as long as the gate is shut.

@@ -34,7 +34,8 @@ fn worked_on() -> (SimStorage, Vec<(String, u64)>) {
         // A page file is there before the checkpoint that names it.
         let named = || !read(&sim.fork()).page_files().is_empty();
         eventually("a checkpoint with pages", named).await;
-        let statuses = node.look(|shard| shard.dispatcher().queue_statuses()).await;
+        let statuses =
+            node.look(|shard| shard.leader().unwrap().dispatcher().queue_statuses()).await;
         node.stop().await.unwrap();
         statuses.iter().map(|q| (q.name.to_string(), q.ready + q.unacked)).collect()
     });

@@ -41,11 +41,11 @@ async fn contents(sim: &SimStorage, setup: &Setup) -> Contents {
     let node = setup.start(Arc::new(sim.clone())).unwrap();
     let (queues, bindings) = node
         .look(|shard| {
-            let topology = shard.dispatcher().topology();
+            let topology = shard.leader().unwrap().dispatcher().topology();
             let bindings = topology.bindings(common::VHOST).into_iter().flatten();
             let mut bindings: Vec<String> = bindings.map(|b| format!("{b:?}")).collect();
             bindings.sort();
-            (shard.dispatcher().queue_statuses(), bindings)
+            (shard.leader().unwrap().dispatcher().queue_statuses(), bindings)
         })
         .await;
     let mut client = Client::connect(&node.broker).await;

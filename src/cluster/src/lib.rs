@@ -9,4 +9,5 @@ pub mod member;
 pub mod raft;
 mod single;
 
+pub use openraft::network::{NetSnapshot, RaftNetworkFactory};
 pub use single::{SingleNode, SingleOptions, StartError, Started};

@@ -25,7 +25,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use self::{
-    convert::EntryKind,
+    convert::{EntryKind, alone},
     log_store::{OpenError, RaftLog, RaftLogOptions, RaftLogReader},
     settings::settings,
     snapshot::{Chunk, Chunks, Install, SnapshotData},

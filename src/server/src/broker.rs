@@ -203,6 +203,7 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
             unpaged_bytes_max: cache_bytes / 4,
             page_bytes: PAGE_BYTES,
             file_bytes: PAGE_FILE_BYTES,
+            log_kept_bytes: 0,
         },
         page_bytes_max: cache_bytes / 2,
         name_seed,

@@ -18,6 +18,8 @@ pub mod fs;
 mod log;
 pub mod pages;
 pub mod reader;
+pub mod small;
+mod spool;
 pub mod verify;
 mod writer;
 
@@ -28,4 +30,5 @@ pub use log::{
     AppendEntry, Cut, Entry, EntryMeta, Extent, HardState, Log, LogId, LogOptions, LogReader,
     Recovered, Spares,
 };
+pub use spool::Spool;
 pub use writer::{Completion, Durable, EncodeEntry, LogWriter, WriterEvent, WriterOptions};

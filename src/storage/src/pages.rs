@@ -25,6 +25,7 @@
 //! has one is whole, whatever the disk does with the order of writes, and any damage in it is
 //! damage by the medium. A file without one was never finished, or was cut short.
 
+mod copy;
 mod file;
 mod record;
 mod walk;
@@ -33,7 +34,7 @@ mod writer;
 use std::io;
 
 pub(crate) use self::file::examine;
-pub use self::{file::PageFile, writer::PageWriter};
+pub use self::{copy::PageReceiver, file::PageFile, writer::PageWriter};
 use crate::{
     error::{Error, Result},
     fs::{Pace, Storage},

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use isthmus_broker::{Client, Shard};
+use isthmus_broker::{Client, Leader};
 use isthmus_contract::Command;
 use isthmus_model::{BindingDef, Destination, TopologyChange};
 use serde::Deserialize;
@@ -49,7 +49,7 @@ fn show(vhost: &str, binding: &BindingDef) -> Value {
 
 /// Every binding of a virtual host, those of the default exchange (every queue by its name) among
 /// them if `implicit`.
-pub(super) fn of_vhost(shard: &Shard, vhost: &str, implicit: bool) -> Vec<BindingDef> {
+pub(super) fn of_vhost(shard: &Leader<'_>, vhost: &str, implicit: bool) -> Vec<BindingDef> {
     let topology = shard.dispatcher().topology();
     let mut all: Vec<BindingDef> = Vec::new();
     if implicit {

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use isthmus_auth::Permission;
-use isthmus_broker::{Client, Shard, Unrestricted};
+use isthmus_broker::{Client, Leader, Unrestricted};
 use isthmus_model::{Lifetime, SettingKey, SettingKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -162,7 +162,7 @@ async fn objects(api: &Api, vhost: Option<&str>) -> Result<Value, ApiError> {
     Ok(json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings }))
 }
 
-fn objects_of(shard: &Shard, vhost: &str) -> [Vec<Value>; 3] {
+fn objects_of(shard: &Leader<'_>, vhost: &str) -> [Vec<Value>; 3] {
     let topology = shard.dispatcher().topology();
     let mut exchanges = exchanges::of_vhost(shard, vhost);
     exchanges

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use isthmus_broker::{Client, Shard};
+use isthmus_broker::{Client, Leader};
 use isthmus_contract::{Command, declare};
 use isthmus_model::{CommandError, ExchangeDef, TopologyChange};
 use serde::Deserialize;
@@ -39,12 +39,12 @@ pub(super) fn yes() -> bool {
 }
 
 /// The exchanges of a virtual host.
-pub(super) fn of_vhost(shard: &Shard, vhost: &str) -> Vec<Value> {
+pub(super) fn of_vhost(shard: &Leader<'_>, vhost: &str) -> Vec<Value> {
     let exchanges = shard.dispatcher().topology().exchanges(vhost).unwrap_or_default();
     exchanges.into_iter().map(|def| show(shard, vhost, def)).collect()
 }
 
-fn show(shard: &Shard, vhost: &str, def: &ExchangeDef) -> Value {
+fn show(shard: &Leader<'_>, vhost: &str, def: &ExchangeDef) -> Value {
     let kind = if def.delayed { "x-delayed-message" } else { def.kind.name() };
     let policies = shard.dispatcher().exchange_policies(vhost, &def.name);
     json!({

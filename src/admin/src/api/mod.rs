@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::routing::{delete, get, post};
 use isthmus_auth::{Hashing, SharedDirectory};
-use isthmus_broker::{Authenticate, Broker, Client};
+use isthmus_broker::{Authenticate, Broker, Client, Leader};
 use isthmus_contract::{Command, ManageOp};
 use isthmus_model::{SettingKey, Table};
 
@@ -74,7 +74,7 @@ impl Api {
     /// Looks at the shard between commands.
     async fn inspect<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&isthmus_broker::Shard) -> T + Send + 'static,
+        look: impl FnOnce(&Leader<'_>) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         self.broker()?.inspect(look).await.ok_or(ApiError::Unavailable)
     }

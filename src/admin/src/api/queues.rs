@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use isthmus_broker::{Client, Shard};
+use isthmus_broker::{Client, Leader};
 use isthmus_contract::{Command, ManageOp, declare};
 use isthmus_model::{CommandError, Lifetime, TopologyChange, Value as ModelValue};
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub(super) struct QueueBody {
 }
 
 /// The queues of virtual hosts that `sees` names, one of them only if `name` is given.
-fn shown(shard: &Shard, sees: impl Fn(&str) -> bool, name: Option<&str>) -> Vec<Value> {
+fn shown(shard: &Leader<'_>, sees: impl Fn(&str) -> bool, name: Option<&str>) -> Vec<Value> {
     let dispatcher = shard.dispatcher();
     let mut shown = Vec::new();
     for status in dispatcher.queue_statuses() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use isthmus_broker::Shard;
+use isthmus_broker::Leader;
 use isthmus_contract::{Command, ManageOp};
 use isthmus_model::{SettingKey, SettingKind};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ pub(super) async fn get(
     found.pop().map(Json).ok_or(ApiError::NotFound)
 }
 
-fn statuses(shard: &Shard, names: &[Arc<str>]) -> Vec<Value> {
+fn statuses(shard: &Leader<'_>, names: &[Arc<str>]) -> Vec<Value> {
     let queues = shard.dispatcher().queue_statuses();
     let status = |name: &Arc<str>| {
         let of_it = || queues.iter().filter(|queue| queue.vhost == *name);

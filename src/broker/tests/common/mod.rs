@@ -142,6 +142,7 @@ impl Setup {
                 unpaged_bytes_max: self.unpaged_bytes_max,
                 page_bytes: 512,
                 file_bytes: 4 << 10,
+                log_kept_bytes: 0,
             },
             page_bytes_max: 4 << 10,
             name_seed: [1; 32],

@@ -614,7 +614,7 @@ impl World {
             let queue = name.clone();
             let (is_there, is_bound) = node
                 .look(move |shard| {
-                    let topology = shard.dispatcher().topology();
+                    let topology = shard.leader().unwrap().dispatcher().topology();
                     let mut routes = Vec::new();
                     let routed = topology.route(
                         VHOST,

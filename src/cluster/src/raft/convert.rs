@@ -11,6 +11,7 @@ use isthmus_storage::{EncodeEntry, EntryMeta, HardState, LogId};
 use openraft::{EntryPayload, vote::leader_id_std::CommittedLeaderId};
 
 use super::{Entry, Membership, Proposal, RaftLogId, Vote, membership};
+use crate::member::MemberId;
 
 /// The consensus group; there is one.
 const GROUP: u32 = 0;
@@ -109,9 +110,14 @@ pub(super) fn entry_to_log(entry: &Entry) -> (EntryMeta, Body) {
 /// The first entry of a log that one node begins by itself: it is the only voter. A cluster's
 /// log begins the same way, which is what lets others join later.
 pub(crate) fn first_entry(node: u64) -> (EntryMeta, Vec<u8>) {
-    let members = Membership::new_with_defaults(vec![BTreeSet::from([node])], []);
     let meta = EntryMeta { group: GROUP, term: 0, index: 1, kind: EntryKind::Membership as u8 };
-    (meta, membership::encode(&members))
+    (meta, alone(MemberId(node)))
+}
+
+/// The members of a cluster of which `member` is the only one, encoded.
+#[must_use]
+pub fn alone(member: MemberId) -> Vec<u8> {
+    membership::encode(&Membership::new_with_defaults(vec![BTreeSet::from([member.0])], []))
 }
 
 /// What an entry of the broker's own says of itself.

@@ -105,7 +105,30 @@ impl RaftLog {
         options: RaftLogOptions,
         on_event: impl FnMut(WriterEvent) + Send + 'static,
     ) -> Result<(Self, Recovered), OpenError> {
-        let (log, recovered) = Log::open(storage, options.log)?;
+        Self::open_behind(storage, options, None, on_event)
+    }
+
+    /// As [`RaftLog::open`], for a node that was about to put a snapshot up to `behind` in the place
+    /// of what it had: the log goes on behind that.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_behind(
+        storage: SharedStorage,
+        options: RaftLogOptions,
+        behind: Option<LogId>,
+        on_event: impl FnMut(WriterEvent) + Send + 'static,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let (mut log, mut recovered) = Log::open(storage, options.log)?;
+        if let Some(behind) = behind {
+            // What is not known to be committed may contradict what the snapshot holds.
+            if log.reader().term_of(behind.index).is_some_and(|term| term != behind.term) {
+                log.truncate_from(recovered.hard_state.committed.max(recovered.purged.index) + 1)?;
+            }
+            log.purge_to(behind)?;
+            recovered.last = log.last_log_id();
+            recovered.purged = log.last_purged();
+        }
         vote_from_hard(&recovered.hard_state).map_err(OpenError::HardState)?;
         let Recovered { hard_state, last, purged, .. } = recovered;
         let state = State::new(hard_state, last, purged, options.memory_bytes);
@@ -122,6 +145,12 @@ impl RaftLog {
     #[must_use]
     pub fn reader(&self) -> RaftLogReader {
         self.reader.clone()
+    }
+
+    /// Reads what is in the files: all that is durable.
+    #[must_use]
+    pub fn file(&self) -> LogReader {
+        self.reader.file.clone()
     }
 
     /// Closes the log if this is its last handle: does what was submitted, and writes a seal.
