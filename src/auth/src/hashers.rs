@@ -119,28 +119,24 @@ impl Waiting {
 
 impl Queue {
     /// The next piece of work; `None` when there will be none. Waits for it, and gives the memory
-    /// back if that takes long.
+    /// back if that takes long or others do the work, which then is what they take.
     fn next(&self, priority: Priority, memory: &mut HashMemory) -> Option<Work> {
         let mut waiting = self.waiting.lock();
         loop {
-            let now = Instant::now();
-            let until = match waiting.take(priority, now) {
+            match waiting.take(priority, Instant::now()) {
                 Ok(work) => return Some(work),
                 Err(None) if waiting.is_closed => return None,
-                Err(until) => until,
-            };
-            match (until, memory.is_empty()) {
-                (None, true) => self.changed.wait(&mut waiting),
-                (Some(until), true) => {
-                    self.changed.wait_until(&mut waiting, until);
-                }
-                (until, false) => {
-                    let kept_until = now + KEEPS_MEMORY_FOR;
-                    let until = until.map_or(kept_until, |until| until.min(kept_until));
-                    if self.changed.wait_until(&mut waiting, until).timed_out() {
+                Err(None) if memory.is_empty() => self.changed.wait(&mut waiting),
+                Err(None) => {
+                    if self.changed.wait_for(&mut waiting, KEEPS_MEMORY_FOR).timed_out() {
                         MutexGuard::unlocked(&mut waiting, || memory.give_back());
                     }
                 }
+                Err(Some(until)) if memory.is_empty() => {
+                    self.changed.wait_until(&mut waiting, until);
+                }
+                // Others do it, in memory of their own.
+                Err(Some(_)) => MutexGuard::unlocked(&mut waiting, || memory.give_back()),
             }
         }
     }
