@@ -22,12 +22,12 @@ pytestmark = pytest.mark.serial
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# A logged-in client's delay may double while others try to get in. Doubled is what it is on a machine
-# whose processors have as much else to do: two hashes at once keep two of them busy, and though their
-# threads yield to all others, a small machine switches between them. So the yardstick is the larger
-# of two p99s taken just before, on the same broker: quiet, and with BURNERS processes that only
-# burn time. Below the floor there is nothing to complain about: it is a few slices of a scheduler
-# (3 ms each, for the broker's thread and the client's), and far from what a login takes.
+# A logged-in client's delay may double while thousands of others are let in and thrown out, which is
+# work of the broker's own threads. Doubled is what it is on a machine whose processors have as much
+# else to do, so the yardstick is the larger of two p99s taken just before, on the same broker:
+# quiet, and with BURNERS processes that only burn time. Below the floor there is nothing to
+# complain about: it is a few slices of a scheduler (3 ms each, for the broker's thread and the
+# client's), and far from what a login takes.
 BURNERS = 2
 FLOOR_S = 0.010
 # Each p99 is the median of those of windows of so many round trips: a hiccup of the machine spoils
@@ -153,7 +153,17 @@ STRANGER_KIB_MAX = 64
 LOGIN_S_MAX = 10
 
 
-def flood(address, is_open, may_log_in, refused):
+# Hashes yield to everybody, so here doubled is doubled: the p99 of the flood is held against that of
+# the same broker and as many connections that are quiet. Whatever else a shared machine does then
+# counts too, and may come in one of the two alone: the quiet one is taken before and after, and the
+# best attempt counts, for a broker that holds its clients up spoils them all. Hashes on threads
+# that are merely nicer take 1.5 to 2.5 ms on two processors, where quiet is 0.5 ms: the floor is
+# below that.
+ATTEMPTS = 5
+FLOODED_FLOOR_S = 0.001
+
+
+def flood(address, is_open, may_log_in, refused, is_over):
     """Opens all connections, sends all bad passwords at once and waits for all refusals."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -167,42 +177,66 @@ def flood(address, is_open, may_log_in, refused):
     for each in connections:
         if each.receive() is None:
             refused.value += 1
+    is_over.set()
 
 
-@pytest.mark.timeout(150)
+class Flood:
+    """What one attempt showed: p99s of quiet and flooded round trips, and memory."""
+
+    def __init__(self, broker, trips):
+        is_open, may_log_in, is_over = (multiprocessing.Event() for _ in range(3))
+        refused = multiprocessing.Value("i", 0)
+        # A process of its own, for this one's interpreter is taking the time.
+        flooder = multiprocessing.Process(
+            target=flood, args=(broker.amqp, is_open, may_log_in, refused, is_over), daemon=True)
+        before_kib = broker.rss_kib()
+        flooder.start()
+        assert is_open.wait(30)
+        quiet_s = measure_for(trips, 2)
+        with PeakRss(broker) as rss:
+            started = time.monotonic()
+            may_log_in.set()
+            self.p99_s = measure(trips, lambda: is_over.is_set() or not flooder.is_alive())
+            self.took_s = time.monotonic() - started
+        flooder.join()
+        assert flooder.exitcode == 0
+        self.quiet_s = max(quiet_s, measure_for(trips, 2))
+        self.allowed_s = max(2 * self.quiet_s, FLOODED_FLOOR_S)
+        self.refused = refused.value
+        self.connections_kib = rss.before_kib - before_kib
+        self.hashes_kib = rss.grown_kib
+
+    def __str__(self):
+        return (f"{self.refused} refused in {self.took_s:.1f} s; p99 {self.quiet_s * 1e3:.2f} ms "
+                f"quiet, {self.p99_s * 1e3:.2f} ms flooded; {self.connections_kib} KiB for the "
+                f"connections, {self.hashes_kib} KiB for the hashes")
+
+
+@pytest.mark.timeout(300)
 def test_500_bad_logins_at_once_leave_memory_and_others_alone(tmp_path):
     settings = {"auth.argon2_memory_bytes": f"{HASH_MIB} MiB", "auth.argon2_iterations": 1,
                 "limits.handshake_timeout": "60s"}
     with Broker(tmp_path / "data", settings) as broker:
         trips = RoundTrips(broker.amqp)
-        allowed_s, why = allowed_p99_s(trips)
-        is_open, may_log_in = multiprocessing.Event(), multiprocessing.Event()
-        refused = multiprocessing.Value("i", 0)
-        # A process of its own, for this one's interpreter is taking the time.
-        flooder = multiprocessing.Process(
-            target=flood, args=(broker.amqp, is_open, may_log_in, refused), daemon=True)
-        before_kib = broker.rss_kib()
-        flooder.start()
-        assert is_open.wait(30)
-        with PeakRss(broker) as rss:
-            started = time.monotonic()
-            may_log_in.set()
-            flooded_s = measure(trips, lambda: not flooder.is_alive())
-            took_s = time.monotonic() - started
-        flooder.join()
-        print(f"{refused.value} refused in {took_s:.1f} s; {why}, {flooded_s * 1e3:.2f} ms flooded; "
-              f"{rss.before_kib - before_kib} KiB for the connections, {rss.grown_kib} KiB for "
-              f"the hashes")
-        assert flooder.exitcode == 0 and refused.value == BAD_LOGINS
-        assert took_s > 0.5, "the flood was over before anything could be measured"
-        assert flooded_s < allowed_s
-        assert rss.before_kib - before_kib < BAD_LOGINS * STRANGER_KIB_MAX
-        # Two at once, and what allocators keep; a third would not fit.
-        assert rss.grown_kib < 2.75 * HASH_MIB * KIB
+        measure_for(trips, 1)
+        for attempt in range(ATTEMPTS):
+            flooded = Flood(broker, trips)
+            print(flooded)
+            assert flooded.refused == BAD_LOGINS
+            assert flooded.took_s > 0.5, "it was over before anything could be measured"
+            # Two at once, and what allocators keep; a third would not fit.
+            assert flooded.hashes_kib < 2.75 * HASH_MIB * KIB
+            if attempt == 0:
+                assert flooded.connections_kib < BAD_LOGINS * STRANGER_KIB_MAX
+            if flooded.p99_s < flooded.allowed_s:
+                return
+        pytest.fail(f"messaging was held up in each of {ATTEMPTS} floods")
 
 
 def test_a_login_gets_through_although_its_hash_yields_to_everybody(tmp_path):
     with Broker(tmp_path / "data") as broker, busy_processors(2 * os.cpu_count()):
+        # Until they all burn.
+        time.sleep(0.5)
         started = time.monotonic()
         Connection(broker.amqp, timeout_s=60).login()
         took_s = time.monotonic() - started

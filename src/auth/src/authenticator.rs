@@ -88,9 +88,9 @@ impl Authenticator {
         }
         let user = self.directory.load().user(name).cloned();
         let (hashing, password) = (self.hashing.clone(), password.to_owned());
-        let verification = self.hashers.run(move || {
+        let verification = self.hashers.run(move |memory| {
             let hash = user.as_ref().map(|user| &user.password_hash);
-            let verified = hashing.verify(&password, hash);
+            let verified = hashing.verify(&password, hash, memory);
             // The permit lives as long as the work: dropping the future does not stop a thread.
             (verified.and_then(|()| user.ok_or(AuthError::Refused)), permit)
         });

@@ -1,77 +1,174 @@
 //! The threads on which passwords are verified.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// By how much their threads are nicer than the broker's: where both have something to do, they
-/// get about a tenth of a processor. Messaging hardly feels a flood of logins then, and a login
-/// on a machine that has no time left takes half a second to two, less than it may.
-#[cfg(target_os = "linux")]
-const NICER_BY: i32 = 10;
+use crate::HashMemory;
+use crate::scheduling::{self, Priority};
 
-/// A few threads of low priority that do one piece of work each at a time. The runtime's own for
-/// work that blocks would not do: a thread that has become nicer cannot take it back.
+/// How long a thread with nothing to do keeps the memory of its last hash. To take and give back
+/// megabytes for each hash of a flood would cost page faults, and interrupts on every processor
+/// that forget the pages.
+const KEEPS_MEMORY_FOR: Duration = Duration::from_secs(1);
+
+/// How long work may wait for an idle thread, none of which has other work, until the processors
+/// have no time left for them. A thread that gets any is there within microseconds.
+const PICKED_UP_WITHIN: Duration = Duration::from_millis(150);
+
+/// A hash by an idle thread that took longer than this, and more than so many times the time of a
+/// processor, tells the same. Two that share a processor with messaging take a few times as long.
+const LATE_AFTER: Duration = Duration::from_millis(250);
+const LATE_TIMES: u32 = 8;
+
+/// For how long idle threads are not asked again then.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+
+/// Threads that do one piece of work each at a time, and yield to messaging. The runtime's own for
+/// work that blocks would not do: a thread that has lowered its priority cannot raise it again.
+///
+/// Of each priority there are as many as may work at once; who asks sees to it that no more do.
+/// Idle threads do the work as long as they get a processor. They delay nobody, since Linux has
+/// any other thread that wakes up take the processor at once, where a thread that is only nicer
+/// keeps it for the rest of its slice, some milliseconds. But where two threads are busy for each
+/// processor, a hash on an idle one would take a quarter of a minute, longer than a login may.
+/// There the nicer ones do the work, with a tenth of a processor: a login takes about a second.
 pub(crate) struct Hashers {
-    work: Sender<Work>,
+    queue: Arc<Queue>,
 }
 
-type Work = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&mut HashMemory) + Send>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    work: VecDeque<(Instant, Work)>,
+    /// Until when idle threads leave the work to the nicer ones.
+    busy_until: Option<Instant>,
+    /// Nothing more will come.
+    is_closed: bool,
+}
 
 impl Hashers {
-    /// Starts `threads` of them. They end when this is dropped and what was asked for is done.
+    /// Starts threads for up to `at_once` pieces of work. They end when this is dropped and what
+    /// was asked for is done.
     ///
     /// # Errors
     /// If the system starts no thread.
-    pub(crate) fn start(threads: usize) -> io::Result<Hashers> {
-        let (work, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..threads {
-            let queue = Arc::clone(&queue);
-            thread::Builder::new().name("passwords".to_owned()).spawn(move || serve(&queue))?;
+    pub(crate) fn start(at_once: usize) -> io::Result<Hashers> {
+        let hashers = Hashers { queue: Arc::default() };
+        for priority in [Priority::Idle, Priority::Nice].repeat(at_once) {
+            let queue = Arc::clone(&hashers.queue);
+            let name = "passwords".to_owned();
+            thread::Builder::new().name(name).spawn(move || serve(&queue, priority))?;
         }
-        Ok(Hashers { work })
+        Ok(hashers)
     }
 
     /// Has one of the threads do it, and waits for what comes of it; `None` if it panicked. It is
     /// done also if nobody waits any more.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut HashMemory) -> T + Send + 'static,
     ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.work.send(Box::new(move || {
+        let work: Work = Box::new(move |memory| {
             // Who asked may have gone.
-            drop(answer.send(work()));
-        }));
-        asked.ok()?;
+            drop(answer.send(work(memory)));
+        });
+        self.queue.waiting.lock().work.push_back((Instant::now(), work));
+        self.queue.changed.notify_all();
         answered.await.ok()
     }
 }
 
-fn serve(queue: &Mutex<Receiver<Work>>) {
-    be_nice();
-    loop {
-        // Whoever waits for work holds the lock; the others wait for that.
-        let Ok(work) = queue.lock().recv() else { return };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+impl Drop for Hashers {
+    fn drop(&mut self) {
+        self.queue.waiting.lock().is_closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Waiting {
+    /// The first piece of work, if a thread of this priority should do it now; otherwise until
+    /// when the thread should wait, `None` if for a change.
+    fn take(&mut self, priority: Priority, now: Instant) -> Result<Work, Option<Instant>> {
+        let Some((since, _)) = self.work.front() else { return Err(None) };
+        let picked_up_until = *since + PICKED_UP_WITHIN;
+        let busy_until = self.busy_until.filter(|until| now < *until);
+        match (priority, busy_until) {
+            (Priority::Idle, Some(until)) => return Err(Some(until)),
+            (Priority::Nice, None) if now < picked_up_until => return Err(Some(picked_up_until)),
+            (Priority::Nice, None) => self.busy_until = Some(now + BUSY_FOR),
+            (Priority::Idle, None) | (Priority::Nice, Some(_)) => {}
+        }
+        self.work.pop_front().map(|(_, work)| work).ok_or(None)
+    }
+}
+
+impl Queue {
+    /// The next piece of work; `None` when there will be none. Waits for it, and gives the memory
+    /// back if that takes long or others do the work, which then is what they take.
+    fn next(&self, priority: Priority, memory: &mut HashMemory) -> Option<Work> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            match waiting.take(priority, Instant::now()) {
+                Ok(work) => return Some(work),
+                Err(None) if waiting.is_closed => return None,
+                Err(None) if memory.is_empty() => self.changed.wait(&mut waiting),
+                Err(None) => {
+                    if self.changed.wait_for(&mut waiting, KEEPS_MEMORY_FOR).timed_out() {
+                        MutexGuard::unlocked(&mut waiting, || memory.give_back());
+                    }
+                }
+                Err(Some(until)) if memory.is_empty() => {
+                    self.changed.wait_until(&mut waiting, until);
+                }
+                // Others do it, in memory of their own.
+                Err(Some(_)) => MutexGuard::unlocked(&mut waiting, || memory.give_back()),
+            }
+        }
+    }
+
+    /// Has the nicer threads do what comes next.
+    fn processors_are_busy(&self) {
+        self.waiting.lock().busy_until = Some(Instant::now() + BUSY_FOR);
+        self.changed.notify_all();
+    }
+}
+
+fn serve(queue: &Queue, priority: Priority) {
+    if let Err(error) = scheduling::lower(priority) {
+        tracing::warn!(%error, "passwords are verified at the priority of messaging");
+    }
+    let mut memory = HashMemory::default();
+    while let Some(work) = queue.next(priority, &mut memory) {
+        let (began, spent_before) = (Instant::now(), scheduling::time_spent());
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut memory))) {
             let why = words(&*panic);
             tracing::error!(why, "verifying a password failed");
+        }
+        let spent = scheduling::time_spent().saturating_sub(spent_before);
+        if priority == Priority::Idle && is_late(began.elapsed(), spent) {
+            queue.processors_are_busy();
         }
     }
 }
 
-/// Lowers the priority of the calling thread; on Linux alone is that possible for a thread.
-fn be_nice() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(NICER_BY) {
-        tracing::warn!(%error, "passwords are verified at the priority of messaging");
-    }
+/// Whether work that took so long, and so much time of a processor, was kept waiting.
+fn is_late(took: Duration, spent: Duration) -> bool {
+    took > LATE_AFTER && took > spent * LATE_TIMES
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
@@ -86,21 +183,58 @@ mod tests {
     #[tokio::test]
     async fn work_is_done_by_threads_that_survive_a_panic() {
         let hashers = Hashers::start(1).expect("threads");
-        let name = hashers.run(|| thread::current().name().map(str::to_owned)).await;
+        let name = hashers.run(|_| thread::current().name().map(str::to_owned)).await;
         assert_eq!(name, Some(Some("passwords".to_owned())));
-        let failed: Option<()> = hashers.run(|| panic!("as it must")).await;
+        let failed: Option<()> = hashers.run(|_| panic!("as it must")).await;
         assert_eq!(failed, None);
-        assert_eq!(hashers.run(|| 7).await, Some(7));
+        assert_eq!(hashers.run(|_| 7).await, Some(7));
+    }
+
+    fn waiting(since: Instant, pieces: usize) -> Waiting {
+        let work = (0..pieces).map(|_| (since, Box::new(|_: &mut HashMemory| {}) as Work));
+        Waiting { work: work.collect(), ..Waiting::default() }
+    }
+
+    #[test]
+    fn idle_threads_do_the_work_as_long_as_they_get_a_processor() {
+        let now = Instant::now();
+        let mut waiting = waiting(now, 3);
+        let late = now + PICKED_UP_WITHIN;
+        assert_eq!(waiting.take(Priority::Nice, now).err(), Some(Some(late)));
+        assert!(waiting.take(Priority::Idle, now).is_ok());
+        // None of them came for the next piece.
+        assert!(waiting.take(Priority::Nice, late).is_ok());
+        assert_eq!(waiting.take(Priority::Idle, late).err(), Some(Some(late + BUSY_FOR)));
+        assert!(waiting.take(Priority::Nice, late).is_ok());
+        assert_eq!(waiting.take(Priority::Nice, late).err(), Some(None));
+        waiting.work = self::waiting(late + BUSY_FOR, 1).work;
+        assert!(waiting.take(Priority::Idle, late + BUSY_FOR).is_ok());
+    }
+
+    #[test]
+    fn late_is_what_waited_for_a_processor_and_not_what_is_a_lot_of_work() {
+        let ms = Duration::from_millis;
+        assert!(is_late(ms(400), ms(22)));
+        assert!(!is_late(ms(90), ms(5)));
+        assert!(!is_late(ms(3000), ms(2500)));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn they_alone_are_nicer() {
-        let niceness = || rustix::process::getpriority_process(None).expect("known");
-        let before = niceness();
-        let hashers = Hashers::start(2).expect("threads");
-        let theirs = hashers.run(niceness).await.expect("no panic");
-        assert_eq!(theirs, (before + NICER_BY).min(19));
-        assert_eq!(niceness(), before);
+    async fn what_the_idle_leave_is_done_by_the_nicer() {
+        let hashers = Hashers::start(1).expect("threads");
+        let priority = |_: &mut HashMemory| scheduling::priority();
+        hashers.queue.processors_are_busy();
+        assert_eq!(hashers.run(priority).await, Some(Some(Priority::Nice)));
+    }
+
+    #[tokio::test]
+    async fn memory_is_kept_from_hash_to_hash_and_given_back_when_none_comes() {
+        let hashers = Hashers::start(1).expect("threads");
+        hashers.queue.processors_are_busy();
+        hashers.run(|memory| memory.blocks(8, || {}).len()).await;
+        assert_eq!(hashers.run(|memory| memory.is_empty()).await, Some(false));
+        tokio::time::sleep(KEEPS_MEMORY_FOR * 2).await;
+        assert_eq!(hashers.run(|memory| memory.is_empty()).await, Some(true));
     }
 }

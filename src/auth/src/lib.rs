@@ -19,6 +19,7 @@ mod ldap;
 mod logins;
 mod oauth2;
 mod password;
+mod scheduling;
 mod user;
 
 pub use access::Access;
@@ -29,7 +30,7 @@ pub use internal::{CertificateName, Internal};
 pub use ldap::Ldap;
 pub use logins::Logins;
 pub use oauth2::OAuth2;
-pub use password::{HashCost, HashError, Hashing, PasswordHash};
+pub use password::{HashCost, HashError, HashMemory, Hashing, PasswordHash};
 pub use user::{FormError, Limits, Patterns, Permission, TopicPermission, User};
 
 /// Why a login is refused.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use argon2::password_hash::{PasswordHash as Phc, PasswordHasher, PasswordVerifier, SaltString};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{self, Output, PasswordHash as Phc, PasswordHasher, Salt, SaltString};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256, Sha512};
@@ -114,6 +114,40 @@ pub struct Hashing {
     dummy: PasswordHash,
 }
 
+/// The memory in which hashes are computed, kept from one to the next.
+#[derive(Default)]
+pub struct HashMemory {
+    blocks: Vec<Block>,
+    /// That of the last hash.
+    give_back: Option<fn()>,
+}
+
+impl HashMemory {
+    /// Whether it holds none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Gives it back to the system.
+    pub(crate) fn give_back(&mut self) {
+        self.blocks = Vec::new();
+        if let Some(give_back) = self.give_back.take() {
+            give_back();
+        }
+    }
+
+    /// So many blocks, with whatever was in them.
+    pub(crate) fn blocks(&mut self, count: usize, give_back: fn()) -> &mut [Block] {
+        self.give_back = Some(give_back);
+        if self.blocks.len() < count {
+            // Not grown, which would copy what nobody reads.
+            self.blocks = Vec::new();
+            self.blocks.resize(count, Block::default());
+        }
+        &mut self.blocks[..count]
+    }
+}
+
 /// Why a password cannot be hashed.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
@@ -166,13 +200,18 @@ impl Hashing {
     ///
     /// # Errors
     /// [`AuthError::Refused`], or [`AuthError::Unavailable`] if the hash could not be made.
-    pub fn verify(&self, password: &[u8], hash: Option<&PasswordHash>) -> Result<(), AuthError> {
+    pub fn verify(
+        &self,
+        password: &[u8],
+        hash: Option<&PasswordHash>,
+        memory: &mut HashMemory,
+    ) -> Result<(), AuthError> {
         if !self.accepts(password) {
             return Err(AuthError::Refused);
         }
         let known = hash.filter(|hash| **hash != PasswordHash::None);
         let right = match known.unwrap_or(&self.dummy) {
-            PasswordHash::Argon2id(phc) => self.verify_phc(password, phc)?,
+            PasswordHash::Argon2id(phc) => self.verify_phc(password, phc, memory)?,
             PasswordHash::RabbitSha256(bytes) => is_rabbit::<Sha256>(password, bytes),
             PasswordHash::RabbitSha512(bytes) => is_rabbit::<Sha512>(password, bytes),
             PasswordHash::None => false,
@@ -180,15 +219,35 @@ impl Hashing {
         if right && known.is_some() { Ok(()) } else { Err(AuthError::Refused) }
     }
 
-    fn verify_phc(&self, password: &[u8], phc: &str) -> Result<bool, AuthError> {
+    fn verify_phc(
+        &self,
+        password: &[u8],
+        phc: &str,
+        memory: &mut HashMemory,
+    ) -> Result<bool, AuthError> {
         let phc = Phc::new(phc).map_err(|_| AuthError::Unavailable)?;
-        let verified = self.argon2.verify_password(password, &phc);
-        (self.cost.give_back)();
-        match verified {
-            Ok(()) => Ok(true),
-            Err(argon2::password_hash::Error::Password) => Ok(false),
-            Err(_) => Err(AuthError::Unavailable),
-        }
+        let computed = self.compute(password, &phc, memory).map_err(|_| AuthError::Unavailable)?;
+        // The comparison of outputs takes the same time wherever they differ.
+        Ok(phc.hash == Some(computed))
+    }
+
+    /// The hash of `password` with the parameters and the salt of `phc`.
+    fn compute(
+        &self,
+        password: &[u8],
+        phc: &Phc<'_>,
+        memory: &mut HashMemory,
+    ) -> password_hash::Result<Output> {
+        let mut salt = [0; Salt::MAX_LENGTH];
+        let salt = phc.salt.ok_or(password_hash::Error::Password)?.decode_b64(&mut salt)?;
+        let params = Params::try_from(phc)?;
+        let bytes = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+        let blocks = memory.blocks(params.block_count(), self.cost.give_back);
+        let version = phc.version.map_or(Ok(Version::default()), Version::try_from)?;
+        let argon2 = Argon2::new(Algorithm::try_from(phc.algorithm)?, version, params);
+        Output::init_with(bytes, |output| {
+            Ok(argon2.hash_password_into_with_memory(password, salt, output, blocks)?)
+        })
     }
 }
 
@@ -235,13 +294,40 @@ pub(crate) fn test_hashing() -> Hashing {
 mod tests {
     use super::*;
 
+    fn verify(
+        hashing: &Hashing,
+        password: &[u8],
+        hash: Option<&PasswordHash>,
+    ) -> Result<(), AuthError> {
+        hashing.verify(password, hash, &mut HashMemory::default())
+    }
+
     #[test]
     fn the_right_password_is_accepted_and_no_other() {
         let hashing = test_hashing();
         let hash = hashing.hash(b"secret").expect("hashed");
-        assert_eq!(hashing.verify(b"secret", Some(&hash)), Ok(()));
+        assert_eq!(verify(&hashing, b"secret", Some(&hash)), Ok(()));
         for wrong in [&b"Secret"[..], b"", b"secret ", &[b'x'; 257]] {
-            assert_eq!(hashing.verify(wrong, Some(&hash)), Err(AuthError::Refused));
+            assert_eq!(verify(&hashing, wrong, Some(&hash)), Err(AuthError::Refused));
+        }
+    }
+
+    #[test]
+    fn memory_that_others_used_changes_no_hash() {
+        let hashing = test_hashing();
+        let params = Params::new(256, 1, 2, None).expect("valid");
+        let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let salt = SaltString::encode_b64(b"another's salt").expect("valid");
+        let larger = other.hash_password(b"larger", &salt).expect("hashed").to_string();
+        let hashes = [
+            (&b"secret"[..], hashing.hash(b"secret").expect("hashed")),
+            (&b"larger"[..], PasswordHash::read(&larger, None).expect("readable")),
+            (&b"another"[..], hashing.hash(b"another").expect("hashed")),
+        ];
+        let mut memory = HashMemory::default();
+        for (password, hash) in &hashes {
+            assert_eq!(hashing.verify(b"wrong", Some(hash), &mut memory), Err(AuthError::Refused));
+            assert_eq!(hashing.verify(password, Some(hash), &mut memory), Ok(()));
         }
     }
 
@@ -253,19 +339,19 @@ mod tests {
         assert_eq!(hash.algorithm(), "rabbit_password_hashing_sha256");
         assert_eq!(hash.text(), text);
         let hashing = test_hashing();
-        assert_eq!(hashing.verify(b"test12", Some(&hash)), Ok(()));
-        assert_eq!(hashing.verify(b"test13", Some(&hash)), Err(AuthError::Refused));
+        assert_eq!(verify(&hashing, b"test12", Some(&hash)), Ok(()));
+        assert_eq!(verify(&hashing, b"test13", Some(&hash)), Err(AuthError::Refused));
         let sha512 = [&b"salt"[..], &Sha512::digest(b"salttest12")].concat();
         let text = STANDARD.encode(sha512);
         let hash = PasswordHash::read(&text, Some("rabbit_password_hashing_sha512"));
-        assert_eq!(hashing.verify(b"test12", hash.ok().as_ref()), Ok(()));
+        assert_eq!(verify(&hashing, b"test12", hash.ok().as_ref()), Ok(()));
     }
 
     #[test]
     fn nobody_logs_in_without_a_hash_not_even_with_the_one_that_is_verified_instead() {
         let hashing = test_hashing();
-        assert_eq!(hashing.verify(b"nobody", None), Err(AuthError::Refused));
-        assert_eq!(hashing.verify(b"nobody", Some(&PasswordHash::None)), Err(AuthError::Refused));
+        assert_eq!(verify(&hashing, b"nobody", None), Err(AuthError::Refused));
+        assert_eq!(verify(&hashing, b"nobody", Some(&PasswordHash::None)), Err(AuthError::Refused));
         assert_eq!(PasswordHash::read("", None), Ok(PasswordHash::None));
     }
 
