@@ -5,6 +5,7 @@
 //! way: propose, committed, apply. Its log is what a cluster's log is, entry for entry
 //! ([`raft`]), so that it can become one.
 
+pub mod peer;
 pub mod raft;
 mod single;
 

@@ -15,7 +15,7 @@
 
 pub(crate) mod convert;
 mod log_store;
-mod membership;
+pub(crate) mod membership;
 mod settings;
 mod snapshot;
 mod tail;

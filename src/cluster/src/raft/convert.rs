@@ -42,7 +42,13 @@ impl EntryKind {
 
 /// The payload of an entry as it is stored.
 #[derive(Debug)]
-pub(super) struct Body(Bytes);
+pub(crate) struct Body(Bytes);
+
+impl From<Body> for Bytes {
+    fn from(body: Body) -> Self {
+        body.0
+    }
+}
 
 impl EncodeEntry for Body {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -57,12 +63,12 @@ pub(super) fn index_to_log(index: u64) -> u64 {
 }
 
 /// The log's id of an entry.
-pub(super) fn id_to_log(id: &RaftLogId) -> LogId {
+pub(crate) fn id_to_log(id: &RaftLogId) -> LogId {
     LogId { term: id.leader_id.term, index: index_to_log(id.index) }
 }
 
 /// openraft's id of an entry; `None` for what comes before the first one.
-pub(super) fn id_from_log(id: LogId) -> Option<RaftLogId> {
+pub(crate) fn id_from_log(id: LogId) -> Option<RaftLogId> {
     let index = id.index.checked_sub(1)?;
     Some(RaftLogId::new(CommittedLeaderId::new(id.term), index))
 }
@@ -94,7 +100,7 @@ pub(super) fn vote_from_hard(hard: &HardState) -> io::Result<Option<Vote>> {
 }
 
 /// How an entry is stored.
-pub(super) fn entry_to_log(entry: &Entry) -> (EntryMeta, Body) {
+pub(crate) fn entry_to_log(entry: &Entry) -> (EntryMeta, Body) {
     let LogId { term, index } = id_to_log(&entry.log_id);
     let (kind, body) = match &entry.payload {
         EntryPayload::Blank => (EntryKind::Blank, Bytes::new()),
@@ -121,12 +127,16 @@ pub(crate) fn proposal_meta(term: u64, index: u64) -> EntryMeta {
 
 /// The entry that was stored.
 pub(super) fn entry_from_log(stored: isthmus_storage::Entry) -> io::Result<Entry> {
-    let isthmus_storage::Entry { meta, payload } = stored;
+    entry_from_parts(stored.meta, stored.payload.into())
+}
+
+/// The entry that was stored, or came from another node, as `meta` and `payload`.
+pub(crate) fn entry_from_parts(meta: EntryMeta, payload: Bytes) -> io::Result<Entry> {
     let wrong = |what: &str| invalid(format!("entry {} of the log {what}", meta.index));
     let payload = match EntryKind::from_byte(meta.kind) {
         Some(EntryKind::Blank) if payload.is_empty() => EntryPayload::Blank,
         Some(EntryKind::Blank) => return Err(wrong("is blank and has a payload")),
-        Some(EntryKind::Normal) => EntryPayload::Normal(Proposal::from(payload)),
+        Some(EntryKind::Normal) => EntryPayload::Normal(Proposal(payload)),
         Some(EntryKind::Membership) => {
             let members = membership::decode(&payload)
                 .map_err(|e| wrong(&format!("holds no valid membership: {e}")))?;

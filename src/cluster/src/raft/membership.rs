@@ -21,7 +21,7 @@ const VERSION: u8 = 1;
 
 /// Why bytes are no membership.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum DecodeError {
+pub(crate) enum DecodeError {
     #[error("it ends too early")]
     Short,
     #[error("{0} bytes follow behind its end")]
@@ -39,7 +39,7 @@ pub(super) enum DecodeError {
 }
 
 /// Encodes a membership.
-pub(super) fn encode(membership: &Membership) -> Vec<u8> {
+pub(crate) fn encode(membership: &Membership) -> Vec<u8> {
     let mut out = vec![VERSION];
     let sets = membership.get_joint_config();
     put_len(&mut out, sets.len());
@@ -60,7 +60,7 @@ pub(super) fn encode(membership: &Membership) -> Vec<u8> {
 }
 
 /// Decodes a membership. Any bytes are allowed; memory used is in proportion to them.
-pub(super) fn decode(mut bytes: &[u8]) -> Result<Membership, DecodeError> {
+pub(crate) fn decode(mut bytes: &[u8]) -> Result<Membership, DecodeError> {
     let [version] = take(&mut bytes)?;
     if version != VERSION {
         return Err(DecodeError::Version(version));
