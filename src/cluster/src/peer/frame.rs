@@ -202,7 +202,7 @@ mod tests {
             let mut slices = [IoSlice::new(&[]); 2];
             let filled = outbox.slices(&mut slices);
             // Half of it at a time, as a socket may do.
-            let first = slices[..filled].concat();
+            let first = slices[..filled].iter().flat_map(|s| s.to_vec()).collect::<Vec<_>>();
             let half = first.len().div_ceil(2);
             all.extend_from_slice(&first[..half]);
             outbox.advance(half);

@@ -38,7 +38,7 @@ fn members() -> Membership {
     .expect("valid")
 }
 
-fn payload() -> impl Strategy<Value = EntryPayload<RaftTypes_D, u64, BasicNode>> {
+fn payload() -> impl Strategy<Value = EntryPayload<Proposal, u64, BasicNode>> {
     prop_oneof![
         Just(EntryPayload::Blank),
         Just(EntryPayload::Membership(members())),
@@ -48,8 +48,6 @@ fn payload() -> impl Strategy<Value = EntryPayload<RaftTypes_D, u64, BasicNode>>
         Just(EntryPayload::Normal(Proposal(vec![7; 5000].into()))),
     ]
 }
-
-type RaftTypes_D = Proposal;
 
 fn appends() -> impl Strategy<Value = Append> {
     let entries = proptest::collection::vec((any::<u64>(), payload()), 0..4);
@@ -74,7 +72,7 @@ fn all(mut out: Outbox) -> Bytes {
     while out.len() > 0 {
         let mut slices = [IoSlice::new(&[]); 8];
         let filled = out.slices(&mut slices);
-        let piece = slices[..filled].concat();
+        let piece = slices[..filled].iter().flat_map(|s| s.to_vec()).collect::<Vec<_>>();
         out.advance(piece.len());
         bytes.extend(piece);
     }
