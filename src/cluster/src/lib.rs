@@ -6,6 +6,7 @@
 //! ([`raft`]), so that it can become one.
 
 pub mod member;
+pub mod peer;
 pub mod raft;
 mod single;
 

@@ -15,7 +15,6 @@
 //!   behind it may still be accepted. So entries say where they stand, and the fold skips those
 //!   that do not follow on the one before: the embedder's affair.
 
-mod id;
 mod lease;
 mod machine;
 mod membership;
@@ -34,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::raft::{Chunks, RaftLog, RaftTypes, SnapshotData, settings};
 
-pub use self::id::MemberId;
+pub use crate::peer::MemberId;
 pub use self::lease::Lease;
 use self::machine::Machine;
 pub use self::membership::{ChangeError, Peer, PeerStatus, Status};

@@ -43,7 +43,13 @@ impl EntryKind {
 
 /// The payload of an entry as it is stored.
 #[derive(Debug)]
-pub(super) struct Body(Bytes);
+pub(crate) struct Body(Bytes);
+
+impl From<Body> for Bytes {
+    fn from(body: Body) -> Self {
+        body.0
+    }
+}
 
 impl EncodeEntry for Body {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -95,7 +101,7 @@ pub(super) fn vote_from_hard(hard: &HardState) -> io::Result<Option<Vote>> {
 }
 
 /// How an entry is stored.
-pub(super) fn entry_to_log(entry: &Entry) -> (EntryMeta, Body) {
+pub(crate) fn entry_to_log(entry: &Entry) -> (EntryMeta, Body) {
     let LogId { term, index } = id_to_log(&entry.log_id);
     let (kind, body) = match &entry.payload {
         EntryPayload::Blank => (EntryKind::Blank, Bytes::new()),
@@ -127,12 +133,16 @@ pub(crate) fn proposal_meta(term: u64, index: u64) -> EntryMeta {
 
 /// The entry that was stored.
 pub(super) fn entry_from_log(stored: isthmus_storage::Entry) -> io::Result<Entry> {
-    let isthmus_storage::Entry { meta, payload } = stored;
+    entry_from_parts(stored.meta, stored.payload.into())
+}
+
+/// The entry that was stored, or came from another node, as `meta` and `payload`.
+pub(crate) fn entry_from_parts(meta: EntryMeta, payload: Bytes) -> io::Result<Entry> {
     let wrong = |what: &str| invalid(format!("entry {} of the log {what}", meta.index));
     let payload = match EntryKind::from_byte(meta.kind) {
         Some(EntryKind::Blank) if payload.is_empty() => EntryPayload::Blank,
         Some(EntryKind::Blank) => return Err(wrong("is blank and has a payload")),
-        Some(EntryKind::Normal) => EntryPayload::Normal(Proposal::from(payload)),
+        Some(EntryKind::Normal) => EntryPayload::Normal(Proposal(payload)),
         Some(EntryKind::Membership) => {
             let members = membership::decode(&payload)
                 .map_err(|e| wrong(&format!("holds no valid membership: {e}")))?;

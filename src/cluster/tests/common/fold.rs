@@ -36,6 +36,11 @@ impl Fold {
     pub(crate) fn folded(&self) -> Folded {
         self.state.lock().clone()
     }
+
+    /// Puts `folded` in the place of what was applied.
+    pub(crate) fn restore(&self, folded: Folded) {
+        *self.state.lock() = folded;
+    }
 }
 
 fn hash(seed: u64, bytes: &[u8]) -> u64 {

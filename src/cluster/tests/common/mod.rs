@@ -6,3 +6,5 @@
 pub(crate) mod fold;
 pub(crate) mod network;
 pub(crate) mod nodes;
+pub(crate) mod peers;
+pub(crate) mod staged;

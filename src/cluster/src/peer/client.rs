@@ -1,0 +1,184 @@
+//! Clients' connections, passed through from one node to another.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::timeout,
+};
+
+use super::{
+    conn::{Conn, expect, malformed},
+    dial::BoxedStream,
+    frame::{CLIENT_HEADER_MAX, Kind},
+    handshake::Agreed,
+    server::Shared,
+    wire::{Malformed, Reader, Writer},
+};
+
+/// What the node that accepted a client's connection knows of it.
+///
+/// ```text
+/// u16 length, the listener's name; u16 length, the client's address; u16 length, the address it
+/// connected to; u32 length, what is known from TLS
+/// ```
+///
+/// More behind it is passed over, for later versions. 64 KiB at most.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientHeader {
+    /// The listener's name in the configuration.
+    pub listener: String,
+    /// The client's address and port.
+    pub client: String,
+    /// The address and port that the client connected to.
+    pub local: String,
+    /// What is known from TLS, in an encoding of the embedder's; empty without TLS.
+    pub tls: Bytes,
+}
+
+impl ClientHeader {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_text(&self.listener);
+        out.put_text(&self.client);
+        out.put_text(&self.local);
+        // Longer than a frame can be otherwise, which the caller checks.
+        out.put_u32_le(self.tls.len().try_into().unwrap_or(u32::MAX));
+        out.put_slice(&self.tls);
+        out
+    }
+
+    pub(super) fn decode(body: Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        Ok(Self {
+            listener: reader.text()?,
+            client: reader.text()?,
+            local: reader.text()?,
+            tls: reader.long()?,
+        })
+    }
+}
+
+/// A client's bytes between two nodes. Shutting it down ends what is sent, as it does for a socket:
+/// the other end reads to the end and may go on sending.
+pub struct ClientStream {
+    /// What was read already.
+    first: Bytes,
+    stream: BoxedStream,
+}
+
+impl fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientStream")
+    }
+}
+
+impl ClientStream {
+    fn new(conn: Conn) -> Self {
+        let (stream, first) = conn.into_parts();
+        Self { first, stream }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let len = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first[..len]);
+        self.first.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Announces a client and waits until it is accepted.
+pub(super) async fn open(mut conn: Conn, header: &ClientHeader) -> io::Result<ClientStream> {
+    let header = header.encode();
+    if header.len() > CLIENT_HEADER_MAX {
+        let text = format!(
+            "a client's header has {} bytes, {CLIENT_HEADER_MAX} is the limit",
+            header.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    conn.ask(Kind::ClientHeader, header.into(), Kind::ClientAccepted).await?;
+    Ok(ClientStream::new(conn))
+}
+
+/// Accepts a client, if the embedder does, and hands it over.
+pub(super) async fn serve(mut conn: Conn, agreed: &Agreed, shared: &Shared) -> io::Result<()> {
+    let frame = timeout(shared.local.options.handshake, conn.frame()).await??;
+    let request = frame.request;
+    let header = expect(frame, Kind::ClientHeader)?;
+    let header = ClientHeader::decode(header).map_err(malformed)?;
+    if let Err(reason) = shared.handler.admit(agreed.peer, &header) {
+        conn.fail(request, &reason).await;
+        return Ok(());
+    }
+    conn.out.frame(Kind::ClientAccepted, request, Bytes::new());
+    conn.flush().await?;
+    shared.handler.client(header, ClientStream::new(conn)).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_pass_whole_or_not_at_all() {
+        let header = ClientHeader {
+            listener: "amqps".to_owned(),
+            client: "[2001:db8::1]:40000".to_owned(),
+            local: "192.0.2.1:5671".to_owned(),
+            tls: Bytes::from_static(b"TLS"),
+        };
+        let bytes = Bytes::from(header.encode());
+        assert_eq!(ClientHeader::decode(bytes.clone()), Ok(header.clone()));
+        for end in 0..bytes.len() {
+            assert_eq!(ClientHeader::decode(bytes.slice(..end)), Err(Malformed::Short));
+        }
+        let longer = [&bytes[..], b"more"].concat();
+        assert_eq!(ClientHeader::decode(longer.into()), Ok(header));
+    }
+}

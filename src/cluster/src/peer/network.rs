@@ -1,0 +1,213 @@
+//! openraft's network.
+
+use std::{collections::HashMap, future::Future, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use openraft::{
+    BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
+    errors::{RPCError, ReplicationClosed, StreamingError, Timeout},
+    network::{Backoff, RPCOption},
+    raft::{
+        AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+        VoteRequest, VoteResponse,
+    },
+    type_config::alias::SnapshotOf,
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{
+    append::{Run, unreachable},
+    conn::malformed,
+    dial::Dialer,
+    frame::Kind,
+    identity::MemberId,
+    pool::Peer,
+    rpc::{self, Append, Appended},
+    snapshot,
+    wire::Malformed,
+};
+use crate::raft::{RaftTypes, SnapshotData, Vote};
+
+type RpcResult<T> = Result<T, RPCError<RaftTypes>>;
+
+/// How long openraft waits after an error; connections have their own pauses.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// What openraft is run with: connections to the other members. Clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Network {
+    dialer: Dialer,
+    peers: Arc<Mutex<HashMap<u64, Arc<Peer>>>>,
+}
+
+impl Network {
+    /// Connects by `dialer`.
+    #[must_use]
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer, peers: Arc::default() }
+    }
+}
+
+impl RaftNetworkFactory<RaftTypes> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        let mut peers = self.peers.lock();
+        if let Some(peer) = peers.get(&target)
+            && peer.address() == node.addr
+        {
+            return Link { peer: Arc::clone(peer) };
+        }
+        let peer = Peer::new(self.dialer.clone(), MemberId(target), node.addr.clone());
+        peers.insert(target, Arc::clone(&peer));
+        Link { peer }
+    }
+}
+
+/// What openraft reaches one member by. Each use has a connection to itself.
+#[derive(Debug)]
+pub struct Link {
+    peer: Arc<Peer>,
+}
+
+impl Link {
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> RPCError<RaftTypes> {
+        let id = self.peer.dialer().local().directory.own().member.0;
+        RPCError::Timeout(Timeout { action, id, target: self.peer.member().0, timeout })
+    }
+
+    /// One request and its answer, which `decode` reads.
+    async fn ask<T>(
+        &self,
+        [kind, answer]: [Kind; 2],
+        body: Bytes,
+        decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
+        (action, option): (RPCTypes, &RPCOption),
+    ) -> RpcResult<T> {
+        let asked = timeout(option.soft_ttl(), async {
+            let mut conn = self.peer.take().await?;
+            match conn.ask(kind, body, answer).await {
+                Ok(body) => {
+                    self.peer.put(conn);
+                    decode(body).map_err(malformed)
+                }
+                Err(e) => {
+                    self.peer.failed();
+                    Err(e)
+                }
+            }
+        });
+        match asked.await {
+            Ok(answer) => answer.map_err(|e: io::Error| unreachable(&e)),
+            Err(_) => Err(self.timeout(action, option.soft_ttl())),
+        }
+    }
+
+    async fn run<S>(&self, input: S, option: &RPCOption) -> RpcResult<Run<S>>
+    where
+        S: Stream<Item = Append> + Unpin,
+    {
+        match timeout(option.soft_ttl(), self.peer.take()).await {
+            Ok(Ok(conn)) => Ok(Run::new(conn, Arc::clone(&self.peer), input)),
+            Ok(Err(e)) => Err(unreachable(&e)),
+            Err(_) => Err(self.timeout(RPCTypes::AppendEntries, option.soft_ttl())),
+        }
+    }
+}
+
+impl RaftNetworkV2<RaftTypes> for Link {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: Append,
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<RaftTypes>> {
+        let once = stream::iter([request]);
+        let answer = timeout(option.soft_ttl(), async {
+            let mut run = self.run(once, &option).await?;
+            let answer = run.next().await.transpose()?;
+            // Puts the connection back.
+            drop(run.next().await);
+            Ok(answer)
+        });
+        match answer.await {
+            Ok(Ok(Some(appended))) => Ok(appended.into()),
+            Ok(Ok(None)) => Err(unreachable(&io::ErrorKind::UnexpectedEof.into())),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(self.timeout(RPCTypes::AppendEntries, option.soft_ttl())),
+        }
+    }
+
+    /// Pipelined over one connection.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<Appended>>>>
+    where
+        S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let run = self.run(input, &option).await?;
+            Ok(Box::pin(run) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<RaftTypes>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<RaftTypes>> {
+        let body = rpc::put_vote_request(&request);
+        let kinds = [Kind::Vote, Kind::Voted];
+        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option)).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<RaftTypes>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<RaftTypes>> {
+        let body = rpc::put_vote_request(&request);
+        let kinds = [Kind::PreVote, Kind::PreVoted];
+        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option)).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<RaftTypes, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<RaftTypes>, StreamingError<RaftTypes>> {
+        let sent = snapshot::send(&self.peer, &vote, snapshot, option.soft_ttl());
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = sent => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(e) => Err(unreachable(&e).into()),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<RaftTypes>,
+        option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<RaftTypes>> {
+        let body = rpc::put_transfer(&request);
+        let kinds = [Kind::Transfer, Kind::Transferred];
+        self.ask(kinds, body, rpc::transferred, (RPCTypes::TransferLeader, &option)).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
