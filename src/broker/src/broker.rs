@@ -21,10 +21,12 @@ use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
+use crate::noted;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::recovery::{RecoveryError, recover};
 use crate::registry::{ConnectionStatus, Registry};
+use crate::scrub::{Scrub, ScrubOptions};
 use crate::shard::{Around, Input, OnSettings, Recovered, Shard};
 
 /// What a broker is made with.
@@ -48,6 +50,8 @@ pub struct BrokerOptions {
     pub publish_bytes_max: u64,
     /// When messages are written to pages, and checkpoints.
     pub paging: PagingOptions,
+    /// When page files are verified.
+    pub scrub: ScrubOptions,
     /// Bytes of pages that are kept in memory.
     pub page_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
@@ -80,7 +84,7 @@ pub struct Broker(Arc<Inner>);
 /// What is to be done about a failure of the log or its disk: once, whoever notices it first.
 pub(crate) struct OnFailure(Mutex<Option<FailureHook>>);
 
-type FailureHook = Box<dyn FnOnce(StorageError) + Send>;
+pub(crate) type FailureHook = Box<dyn FnOnce(StorageError) + Send>;
 
 impl OnFailure {
     /// The disk has failed.
@@ -142,11 +146,12 @@ impl Broker {
         drive: impl FnOnce(Shard) -> Arc<D>,
     ) -> Result<Broker, RecoveryError> {
         let start = Instant::now();
-        let recovered = recover(&options.storage, options.node)?;
+        let recovered = recover(&options.storage, options.node, options.scrub.at_start_bytes)?;
         // The writer's thread reports to a driver that is not there before the node leads.
         let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
         let reported = Arc::clone(&reports);
-        let on_failure = Arc::new(OnFailure(Mutex::new(Some(options.on_log_failure))));
+        let on_failure = noted::noting(Arc::clone(&options.storage), options.on_log_failure);
+        let on_failure = Arc::new(OnFailure(Mutex::new(Some(on_failure))));
         let on_log_failure = Arc::clone(&on_failure);
         let log_syncs = Arc::new(AtomicU64::new(0));
         let synced = Arc::clone(&log_syncs);
@@ -197,6 +202,15 @@ impl Broker {
         let (stop, stopping) = watch::channel(false);
         let (running, checkpoints_end) = mpsc::channel();
         let backups = Backups::new(Arc::clone(&pager), stopping.clone());
+        let scrub = Scrub {
+            options: options.scrub,
+            driver: Arc::downgrade(&driver),
+            pager: Arc::clone(&pager),
+            verified: recovered.verified,
+            stop: stopping.clone(),
+            on_failure: Arc::clone(&on_failure),
+        };
+        tokio::spawn(scrub.run());
         let checkpointer = Checkpointer {
             driver: Arc::downgrade(&driver),
             storage: options.storage,

@@ -380,7 +380,7 @@ impl Round {
 /// The ledger refers to a page for messages that it does not hold.
 fn mismatch(key: PageKey) -> Error {
     Error::Corrupt {
-        file: format!("page file {}", key.file),
+        file: pages::file_name(key.file),
         offset: key.offset,
         reason: "the page does not hold the messages that it should".to_owned(),
     }

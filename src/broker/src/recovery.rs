@@ -1,5 +1,6 @@
 //! From the data directory to a ledger.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::ControlFlow;
 
@@ -8,9 +9,11 @@ use isthmus_cluster::raft::EntryKind;
 use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
 use isthmus_core::{Entry, Ledger, codec};
+use isthmus_storage::damage::NOTE_NAME;
 use isthmus_storage::{Error as StorageError, Extent, SharedStorage, checkpoint, pages};
 use thiserror::Error;
 
+use crate::noted;
 use crate::pager::Pager;
 
 /// Why the data cannot be recovered. Nothing has been changed.
@@ -76,6 +79,9 @@ pub enum RecoveryError {
         /// What is missing.
         what: String,
     },
+    /// Damage that was met while the broker ran is still there.
+    #[error("{0}. It was met while the broker ran, and is noted in {NOTE_NAME}")]
+    Noted(StorageError),
     /// The log's thread did not start, or the vote could not be saved.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -97,6 +103,8 @@ pub(crate) struct RecoveredLedger {
     pub(crate) log_bytes: u64,
     /// The page files that the ledger refers to.
     pub(crate) pager: Pager,
+    /// Those of the page files that were verified.
+    pub(crate) verified: BTreeSet<u64>,
     /// The number of the next page file.
     pub(crate) next_file: u64,
     pub(crate) started: Started,
@@ -116,14 +124,16 @@ pub(crate) struct ReadLedger {
     started: Started,
 }
 
-/// Opens the log and brings a ledger up to its last entry, with the pages that it needs.
+/// Opens the log and brings a ledger up to its last entry, with the pages that it needs, of which
+/// `verified_bytes` are verified.
 pub(crate) fn recover(
     storage: &SharedStorage,
     options: SingleOptions,
+    verified_bytes: u64,
 ) -> Result<RecoveredLedger, RecoveryError> {
     let read = read_ledger(storage, options)?;
     let ReadLedger { ledger, applied, checkpoint_bytes, checkpoint, log_bytes, started } = read;
-    let (pager, next_file) = open_pages(storage, &ledger)?;
+    let (pager, verified, next_file) = open_pages(storage, &ledger, verified_bytes)?;
     let extents = started.recovered().extents.clone();
     let log_bytes = log_bytes.max(bytes_behind(&extents, checkpoint));
     Ok(RecoveredLedger {
@@ -133,6 +143,7 @@ pub(crate) fn recover(
         extents,
         log_bytes,
         pager,
+        verified,
         next_file,
         started,
     })
@@ -179,22 +190,22 @@ fn bytes_behind(extents: &[Extent], index: u64) -> u64 {
     extents.iter().skip(within + 1).map(|extent| extent.bytes).sum()
 }
 
-/// Bytes of page files that are read before the broker starts, so that damage keeps it from
-/// starting: what a disk reads in about half a second. The rest is read when it is needed, and by
-/// `isthmus storage verify`.
-const VERIFIED_AT_START_BYTES: u64 = 128 << 20;
-
 /// Opens the page files that the ledger refers to and removes the others, which a crash has left;
-/// returns the number that none of them has.
-fn open_pages(storage: &SharedStorage, ledger: &Ledger) -> Result<(Pager, u64), RecoveryError> {
+/// returns which were verified, up to so many bytes, and the number that none of them has.
+fn open_pages(
+    storage: &SharedStorage,
+    ledger: &Ledger,
+    verified_bytes: u64,
+) -> Result<(Pager, BTreeSet<u64>, u64), RecoveryError> {
     let needed = ledger.page_files();
+    let mut verified = noted::verify(storage, ledger)?;
     let pager = Pager::open(storage, needed.keys().copied())?;
-    pager.verify(VERIFIED_AT_START_BYTES)?;
+    verified.extend(pager.verify(verified_bytes)?);
     let files = pages::list(&**storage)?;
     let next_file = files.last().map_or(1, |last| last + 1);
     let left_over = files.into_iter().filter(|file| !needed.contains_key(file));
     pages::remove(&**storage, left_over.collect::<Vec<u64>>())?;
-    Ok((pager, next_file))
+    Ok((pager, verified, next_file))
 }
 
 /// Reads entries of the log from `from` to `last`: index, bytes, and what is in it. Who votes, and
