@@ -243,11 +243,15 @@ impl Round {
         });
         self.page_out(&wanted, outcome)?;
         let (ledger, index) = self.snapshot()?;
+        let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::purges_log_first() {
+            self.ask(move |shard| shard.purge_log(kept_from))?;
+        }
         let content =
             |out: &mut dyn Write| write_entries(ledger.entries(ENTRY_BYTES), out, &self.stop);
         let meta = checkpoint::write(&*self.storage, index, ledger.term(), content)?;
         outcome.checkpoint_bytes = meta.bytes;
-        let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
         tracing::debug!(index, kept_from, bytes = meta.bytes, "checkpoint");
         let purge = move |shard: &mut Shard| shard.purge_log(kept_from);
         self.driver.submit(Input::Inspect(Box::new(purge)));

@@ -24,6 +24,8 @@ mod noted;
 pub mod offline;
 mod pager;
 mod peer;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod pressure;
 mod quota;
 mod recovery;
