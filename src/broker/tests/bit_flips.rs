@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::client::{Client, bodies};
 use common::world::{Workers, World};
@@ -55,11 +56,14 @@ fn lived_in(seed: u64, end: End) -> SimStorage {
         world.settle_down(&mut workers).await.unwrap();
         drop(workers);
         let mut client = Client::connect(&node.broker).await;
-        for n in 0..20 {
-            client.publish("plain", &[vec![n; 700]]).await;
+        // A round is due whenever the log has grown by a multiple of the last checkpoint.
+        let mut published = 0;
+        while Offline::read(Arc::new(sim.fork())).unwrap().page_files().len() < 2 {
+            assert!(published < 1000, "there is no checkpoint with pages");
+            client.publish("plain", &[vec![published as u8; 700]]).await;
+            published += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let named = || Offline::read(Arc::new(sim.fork())).unwrap().page_files().len() > 1;
-        eventually("a checkpoint with pages", named).await;
         for n in 20..25 {
             client.publish("plain", &[vec![n; 300]]).await;
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod client;
 pub(crate) mod disk;
+pub(crate) mod failpoints;
 pub(crate) mod world;
 
 use std::future::Future;
