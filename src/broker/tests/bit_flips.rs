@@ -180,8 +180,11 @@ fn is_refused(disk: &SimStorage, expected: &Content, name: &str, at: u64, bit: u
             let Some((file, offset)) = named(&error) else { panic!("{what}: {error}") };
             assert_eq!(file, name, "{what}: {error}");
             assert!(offset <= at, "{what}: {error}");
-            let changed = disk.flip_bit(name, at, bit) && content(disk).unwrap() != *expected;
-            assert!(!changed, "{what}: a start that refused has changed something");
+            // Often enough to notice a start that refuses and has changed something.
+            if bit == 0 {
+                let mended = disk.flip_bit(name, at, bit) && content(disk).unwrap() == *expected;
+                assert!(mended, "{what}: a start that refused has changed something");
+            }
             true
         }
     }
