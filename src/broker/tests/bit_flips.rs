@@ -6,11 +6,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use common::client::{Client, bodies};
 use common::world::{Workers, World};
-use common::{Announce, Node, Setup, VHOST, eventually, in_jumping_time, seeds};
+use common::{Announce, Node, VHOST, eventually, in_jumping_time, seeds};
 use isthmus_broker::RecoveryError;
 use isthmus_broker::cluster::StartError;
 use isthmus_broker::offline::Offline;
@@ -46,8 +45,7 @@ enum End {
 fn lived_in(seed: u64, end: End) -> SimStorage {
     let sim = SimStorage::new(seed);
     let disk = in_jumping_time(async {
-        let setup = Setup { unpaged_bytes_max: u64::MAX, ..Setup::default() };
-        let node = setup.start(Arc::new(sim.clone())).unwrap();
+        let node = Node::start(&sim).unwrap();
         let mut world = World::new(seed);
         let mut workers: Workers = world.connect(&node, 2).await;
         for _ in 0..150 {
@@ -56,20 +54,16 @@ fn lived_in(seed: u64, end: End) -> SimStorage {
         world.settle_down(&mut workers).await.unwrap();
         drop(workers);
         let mut client = Client::connect(&node.broker).await;
-        // A round is due whenever the log has grown by a multiple of the last checkpoint.
-        let mut published = 0;
-        while Offline::read(Arc::new(sim.fork())).unwrap().page_files().len() < 2 {
-            assert!(published < 1000, "there is no checkpoint with pages");
-            client.publish("plain", &[vec![published as u8; 700]]).await;
-            published += 1;
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        for n in 0..30 {
+            client.publish("plain", &[vec![n; 700]]).await;
         }
-        for n in 20..25 {
+        eventually("a checkpoint with pages, and no round", || is_at_rest(&sim)).await;
+        for n in 30..35 {
             client.publish("plain", &[vec![n; 300]]).await;
         }
         drop(client);
         // The log is sealed when it has been idle; what came before is known to be durable then.
-        eventually("a seal", || is_sealed(&sim)).await;
+        eventually("a seal", || is_at_rest(&sim) && is_sealed(&sim)).await;
         if end == End::Stopped {
             node.stop().await.unwrap();
             return sim.fork();
@@ -83,6 +77,14 @@ fn lived_in(seed: u64, end: End) -> SimStorage {
     let reason = "it was met, and has been mended since".to_owned();
     assert!(damage::note(&disk, &Error::Corrupt { file, offset: 32, reason }).unwrap());
     disk
+}
+
+/// Whether there are pages, and nothing half done.
+fn is_at_rest(sim: &SimStorage) -> bool {
+    let names = sim.fork().list().unwrap();
+    let checkpoints = names.iter().filter(|name| name.starts_with("checkpoint-")).count();
+    let has_pages = || Offline::read(Arc::new(sim.fork())).is_ok_and(|o| o.page_files().len() > 1);
+    checkpoints == 1 && !names.iter().any(|name| name.ends_with(".tmp")) && has_pages()
 }
 
 fn is_sealed(sim: &SimStorage) -> bool {

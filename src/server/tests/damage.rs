@@ -45,10 +45,10 @@ fn flip(dir: &Path, name: &str, offset: u64) {
 
 /// The data of a broker that has most of its messages in pages, and the name of the first of those.
 fn with_pages() -> (TempDir, String) {
-    let mut program = Program::start(
-        &["--set", "storage.segment_bytes=1 MiB", "--set", "storage.checkpoint_after_bytes=1 MiB"],
-        &[],
-    );
+    let small = ["segment_bytes=1 MiB", "checkpoint_after_bytes=1 MiB", "body_cache_bytes=8 MiB"];
+    let small = small.map(|setting| format!("storage.{setting}"));
+    let options: Vec<&str> = small.iter().flat_map(|setting| ["--set", setting]).collect();
+    let mut program = Program::start(&options, &[]);
     let mut client = Client::connect(program.port("amqp")).expect("connected");
     client.declare("q").expect("declared");
     for _ in 0..MESSAGES {
