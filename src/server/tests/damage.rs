@@ -65,6 +65,7 @@ fn with_pages() -> (TempDir, String) {
         assert!(Instant::now() < deadline, "{:?}", names(program.data_dir()));
         std::thread::sleep(Duration::from_millis(20));
     }
+    drop(client);
     assert_eq!(program.stop(Signal::TERM), Some(0));
     let dir = copy(program.data_dir());
     let first = names(dir.path()).into_iter().find(|name| name.starts_with("pages-"));
