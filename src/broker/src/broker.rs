@@ -1,5 +1,6 @@
 //! What the server starts, hands connections to, asks for figures and stops.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,12 +24,14 @@ use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
 use crate::member::Membership;
+use crate::noted;
 use crate::pager::Pager;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::recovery::{RecoveredLedger, RecoveryError, recover};
 use crate::registry::{ConnectionStatus, Registry};
 use crate::rounds::{Latest, Rounds};
+use crate::scrub::{Scrub, ScrubOptions};
 use crate::shard::{Around, Input, Leader, OnSettings, Recovered, Shard};
 
 /// What a broker is made with.
@@ -52,6 +55,8 @@ pub struct BrokerOptions {
     pub publish_bytes_max: u64,
     /// When messages are written to pages, and checkpoints.
     pub paging: PagingOptions,
+    /// When page files are verified.
+    pub scrub: ScrubOptions,
     /// Bytes of pages that are kept in memory.
     pub page_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
@@ -84,7 +89,7 @@ pub struct Broker(Arc<Inner>);
 /// What is to be done about a failure of the log or its disk: once, whoever notices it first.
 pub(crate) struct OnFailure(Mutex<Option<FailureHook>>);
 
-type FailureHook = Box<dyn FnOnce(StorageError) + Send>;
+pub(crate) type FailureHook = Box<dyn FnOnce(StorageError) + Send>;
 
 impl OnFailure {
     /// The disk has failed.
@@ -148,7 +153,8 @@ impl Broker {
         options: BrokerOptions,
         drive: impl FnOnce(Shard) -> Arc<D>,
     ) -> Result<Broker, RecoveryError> {
-        let (recovered, started) = recover(&options.storage, options.node.clone())?;
+        let (recovered, started) =
+            recover(&options.storage, options.node.clone(), options.scrub.at_start_bytes)?;
         // The writer's thread reports to a driver that is not there before the node leads.
         let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
         let reported = Arc::clone(&reports);
@@ -344,6 +350,8 @@ pub(crate) struct Ground {
 /// What is needed when the shard is there.
 pub(crate) struct Rest {
     pub(crate) pager: Arc<Pager>,
+    /// Those of its files that were verified.
+    verified: BTreeSet<u64>,
     asked: mpsc::Receiver<PageKey>,
     timer_set: watch::Receiver<Time>,
     leads: watch::Receiver<bool>,
@@ -354,6 +362,7 @@ pub(crate) struct Rest {
 impl Assembly {
     pub(crate) fn new(mut options: BrokerOptions) -> Assembly {
         let on_log_failure = std::mem::replace(&mut options.on_log_failure, Box::new(|_| {}));
+        let on_log_failure = noted::noting(Arc::clone(&options.storage), on_log_failure);
         Assembly {
             options,
             start: Instant::now(),
@@ -371,6 +380,10 @@ impl Assembly {
         self.stop.subscribe()
     }
 
+    pub(crate) fn options(&self) -> &BrokerOptions {
+        &self.options
+    }
+
     pub(crate) fn storage(&self) -> &SharedStorage {
         &self.options.storage
     }
@@ -386,15 +399,15 @@ impl Assembly {
         let (timer, timer_set) = watch::channel(Time::NEVER);
         let (leads, led) = watch::channel(false);
         let (pages, asked) = mpsc::channel();
-        let RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, pager, next_file } =
-            recovered;
+        let RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, .. } = recovered;
         let rest = Rest {
-            pager: Arc::new(pager),
+            pager: Arc::new(recovered.pager),
+            verified: recovered.verified,
             asked,
             timer_set,
             leads: led,
             checkpoint_bytes: checkpoint.map_or(0, |meta| meta.bytes),
-            next_file,
+            next_file: recovered.next_file,
         };
         let around = Around {
             start: self.start,
@@ -427,11 +440,20 @@ impl Assembly {
         membership: Option<Membership>,
     ) -> Result<Broker, RecoveryError> {
         let Assembly { options, start, on_failure, log_syncs, pressure, stop, .. } = self;
-        let Rest { pager, asked, timer_set, leads, checkpoint_bytes, next_file } = rest;
+        let Rest { pager, verified, asked, timer_set, leads, checkpoint_bytes, next_file } = rest;
         pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
         let (running, checkpoints_end) = mpsc::channel();
         let backups = Backups::new(Arc::clone(&pager), stop.subscribe());
+        let scrub = Scrub {
+            options: options.scrub,
+            driver: Arc::downgrade(&driver),
+            pager: Arc::clone(&pager),
+            verified,
+            stop: stop.subscribe(),
+            on_failure: Arc::clone(&on_failure),
+        };
+        tokio::spawn(scrub.run());
         let checkpointer = Checkpointer {
             driver: Arc::downgrade(&driver),
             storage: options.storage,

@@ -258,12 +258,16 @@ impl Round {
         });
         self.page_out(&wanted, outcome)?;
         let Snapshot { ledger, index, term } = self.snapshot()?;
+        let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::purges_log_first() {
+            self.ask(move |shard| shard.checkpointed(index, kept_from, 0))?;
+        }
         let content =
             |out: &mut dyn Write| write_entries(ledger.entries(ENTRY_BYTES), out, &self.stop);
         let meta = checkpoint::write(&*self.storage, index, term, content)?;
         self.checkpoint.set(point_of(&ledger, index, term));
         outcome.checkpoint_bytes = meta.bytes;
-        let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
         tracing::debug!(index, kept_from, bytes = meta.bytes, "checkpoint");
         let kept_bytes = self.options.log_kept_bytes;
         let purge = move |shard: &mut Shard| shard.checkpointed(index, kept_from, kept_bytes);
@@ -397,7 +401,7 @@ impl Round {
 /// The ledger refers to a page for messages that it does not hold.
 fn mismatch(key: PageKey) -> Error {
     Error::Corrupt {
-        file: format!("page file {}", key.file),
+        file: pages::file_name(key.file),
         offset: key.offset,
         reason: "the page does not hold the messages that it should".to_owned(),
     }

@@ -21,14 +21,18 @@ mod driver;
 mod mailbox;
 mod marks;
 mod member;
+mod noted;
 pub mod offline;
 mod pager;
 mod peer;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod pressure;
 mod quota;
 mod recovery;
 mod registry;
 mod rounds;
+mod scrub;
 mod shard;
 mod transfer;
 
@@ -47,4 +51,5 @@ pub use member::{ClusterOptions, Membership};
 pub use peer::{CertificateIdentity, Peer, TlsPeer};
 pub use recovery::RecoveryError;
 pub use registry::ConnectionStatus;
+pub use scrub::ScrubOptions;
 pub use shard::{Input, Leader, OnSettings, Shard, Wakes};

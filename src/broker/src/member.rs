@@ -151,7 +151,9 @@ impl Broker {
             }
             WriterEvent::Failed(error) => on_failure.call(error),
         };
-        let (recovered, log) = recover_member(assembly.storage(), log, member.id, on_event)?;
+        let verified_bytes = assembly.options().scrub.at_start_bytes;
+        let storage = assembly.storage();
+        let (recovered, log) = recover_member(storage, log, member.id, verified_bytes, on_event)?;
         let start = point_of(&recovered.ledger, recovered.applied.index, recovered.applied.term);
         if let Some(meta) = recovered.checkpoint {
             // Of who takes part, what is true by now will do: openraft looks at the index.

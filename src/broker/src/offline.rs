@@ -77,8 +77,7 @@ impl Offline {
 
     /// Every durable queue, by virtual host and name.
     pub fn queues(&self) -> Vec<QueueContent> {
-        let mut queues: Vec<QueueContent> = self
-            .each_queue()
+        let mut queues: Vec<QueueContent> = each_queue(&self.ledger)
             .filter_map(|(id, queue)| {
                 let (vhost, entry) = self.ledger.topology().queue_by_id(id)?;
                 let mut content = QueueContent {
@@ -104,40 +103,50 @@ impl Offline {
         queues
     }
 
-    fn each_queue(&self) -> impl Iterator<Item = (QueueId, &QueueLedger)> {
-        let ids = (1..self.ledger.next_queue().0).map(QueueId);
-        ids.filter_map(|id| self.ledger.queue(id).map(|queue| (id, queue)))
-    }
-
     /// Reads every page that is needed and compares it with what is known of its messages. A file
     /// or a page that cannot be read is passed over: verifying the storage tells of it.
     pub fn check_pages(&self, storage: &SharedStorage, tell: &mut dyn FnMut(BadPage)) {
-        let mut runs: Vec<(QueueId, &PagedRun)> = self
-            .each_queue()
-            .flat_map(|(id, queue)| queue.runs.iter().map(move |part| (id, part)))
-            .filter_map(|(id, part)| match part {
-                Part::Paged(run) => Some((id, run)),
-                Part::Here(_) => None,
-            })
-            .collect();
-        // Each file is opened once, and each page read once.
-        runs.sort_by_key(|(_, run)| run.page.key);
-        let mut file: Option<Arc<PageFile>> = None;
-        for of_page in runs.chunk_by(|(_, a), (_, b)| a.page.key == b.page.key) {
-            let Some((_, first)) = of_page.first() else { continue };
-            let key = first.page.key;
-            if file.as_ref().is_none_or(|file| file.number() != key.file) {
-                file = PageFile::open(&**storage, key.file).ok();
-            }
-            let Some(content) = file.as_deref().and_then(|file| read(file, key)) else { continue };
-            let bad = |what| BadPage { file: key.file, offset: key.offset, what };
-            match content {
-                Err(what) => tell(bad(what)),
-                Ok(content) => {
-                    for (id, run) in of_page.iter().filter(|(_, run)| !holds(&content, run)) {
-                        let first = run.first;
-                        tell(bad(format!("it does not hold message {first} of queue {id}")));
-                    }
+        check_pages(&self.ledger, &self.page_files(), storage, tell);
+    }
+}
+
+fn each_queue(ledger: &Ledger) -> impl Iterator<Item = (QueueId, &QueueLedger)> {
+    let ids = (1..ledger.next_queue().0).map(QueueId);
+    ids.filter_map(|id| ledger.queue(id).map(|queue| (id, queue)))
+}
+
+/// Reads every page of `files` that `ledger` needs and compares it with what is known of its
+/// messages. A file or a page that cannot be read is passed over.
+pub(crate) fn check_pages(
+    ledger: &Ledger,
+    files: &BTreeSet<u64>,
+    storage: &SharedStorage,
+    tell: &mut dyn FnMut(BadPage),
+) {
+    let mut runs: Vec<(QueueId, &PagedRun)> = each_queue(ledger)
+        .flat_map(|(id, queue)| queue.runs.iter().map(move |part| (id, part)))
+        .filter_map(|(id, part)| match part {
+            Part::Paged(run) if files.contains(&run.page.key.file) => Some((id, run)),
+            _ => None,
+        })
+        .collect();
+    // Each file is opened once, and each page read once.
+    runs.sort_by_key(|(_, run)| run.page.key);
+    let mut file: Option<Arc<PageFile>> = None;
+    for of_page in runs.chunk_by(|(_, a), (_, b)| a.page.key == b.page.key) {
+        let Some((_, first)) = of_page.first() else { continue };
+        let key = first.page.key;
+        if file.as_ref().is_none_or(|file| file.number() != key.file) {
+            file = PageFile::open(&**storage, key.file).ok();
+        }
+        let Some(content) = file.as_deref().and_then(|file| read(file, key)) else { continue };
+        let bad = |what| BadPage { file: key.file, offset: key.offset, what };
+        match content {
+            Err(what) => tell(bad(what)),
+            Ok(content) => {
+                for (id, run) in of_page.iter().filter(|(_, run)| !holds(&content, run)) {
+                    let first = run.first;
+                    tell(bad(format!("it does not hold message {first} of queue {id}")));
                 }
             }
         }

@@ -35,20 +35,22 @@ impl Pager {
         Ok(pager)
     }
 
-    /// Verifies every page of the first files, as many as have `bytes` together.
+    /// Verifies every page of the first files, as many as have `bytes` together; returns which.
     ///
     /// # Errors
     /// If a page is damaged, with file and offset, and what the operating system says.
-    pub(crate) fn verify(&self, bytes: u64) -> Result<(), Error> {
+    pub(crate) fn verify(&self, bytes: u64) -> Result<BTreeSet<u64>, Error> {
         let mut files: Vec<_> = self.files.lock().values().cloned().collect();
         files.sort_by_key(|file| file.number());
         let mut left = bytes;
+        let mut verified = BTreeSet::new();
         for file in files {
-            let Some(rest) = left.checked_sub(file.bytes()) else { return Ok(()) };
+            let Some(rest) = left.checked_sub(file.bytes()) else { break };
             left = rest;
             file.verify()?;
+            verified.insert(file.number());
         }
-        Ok(())
+        Ok(verified)
     }
 
     /// A file was written.

@@ -1,5 +1,6 @@
 //! From the data directory to a ledger.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use isthmus_cluster::{SingleOptions, StartError, Started};
 use isthmus_core::codec::DecodeError;
 use isthmus_core::{Entry, Fact, Ledger, Members, Place, codec};
 use isthmus_storage::checkpoint::{CheckpointMeta, CheckpointReader};
+use isthmus_storage::damage::NOTE_NAME;
 use isthmus_storage::{
     Error as StorageError, Extent, LogId, LogReader, Recovered, SharedStorage, WriterEvent,
     checkpoint, pages,
 };
 use thiserror::Error;
 
+use crate::noted;
 use crate::pager::Pager;
 use crate::transfer;
 
@@ -97,6 +100,9 @@ pub enum RecoveryError {
         /// What is missing.
         what: String,
     },
+    /// Damage that was met while the broker ran is still there.
+    #[error("{0}. It was met while the broker ran, and is noted in {NOTE_NAME}")]
+    Noted(StorageError),
     /// The log's thread did not start, or the vote could not be saved.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -118,6 +124,8 @@ pub(crate) struct RecoveredLedger {
     pub(crate) log_bytes: u64,
     /// The page files that the ledger refers to.
     pub(crate) pager: Pager,
+    /// Those of the page files that were verified.
+    pub(crate) verified: BTreeSet<u64>,
     /// The number of the next page file.
     pub(crate) next_file: u64,
 }
@@ -142,13 +150,14 @@ struct Found<'a> {
 }
 
 /// Opens the log of a node that is alone and brings a ledger up to its last entry, with the pages
-/// that it needs.
+/// that it needs, of which `verified_bytes` are verified.
 pub(crate) fn recover(
     storage: &SharedStorage,
     options: SingleOptions,
+    verified_bytes: u64,
 ) -> Result<(RecoveredLedger, Started), RecoveryError> {
     let (read, started) = read_ledger(storage, options)?;
-    Ok((with_pages(storage, read, started.recovered(), MemberId(0))?, started))
+    Ok((with_pages(storage, read, started.recovered(), MemberId(0), verified_bytes)?, started))
 }
 
 /// Opens the log of a node that is alone and brings a ledger up to its last entry.
@@ -171,6 +180,7 @@ pub(crate) fn recover_member(
     storage: &SharedStorage,
     options: RaftLogOptions,
     member: MemberId,
+    verified_bytes: u64,
     on_event: impl FnMut(WriterEvent) + Send + 'static,
 ) -> Result<(RecoveredLedger, RaftLog), RecoveryError> {
     let checkpoint = checkpoint::open_latest(&**storage)?;
@@ -193,7 +203,7 @@ pub(crate) fn recover_member(
         let facts = vec![Fact::Members(members.into())];
         read.ledger.apply(&Entry { time: read.ledger.time(), facts });
     }
-    Ok((with_pages(storage, read, &recovered, member)?, log))
+    Ok((with_pages(storage, read, &recovered, member, verified_bytes)?, log))
 }
 
 fn with_pages(
@@ -201,13 +211,23 @@ fn with_pages(
     read: ReadLedger,
     recovered: &Recovered,
     member: MemberId,
+    verified_bytes: u64,
 ) -> Result<RecoveredLedger, RecoveryError> {
     let ReadLedger { ledger, applied, checkpoint, log_bytes } = read;
-    let (pager, next_file) = open_pages(storage, &ledger, member)?;
+    let (pager, verified, next_file) = open_pages(storage, &ledger, member, verified_bytes)?;
     let extents = recovered.extents.clone();
     let checkpointed = checkpoint.map_or(0, |meta| meta.index);
     let log_bytes = log_bytes.max(bytes_behind(&extents, checkpointed));
-    Ok(RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, pager, next_file })
+    Ok(RecoveredLedger {
+        ledger,
+        applied,
+        checkpoint,
+        extents,
+        log_bytes,
+        pager,
+        verified,
+        next_file,
+    })
 }
 
 /// Brings a ledger up to the last committed entry.
@@ -270,28 +290,25 @@ fn bytes_behind(extents: &[Extent], index: u64) -> u64 {
     extents.iter().skip(within + 1).map(|extent| extent.bytes).sum()
 }
 
-/// Bytes of page files that are read before the broker starts, so that damage keeps it from
-/// starting: what a disk reads in about half a second. The rest is read when it is needed, and by
-/// `isthmus storage verify`.
-const VERIFIED_AT_START_BYTES: u64 = 128 << 20;
-
 /// Opens the page files that the ledger refers to and removes the others, which a crash has left;
-/// returns the number that none of them has.
+/// returns which were verified, up to so many bytes, and the number that none of them has.
 fn open_pages(
     storage: &SharedStorage,
     ledger: &Ledger,
     member: MemberId,
-) -> Result<(Pager, u64), RecoveryError> {
+    verified_bytes: u64,
+) -> Result<(Pager, BTreeSet<u64>, u64), RecoveryError> {
     let needed = ledger.page_files();
+    let mut verified = noted::verify(storage, ledger)?;
     let pager = Pager::open(storage, needed.keys().copied())?;
-    pager.verify(VERIFIED_AT_START_BYTES)?;
+    verified.extend(pager.verify(verified_bytes)?);
     let files = pages::list(&**storage)?;
     let own = first_file(member)..first_file(member) + (1 << FILE_BITS);
     let last = files.iter().rfind(|file| own.contains(file));
     let next_file = last.map_or(own.start + 1, |last| last + 1);
     let left_over = files.into_iter().filter(|file| !needed.contains_key(file));
     pages::remove(&**storage, left_over.collect::<Vec<u64>>())?;
-    Ok((pager, next_file))
+    Ok((pager, verified, next_file))
 }
 
 /// Page files that a member can number: more than it writes in a lifetime.

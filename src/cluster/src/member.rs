@@ -33,12 +33,12 @@ use tokio::sync::watch;
 
 use crate::raft::{Chunks, RaftLog, RaftTypes, SnapshotData, settings};
 
-pub use crate::peer::MemberId;
 pub use self::lease::Lease;
 use self::machine::Machine;
 pub use self::membership::{ChangeError, Peer, PeerStatus, Status};
 pub use self::proposer::{Encode, Proposer};
 pub use self::standing::{Role, Standing};
+pub use crate::peer::MemberId;
 
 /// openraft with the machine that hands entries to a [`Replica`].
 pub type Raft = openraft::Raft<RaftTypes, Machine>;

@@ -9,7 +9,7 @@ use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{self, LogOptions, RealStorage};
-use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError};
+use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
 use isthmus_contract::Shortage;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -205,6 +205,11 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
             file_bytes: PAGE_FILE_BYTES,
             log_kept_bytes: 0,
         },
+        scrub: ScrubOptions {
+            bytes_per_second: config.storage.scrub_bytes_per_second.0,
+            interval: config.storage.scrub_interval.0,
+            ..ScrubOptions::default()
+        },
         page_bytes_max: cache_bytes / 2,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
@@ -214,9 +219,10 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
 }
 
 /// Ends the process at once: a write or sync of the log that failed is never tried again, for the
-/// system may have dropped what it was to write, and nothing may be confirmed after it.
+/// system may have dropped what it was to write, and nothing may be confirmed after it. What is in a
+/// damaged page can neither be delivered nor passed over.
 fn end_process(error: &storage::Error) {
-    tracing::error!(%error, "the log has failed: nothing more is confirmed, the process ends");
+    tracing::error!(%error, "the disk has failed: nothing more is confirmed, the process ends");
     std::process::abort();
 }
 

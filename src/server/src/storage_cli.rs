@@ -217,6 +217,10 @@ fn json(
             "damaged": pages.damaged,
         })
     });
+    let noted = report
+        .noted
+        .iter()
+        .map(|place| json!({ "file": place.file, "offset": place.offset, "reason": place.reason }));
     let queues = queues.map(|queues| queues.iter().map(queue).collect::<Vec<Value>>());
     let others = |files: &[verify::FileReport]| -> Vec<Value> {
         files.iter().map(|file| json!({ "file": file.file, "bytes": file.bytes })).collect()
@@ -231,6 +235,7 @@ fn json(
         "log": { "last_index": report.last_index, "segments": segments.collect::<Vec<_>>() },
         "checkpoints": checkpoints.collect::<Vec<_>>(),
         "pages": pages.collect::<Vec<_>>(),
+        "noted": noted.collect::<Vec<_>>(),
         "spares": others(&report.spares),
         "leftovers": others(&report.leftovers),
         "queues": queues,

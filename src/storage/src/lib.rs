@@ -12,6 +12,7 @@
 //!   error that names file and offset, and the data stays as it is.
 
 pub mod checkpoint;
+pub mod damage;
 mod error;
 mod format;
 pub mod fs;

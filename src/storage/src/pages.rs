@@ -34,7 +34,11 @@ mod writer;
 use std::io;
 
 pub(crate) use self::file::examine;
-pub use self::{copy::PageReceiver, file::PageFile, writer::PageWriter};
+pub use self::{
+    copy::PageReceiver,
+    file::{Held, PageFile},
+    writer::PageWriter,
+};
 use crate::{
     error::{Error, Result},
     fs::{Pace, Storage},
@@ -72,7 +76,8 @@ pub struct PageFileReport {
 }
 
 /// The name of the page file with this number.
-pub(crate) fn file_name(number: u64) -> String {
+#[must_use]
+pub fn file_name(number: u64) -> String {
     format!("pages-{number:020}.pag")
 }
 

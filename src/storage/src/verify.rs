@@ -102,7 +102,8 @@ fn read(
         );
         findings.damage(STATE_NAME, 0, what);
     }
-    let pages = parts::pages(storage, options, content, &mut findings)?;
+    let noted = parts::noted(storage, &mut findings)?;
+    let pages = parts::pages(storage, options, content, &noted, &mut findings)?;
     let (spares, leftovers) = parts::others(storage, &names);
     let Findings { damage, harmless, .. } = findings;
     Ok(Report {
@@ -113,6 +114,7 @@ fn read(
         last_index: log.last,
         checkpoints,
         pages,
+        noted,
         spares,
         leftovers,
         damage,

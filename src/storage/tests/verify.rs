@@ -9,6 +9,7 @@ use std::io::Read;
 use common::{Announce, append, oracle, payload, seeds, shared, tiny};
 use isthmus_storage::{
     Error, Log, LogId, RealStorage, SimStorage, Storage, checkpoint,
+    damage::{self, NOTE_NAME},
     fs::Rng,
     pages::{self, PageAddress, PageFile, PageOptions, PageWriter},
     verify::{Condition, Finding, Report, Severity, VerifyOptions, inspect, verify},
@@ -235,6 +236,29 @@ fn a_torn_tail_is_harmless_and_damage_before_it_is_not() {
     sim.flip_bit(&last, record(1) + 100, 1);
     let (_, findings) = run(&sim, &VerifyOptions::default());
     assert_eq!(places(&findings, Severity::Damage), [(last, record(1))]);
+}
+
+#[test]
+fn noted_damage_is_told_and_its_file_read_even_by_a_look() {
+    let sim = SimStorage::new(1);
+    full(&sim);
+    let (file, offset) = (page_file(3), 32);
+    let met = Error::Corrupt { file: file.clone(), offset, reason: "it was met".to_owned() };
+    assert!(damage::note(&sim, &met).unwrap());
+    let (report, findings) = run(&sim, &VerifyOptions::default());
+    assert_eq!(places(&findings, Severity::Harmless), [(file.clone(), offset)]);
+    assert_eq!((report.damage, report.noted[0].number), (0, 3));
+    let damaged = sim.fork();
+    for number in [3, 4] {
+        damaged.flip_bit(&page_file(number), offset + 60, 0);
+    }
+    let mut findings = Vec::new();
+    let options = VerifyOptions::default();
+    inspect(&damaged, &options, &mut |finding| findings.push(finding.clone())).unwrap();
+    assert_eq!(places(&findings, Severity::Damage), [(file, offset)]);
+    sim.flip_bit(NOTE_NAME, 0, 0);
+    let (_, findings) = run(&sim, &options);
+    assert_eq!(places(&findings, Severity::Harmless), [(NOTE_NAME.to_owned(), 0)]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 pub(crate) mod client;
 pub(crate) mod disk;
+pub(crate) mod failpoints;
 pub(crate) mod world;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use isthmus_broker::storage::{
 };
 use isthmus_broker::{
     Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Input, Limits, Login,
-    PagingOptions, Peer, RecoveryError, Shard, Unrestricted, User,
+    PagingOptions, Peer, RecoveryError, ScrubOptions, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_model::Encodings;
@@ -47,6 +48,7 @@ pub(crate) struct Setup {
     pub(crate) checkpoint_after_bytes: u64,
     pub(crate) unpaged_bytes_max: u64,
     pub(crate) encodings: Encodings,
+    pub(crate) scrub: ScrubOptions,
 }
 
 impl Default for Setup {
@@ -64,6 +66,8 @@ impl Default for Setup {
             checkpoint_after_bytes: 4 << 10,
             unpaged_bytes_max: 8 << 10,
             encodings: Encodings(&[]),
+            // What is read behind the start would be in the way of a test that counts.
+            scrub: ScrubOptions { bytes_per_second: 0, ..ScrubOptions::default() },
         }
     }
 }
@@ -144,6 +148,7 @@ impl Setup {
                 file_bytes: 4 << 10,
                 log_kept_bytes: 0,
             },
+            scrub: self.scrub,
             page_bytes_max: 4 << 10,
             name_seed: [1; 32],
             on_log_failure: Box::new(move |error| heard.lock().push(error)),

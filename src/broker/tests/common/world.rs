@@ -386,6 +386,15 @@ impl World {
         worker.ask(commit, end(TransactOp::Commit)).await;
     }
 
+    /// Has a worker publish and settle in its transaction, and commit it or, seldom, roll it back.
+    pub(crate) async fn commit_one(&mut self, workers: &mut Workers) {
+        if let Some(worker) = workers.0.first_mut() {
+            self.publish_in_transaction(worker).await;
+            self.settle_in_transaction(worker).await;
+            self.end_transaction(worker).await;
+        }
+    }
+
     async fn declare(&mut self, worker: &mut Worker) {
         let name = format!("made-{}", self.queues.len());
         let change = durable_queue(&name, QueueOptions::default());

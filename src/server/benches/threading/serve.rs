@@ -14,7 +14,7 @@ use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{LogOptions, RealStorage};
 use isthmus_broker::{
     Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Limits, Login,
-    PagingOptions, Peer, RecoveryError, Shard, Unrestricted, User,
+    PagingOptions, Peer, RecoveryError, ScrubOptions, Shard, Unrestricted, User,
 };
 use isthmus_contract::Credentials;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
@@ -165,6 +165,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
             page_bytes: 256 << 10,
             file_bytes: 32 << 20,
         },
+        scrub: ScrubOptions::default(),
         page_bytes_max: 64 << 20,
         name_seed: [0; 32],
         on_log_failure: Box::new(|error| {

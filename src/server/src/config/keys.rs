@@ -112,6 +112,16 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             |c| &mut c.storage.body_cache_bytes,
             ByteSize::mib(8)..=ByteSize::gib(64),
         ),
+        checked(
+            "storage.scrub_bytes_per_second",
+            |c| &mut c.storage.scrub_bytes_per_second,
+            |rate| scrub_rate(*rate),
+        ),
+        ranged(
+            "storage.scrub_interval",
+            |c| &mut c.storage.scrub_interval,
+            TimeSpan::secs(60)..=TimeSpan::secs(365 * 86_400),
+        ),
         ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
         refused("cluster.node", |value| Ok(String::read(value)?.is_empty()), NO_CLUSTER),
         refused("cluster.nodes", |value| Ok(Vec::<String>::read(value)?.is_empty()), NO_CLUSTER),
@@ -303,6 +313,16 @@ fn refused(path: &str, is_empty: fn(&Value) -> Result<bool, String>, reason: &st
 
 fn not_empty(path: &Path) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn scrub_rate(rate: ByteSize) -> Result<(), String> {
+    // Slower than that, a backlog that is worth scrubbing is hardly ever gone through.
+    let (least, most) = (ByteSize::mib(1), ByteSize::gib(64));
+    if rate.0 == 0 || (least..=most).contains(&rate) {
+        Ok(())
+    } else {
+        Err(format!("must be 0, which turns it off, or from {least} to {most}, not {rate}"))
+    }
 }
 
 fn vhost_name(name: &str) -> Result<(), String> {

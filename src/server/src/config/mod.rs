@@ -295,6 +295,10 @@ pub(crate) struct Storage {
     pub(crate) checkpoint_after_bytes: ByteSize,
     /// Memory for messages of durable queues that a page could hold, or does.
     pub(crate) body_cache_bytes: ByteSize,
+    /// Bytes of page files that are verified in a second at the most; 0 turns it off.
+    pub(crate) scrub_bytes_per_second: ByteSize,
+    /// How long after a page file was written or verified it is verified again.
+    pub(crate) scrub_interval: TimeSpan,
 }
 
 impl Default for Storage {
@@ -303,6 +307,8 @@ impl Default for Storage {
             segment_bytes: ByteSize::mib(64),
             checkpoint_after_bytes: ByteSize::mib(512),
             body_cache_bytes: ByteSize::mib(128),
+            scrub_bytes_per_second: ByteSize::mib(32),
+            scrub_interval: TimeSpan::secs(7 * 86_400),
         }
     }
 }

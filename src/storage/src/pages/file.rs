@@ -1,6 +1,13 @@
 //! Reading a page file.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    fmt, io,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{
     PageAddress, PageFileReport, file_name,
@@ -145,11 +152,38 @@ impl PageFile {
         first.map_or(Ok(report), Err)
     }
 
+    /// [`PageFile::verify`] beside a broker that works: `pace` is called before each read with its
+    /// bytes, to hold it up, and ends it by breaking; then `None` is returned.
+    ///
+    /// # Errors
+    /// As [`PageFile::verify`].
+    pub fn verify_at(&self, pace: &Held<'_>) -> Result<Option<PageFileReport>> {
+        let file = HeldFile { file: &*self.file, pace, is_over: AtomicBool::new(false) };
+        let mut first = None;
+        let report = self.check_in(&file, |error| {
+            first = Some(error);
+            ControlFlow::Break(())
+        });
+        match first {
+            _ if file.is_over.load(Ordering::Relaxed) => Ok(None),
+            Some(error) => Err(error),
+            None => Ok(Some(report)),
+        }
+    }
+
     /// Reads and verifies every page and tells `on_damage` what is wrong, until it breaks. Reports
     /// what is whole.
-    pub fn check(&self, mut on_damage: impl FnMut(Error) -> ControlFlow<()>) -> PageFileReport {
+    pub fn check(&self, on_damage: impl FnMut(Error) -> ControlFlow<()>) -> PageFileReport {
+        self.check_in(&*self.file, on_damage)
+    }
+
+    fn check_in(
+        &self,
+        file: &dyn File,
+        mut on_damage: impl FnMut(Error) -> ControlFlow<()>,
+    ) -> PageFileReport {
         let mut clean = true;
-        let (report, seen) = walk(&*self.file, &self.name, &self.header, self.end, &mut |error| {
+        let (report, seen) = walk(file, &self.name, &self.header, self.end, &mut |error| {
             clean = false;
             on_damage(error)
         });
@@ -160,6 +194,51 @@ impl PageFile {
             let _ = on_damage(Error::corrupt(&self.name, self.end, reason));
         }
         PageFileReport { bytes: self.bytes(), ..report }
+    }
+}
+
+/// Holds up whoever reads, before each read of so many bytes; ends it by breaking.
+pub type Held<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
+
+/// A file that is read no faster than its pace allows.
+struct HeldFile<'a> {
+    file: &'a dyn File,
+    pace: &'a Held<'a>,
+    /// Whether the pace has broken off.
+    is_over: AtomicBool,
+}
+
+impl fmt::Debug for HeldFile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl File for HeldFile<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if (self.pace)(buf.len() as u64).is_break() {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(io::Error::other("reading was broken off"));
+        }
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.file.preallocate(len)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{CheckpointReport, FileReport, Findings, PageReport, VerifyOptions, report::size_of};
 use crate::{
     checkpoint::{self, CheckpointReader},
+    damage::{self, Note, NotedPlace},
     error::Result,
     fs::Storage,
     log::{STATE_NAME, is_spare_name, parse_segment_name},
@@ -74,11 +75,34 @@ fn verify_checkpoint(reader: &mut CheckpointReader, findings: &mut Findings<'_>)
     }
 }
 
-/// Reads the page files.
+/// Tells of damage that was met while a broker ran. Whether it stands is found by reading the file.
+pub(super) fn noted(storage: &dyn Storage, findings: &mut Findings<'_>) -> Result<Vec<NotedPlace>> {
+    let advice = "nothing about the note: the next start verifies the file first, refuses while it \
+                  is damaged, and removes the note once it is whole";
+    match damage::read(storage)? {
+        Note::Nothing => Ok(Vec::new()),
+        Note::Places(places) => {
+            for NotedPlace { file, offset, reason, .. } in &places {
+                let what = format!("damage was met while the broker ran: {reason}");
+                findings.harmless(file, *offset, what, advice);
+            }
+            Ok(places)
+        }
+        Note::Unreadable => {
+            let what = "the note of damage that was met while the broker ran does not read back";
+            let advice = "nothing; the next start verifies all page files and removes the note";
+            findings.harmless(damage::NOTE_NAME, 0, what, advice);
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Reads the page files; with `content`, and those that damage is noted in, all of them.
 pub(super) fn pages(
     storage: &dyn Storage,
     options: &VerifyOptions,
     content: bool,
+    noted: &[NotedPlace],
     findings: &mut Findings<'_>,
 ) -> Result<Vec<PageReport>> {
     let found = pages::list(storage)?;
@@ -102,6 +126,7 @@ pub(super) fn pages(
             let what = "the newest checkpoint does not name this page file";
             findings.harmless(&report.file, 0, what, "nothing; the next start removes it");
         } else {
+            let content = content || noted.iter().any(|place| place.number == number);
             let examined = pages::examine(storage, number, content, &mut |error| {
                 findings.error(&error);
                 report.damaged = true;

@@ -1,6 +1,7 @@
 //! What verifying a data directory reports.
 
 use crate::{
+    damage::NotedPlace,
     fs::Storage,
     log::{HardState, LogId, Saved, Segment},
 };
@@ -46,6 +47,8 @@ pub struct Report {
     pub checkpoints: Vec<CheckpointReport>,
     /// Page files by number.
     pub pages: Vec<PageReport>,
+    /// Damage in page files that was met while a broker ran.
+    pub noted: Vec<NotedPlace>,
     /// Files that wait to become segments.
     pub spares: Vec<FileReport>,
     /// Temporary files that a crash left; they are removed or written over in time.
