@@ -3,17 +3,19 @@
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use isthmus_cluster::SingleOptions;
 use isthmus_contract::{Session, Shortage};
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
+use isthmus_storage::threads::{Receiver, Threads};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::access::{Access, Authenticate};
 use crate::backup::{Backup, BackupError, Backups};
@@ -56,6 +58,9 @@ pub struct BrokerOptions {
     /// cannot be relied on. Nothing is confirmed any more by a log that has failed; the process is
     /// expected to end.
     pub on_log_failure: Box<dyn FnOnce(StorageError) + Send>,
+    /// How the threads of log, pages and checkpoints are executed: real ones in production. They
+    /// are the log's as well, whatever `node` says.
+    pub threads: Threads,
 }
 
 /// Figures for operators.
@@ -127,7 +132,8 @@ struct Inner {
     stop: watch::Sender<bool>,
     backups: Backups,
     /// Disconnected once no checkpoint is written any more.
-    checkpoints_end: Mutex<mpsc::Receiver<()>>,
+    checkpoints_end: Mutex<Receiver<()>>,
+    threads: Threads,
 }
 
 impl Broker {
@@ -142,7 +148,10 @@ impl Broker {
         drive: impl FnOnce(Shard) -> Arc<D>,
     ) -> Result<Broker, RecoveryError> {
         let start = Instant::now();
-        let recovered = recover(&options.storage, options.node)?;
+        let threads = options.threads;
+        let mut node = options.node;
+        node.writer.threads = threads.clone();
+        let recovered = recover(&options.storage, node)?;
         // The writer's thread reports to a driver that is not there before the node leads.
         let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
         let reported = Arc::clone(&reports);
@@ -173,7 +182,7 @@ impl Broker {
             extents: recovered.extents,
             log_bytes: recovered.log_bytes,
         };
-        let (wanted, asked) = mpsc::channel();
+        let (wanted, asked) = threads.channel();
         let pressure = Arc::new(Pressure::default());
         let around = Around {
             timer,
@@ -182,6 +191,7 @@ impl Broker {
             unpaged_bytes_held: options.paging.unpaged_bytes_max.saturating_mul(2),
             pressure: Arc::clone(&pressure),
             on_settings: options.on_settings,
+            threads: threads.clone(),
         };
         let mut shard = Shard::lead(beginning, node, dispatcher, start, around);
         if is_new {
@@ -191,12 +201,12 @@ impl Broker {
         let committed = reports.lock().begin(&driver);
         let driver: Arc<dyn Driver> = driver;
         let pager = Arc::new(recovered.pager);
-        pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
+        pager.serve(&threads, asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
         driver.submit(Input::Committed { index: committed });
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
         let (stop, stopping) = watch::channel(false);
-        let (running, checkpoints_end) = mpsc::channel();
-        let backups = Backups::new(Arc::clone(&pager), stopping.clone());
+        let (running, checkpoints_end) = threads.channel();
+        let backups = Backups::new(Arc::clone(&pager), stopping.clone(), threads.clone());
         let checkpointer = Checkpointer {
             driver: Arc::downgrade(&driver),
             storage: options.storage,
@@ -208,6 +218,7 @@ impl Broker {
             stop: stopping,
             on_failure,
             running,
+            threads: threads.clone(),
         };
         tokio::spawn(checkpointer.run());
         Ok(Broker(Arc::new(Inner {
@@ -224,6 +235,7 @@ impl Broker {
             stop,
             backups,
             checkpoints_end: Mutex::new(checkpoints_end),
+            threads,
         })))
     }
 
@@ -247,6 +259,7 @@ impl Broker {
             publish_bytes_max: inner.publish_bytes_max,
             report_bytes: (inner.outbox_bytes_max / 4).max(1),
             start: inner.start,
+            threads: inner.threads.clone(),
             pressure: Arc::clone(&inner.pressure),
             encodings: inner.encodings,
         };
@@ -332,7 +345,7 @@ impl Broker {
 
     /// Figures of now. Blocks for a turn: not for async code.
     pub fn figures(&self) -> Figures {
-        let figures = ask(&*self.0.driver, |shard| Figures {
+        let figures = ask(&self.0.threads, &*self.0.driver, |shard| Figures {
             counters: shard.dispatcher().counters(),
             queues: shard.dispatcher().queue_statuses(),
             consumers: shard.dispatcher().consumer_count(),
@@ -353,7 +366,7 @@ impl Broker {
         // The directory is not left to others while a checkpoint is written into it. Nothing is
         // ever sent: the end is what is waited for.
         self.0.checkpoints_end.lock().recv().unwrap_or_default();
-        let node = ask(&*self.0.driver, Shard::stop).flatten();
+        let node = ask(&self.0.threads, &*self.0.driver, Shard::stop).flatten();
         node.map_or(Ok(()), |node| node.shutdown())
     }
 }
@@ -366,9 +379,11 @@ async fn tick(driver: Weak<dyn Driver>, mut set: watch::Receiver<Time>, start: I
             if at == Time::NEVER {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep_until((start + Duration::from_nanos(at.0)).into()).await;
+            tokio::time::sleep_until(start + Duration::from_nanos(at.0)).await;
         };
         tokio::select! {
+            // In this order, so that a simulation replays.
+            biased;
             () = due => {
                 let Some(driver) = driver.upgrade() else { return };
                 driver.submit(Input::Tick);

@@ -2,17 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_cluster::SingleNode;
 use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, codec};
 use isthmus_model::{CommandError, Reply, SessionId, Time, Token};
+use isthmus_storage::threads::{Sender, Threads};
 use isthmus_storage::{EncodeEntry, Extent};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::ClockSource;
 use crate::mailbox::Mailbox;
@@ -148,11 +150,13 @@ pub(crate) struct Around {
     /// When it wants a turn.
     pub(crate) timer: watch::Sender<Time>,
     /// Where pages are asked for.
-    pub(crate) pages: mpsc::Sender<PageKey>,
+    pub(crate) pages: Sender<PageKey>,
     /// Bytes in memory alone at which publishers are held until pages have caught up.
     pub(crate) unpaged_bytes_held: u64,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) on_settings: OnSettings,
+    /// How its last thread is executed.
+    pub(crate) threads: Threads,
 }
 
 /// Ledger, dispatcher, and the way into the log.
@@ -182,12 +186,13 @@ pub struct Shard {
     /// Bytes of the log at the last checkpoint, by the same count.
     checkpointed_at_bytes: u64,
     /// Where pages are asked for.
-    pages: mpsc::Sender<PageKey>,
+    pages: Sender<PageKey>,
     /// Bytes in memory alone at which publishers are held until pages have caught up.
     unpaged_bytes_held: u64,
     /// Whether they are.
     is_held: bool,
     pressure: Arc<Pressure>,
+    threads: Threads,
 }
 
 /// What a checkpoint is for, now.
@@ -219,8 +224,9 @@ impl Shard {
         start: Instant,
         around: Around,
     ) -> Shard {
-        let Around { timer, pages, unpaged_bytes_held, pressure, mut on_settings } = around;
-        let mut clock = ClockSource::new(start, ledger.time());
+        let Around { timer, pages, unpaged_bytes_held, pressure, mut on_settings, threads } =
+            around;
+        let mut clock = ClockSource::new(start, ledger.time(), threads.clone());
         let now = clock.now();
         let mut node = node;
         // The dispatcher is built over a ledger that has this entry applied. Nothing is said to
@@ -254,6 +260,7 @@ impl Shard {
             unpaged_bytes_held,
             is_held: false,
             pressure,
+            threads,
         }
     }
 
@@ -586,7 +593,7 @@ impl Drop for Shard {
     fn drop(&mut self) {
         if let Some(node) = self.node.take() {
             // Should no thread start, the node is dropped here.
-            drop(std::thread::Builder::new().name("log-end".to_owned()).spawn(|| drop(node)));
+            drop(self.threads.spawn("log-end", || drop(node)));
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod fs;
 mod log;
 pub mod pages;
 pub mod reader;
+pub mod threads;
 pub mod verify;
 mod writer;
 
@@ -28,4 +29,5 @@ pub use log::{
     AppendEntry, Cut, Entry, EntryMeta, Extent, HardState, Log, LogId, LogOptions, LogReader,
     Recovered, Spares,
 };
+pub use threads::Threads;
 pub use writer::{Completion, Durable, EncodeEntry, LogWriter, WriterEvent, WriterOptions};
