@@ -164,6 +164,7 @@ fn what_was_answered_survives_power_cuts() {
 #[test]
 fn a_seed_replays() {
     let mut digests = BTreeSet::new();
+    let (mut checkpoints, mut pages) = (0, 0);
     for seed in seeds(40) {
         let _announce = Announce(seed);
         let (first, second) = (run(seed, &|_| {}).unwrap(), run(seed, &|_| {}).unwrap());
@@ -173,7 +174,12 @@ fn a_seed_replays() {
         }
         assert_eq!(first, second);
         assert!(digests.insert(first.digests), "another seed was the same");
+        let files = || first.operations.iter().flatten().filter(|op| op.kind == OpKind::Sync);
+        checkpoints += files().filter(|op| op.file.ends_with(".ckp.tmp")).count();
+        pages += files().filter(|op| op.file.starts_with("pages-")).count();
     }
+    eprintln!("{} seeds: {checkpoints} checkpoints, {pages} page files", digests.len());
+    assert!(checkpoints > 0 && pages > 0, "nothing went on beside the log");
 }
 
 type Lie = (&'static str, fn(&SyncSite<'_>) -> bool);

@@ -590,7 +590,7 @@ impl World {
         }
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         let patience = Patience::begin();
-        let mut consumer = 0;
+        let (mut consumer, mut wait_ms) = (0, 1);
         loop {
             for queue in &names {
                 consumer += 1;
@@ -607,7 +607,9 @@ impl World {
             if !self.misses_any(&found) || patience.is_over() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            // Looking is dear, and what is lost is looked for until patience is over.
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            wait_ms = (wait_ms * 2).min(1000);
         }
         self.verify_absent(&found)
     }
