@@ -9,6 +9,9 @@
 //!    that still hold the bodies of what is young;
 //! 4. the log forgets entries before those, and page files that the checkpoint does not name are
 //!    removed.
+//!
+//! A round blocks while it waits for turns and for the disk, so it runs beside the runtime's tasks, on
+//! a thread that may be simulated.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};

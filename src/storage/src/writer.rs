@@ -5,6 +5,8 @@
 //! buffer. Everything is done in the order in which it was submitted, and completed in that order
 //! after the sync that covers it.
 //!
+//! How the thread is executed, for real or in a simulation, is [`WriterOptions::threads`]' affair.
+//!
 //! The first failure is the last thing that happens: everything submitted and not yet completed,
 //! and everything submitted later, completes with that error.
 
