@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use isthmus_storage::fs::Pace;
 use isthmus_storage::pages::PageFile;
+use isthmus_storage::threads::Threads;
 use isthmus_storage::{Error as StorageError, Log, LogId, LogOptions, SharedStorage, checkpoint};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
 use crate::checkpointer::{ENTRY_BYTES, write_entries};
 use crate::driver::Driver;
 use crate::pager::Pager;
@@ -57,6 +59,7 @@ pub(crate) struct Backups {
     pager: Arc<Pager>,
     stop: watch::Receiver<bool>,
     is_busy: Arc<AtomicBool>,
+    threads: Threads,
 }
 
 /// What a copy is made of.
@@ -76,8 +79,8 @@ impl Drop for Busy {
 }
 
 impl Backups {
-    pub(crate) fn new(pager: Arc<Pager>, stop: watch::Receiver<bool>) -> Backups {
-        Backups { pager, stop, is_busy: Arc::default() }
+    pub(crate) fn new(pager: Arc<Pager>, stop: watch::Receiver<bool>, threads: Threads) -> Backups {
+        Backups { pager, stop, is_busy: Arc::default(), threads }
     }
 
     /// Makes a copy in `target`, an empty directory.
@@ -97,7 +100,8 @@ impl Backups {
             let _busy = busy;
             source.write(&target, &stop)
         };
-        tokio::task::spawn_blocking(write).await.unwrap_or(Err(BackupError::Unavailable))
+        let written = blocking(&self.threads, "backup", write).await;
+        written.unwrap_or(Err(BackupError::Unavailable))
     }
 }
 

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use isthmus_cluster::SingleOptions;
 use isthmus_contract::{Session, Shortage};
 use isthmus_core::paging::PageKey;
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
+use isthmus_storage::threads::{Receiver, Threads};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio::time::Instant;
 
 use crate::access::{Access, Authenticate};
 use crate::backup::{Backup, BackupError, Backups};
@@ -65,6 +67,9 @@ pub struct BrokerOptions {
     /// cannot be relied on. Nothing is confirmed any more by a log that has failed; the process is
     /// expected to end.
     pub on_log_failure: Box<dyn FnOnce(StorageError) + Send>,
+    /// How the threads of log, pages and checkpoints are executed: real ones in production. They
+    /// are the log's as well, whatever `node` says.
+    pub threads: Threads,
 }
 
 /// Figures for operators.
@@ -136,10 +141,11 @@ pub(crate) struct Inner {
     stop: watch::Sender<bool>,
     backups: Backups,
     /// Disconnected once no checkpoint is written any more.
-    checkpoints_end: Mutex<mpsc::Receiver<()>>,
+    checkpoints_end: Mutex<Receiver<()>>,
     leads: watch::Receiver<bool>,
     /// What makes it a member of a cluster, if it is one.
     membership: Option<Membership>,
+    threads: Threads,
 }
 
 impl Broker {
@@ -153,8 +159,9 @@ impl Broker {
         options: BrokerOptions,
         drive: impl FnOnce(Shard) -> Arc<D>,
     ) -> Result<Broker, RecoveryError> {
-        let (recovered, started) =
-            recover(&options.storage, options.node.clone(), options.scrub.at_start_bytes)?;
+        let mut node = options.node.clone();
+        node.writer.threads = options.threads.clone();
+        let (recovered, started) = recover(&options.storage, node, options.scrub.at_start_bytes)?;
         // The writer's thread reports to a driver that is not there before the node leads.
         let reports = Arc::new(Mutex::new(Reports::<D> { driver: None, durable: 0 }));
         let reported = Arc::clone(&reports);
@@ -198,6 +205,7 @@ impl Broker {
             publish_bytes_max: inner.publish_bytes_max,
             report_bytes: (inner.outbox_bytes_max / 4).max(1),
             start: inner.start,
+            threads: inner.threads.clone(),
             pressure: Arc::clone(&inner.pressure),
             encodings: inner.encodings,
         };
@@ -296,7 +304,7 @@ impl Broker {
 
     /// Figures of now. Blocks for a turn: not for async code.
     pub fn figures(&self) -> Figures {
-        let figures = ask(&*self.0.driver, |shard| {
+        let figures = ask(&self.0.threads, &*self.0.driver, |shard| {
             let dispatcher = shard.leader()?.dispatcher();
             Some(Figures {
                 counters: dispatcher.counters(),
@@ -320,7 +328,7 @@ impl Broker {
         // The directory is not left to others while a checkpoint is written into it. Nothing is
         // ever sent: the end is what is waited for.
         self.0.checkpoints_end.lock().recv().unwrap_or_default();
-        let node = ask(&*self.0.driver, Shard::stop).flatten();
+        let node = ask(&self.0.threads, &*self.0.driver, Shard::stop).flatten();
         if let Some(membership) = &self.0.membership {
             return membership.stop();
         }
@@ -352,7 +360,7 @@ pub(crate) struct Rest {
     pub(crate) pager: Arc<Pager>,
     /// Those of its files that were verified.
     verified: BTreeSet<u64>,
-    asked: mpsc::Receiver<PageKey>,
+    asked: Receiver<PageKey>,
     timer_set: watch::Receiver<Time>,
     leads: watch::Receiver<bool>,
     checkpoint_bytes: u64,
@@ -398,7 +406,7 @@ impl Assembly {
         let on_settings = std::mem::replace(&mut options.on_settings, Box::new(|_| {}));
         let (timer, timer_set) = watch::channel(Time::NEVER);
         let (leads, led) = watch::channel(false);
-        let (pages, asked) = mpsc::channel();
+        let (pages, asked) = options.threads.channel();
         let RecoveredLedger { ledger, applied, checkpoint, extents, log_bytes, .. } = recovered;
         let rest = Rest {
             pager: Arc::new(recovered.pager),
@@ -426,6 +434,7 @@ impl Assembly {
             unpaged_bytes_held: options.paging.unpaged_bytes_max.saturating_mul(2),
             pressure: Arc::clone(&self.pressure),
             on_settings,
+            threads: options.threads.clone(),
         };
         let (applied, applied_term) = (applied.index, applied.term);
         let recovered = Recovered { ledger, applied, applied_term, extents, log_bytes };
@@ -441,10 +450,11 @@ impl Assembly {
     ) -> Result<Broker, RecoveryError> {
         let Assembly { options, start, on_failure, log_syncs, pressure, stop, .. } = self;
         let Rest { pager, verified, asked, timer_set, leads, checkpoint_bytes, next_file } = rest;
-        pager.serve(asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
+        let threads = options.threads;
+        pager.serve(&threads, asked, Arc::downgrade(&driver), Arc::clone(&on_failure))?;
         tokio::spawn(tick(Arc::downgrade(&driver), timer_set, start));
-        let (running, checkpoints_end) = mpsc::channel();
-        let backups = Backups::new(Arc::clone(&pager), stop.subscribe());
+        let (running, checkpoints_end) = threads.channel();
+        let backups = Backups::new(Arc::clone(&pager), stop.subscribe(), threads.clone());
         let scrub = Scrub {
             options: options.scrub,
             driver: Arc::downgrade(&driver),
@@ -467,6 +477,7 @@ impl Assembly {
             running,
             rounds: self.rounds,
             checkpoint: self.checkpoint,
+            threads: threads.clone(),
         };
         tokio::spawn(checkpointer.run());
         Ok(Broker(Arc::new(Inner {
@@ -485,6 +496,7 @@ impl Assembly {
             checkpoints_end: Mutex::new(checkpoints_end),
             leads,
             membership,
+            threads,
         })))
     }
 }
@@ -497,9 +509,11 @@ async fn tick(driver: Weak<dyn Driver>, mut set: watch::Receiver<Time>, start: I
             if at == Time::NEVER {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep_until((start + Duration::from_nanos(at.0)).into()).await;
+            tokio::time::sleep_until(start + Duration::from_nanos(at.0)).await;
         };
         tokio::select! {
+            // In this order, so that a simulation replays.
+            biased;
             () = due => {
                 let Some(driver) = driver.upgrade() else { return };
                 driver.submit(Input::Tick);

@@ -9,21 +9,27 @@
 //!    that still hold the bodies of what is young;
 //! 4. the log forgets entries before those, and page files that the checkpoint does not name are
 //!    removed.
+//!
+//! A round blocks while it waits for turns and for the disk, so it runs beside the runtime's tasks, on
+//! a thread that may be simulated.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use isthmus_core::paging::{Gathered, Page, PageContent, PageKey, Unwritten, Written};
 use isthmus_core::{Entry, Ledger, Wanted, codec};
 use isthmus_model::{Encodings, QueueId};
 use isthmus_storage::fs::Pace;
 use isthmus_storage::pages::{self, PageOptions, PageWriter};
+use isthmus_storage::threads::{Receiver, Sender, Threads};
 use isthmus_storage::{Error, SharedStorage, checkpoint};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::blocking::blocking;
 use crate::broker::OnFailure;
 use crate::driver::Driver;
 use crate::pager::Pager;
@@ -81,7 +87,9 @@ pub(crate) struct Checkpointer {
     /// Called if the disk cannot be relied on any more.
     pub(crate) on_failure: Arc<OnFailure>,
     /// Dropped at the end, when nothing is written any more.
-    pub(crate) running: mpsc::Sender<()>,
+    pub(crate) running: Sender<()>,
+    /// How rounds are executed.
+    pub(crate) threads: Threads,
     /// Held by whoever writes page files and checkpoints.
     pub(crate) rounds: Rounds,
     /// The newest checkpoint.
@@ -102,6 +110,7 @@ struct Round {
     pace: Pace,
     stop: watch::Receiver<bool>,
     checkpoint: Arc<Latest>,
+    threads: Threads,
 }
 
 /// What came of a round.
@@ -143,6 +152,8 @@ impl Checkpointer {
         let mut paged_len = 0;
         loop {
             tokio::select! {
+                // In this order, so that a simulation replays.
+                biased;
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = self.stop.wait_for(|stop| *stop) => return,
             }
@@ -170,6 +181,7 @@ impl Checkpointer {
                 },
                 stop: self.stop.clone(),
                 checkpoint: Arc::clone(&self.checkpoint),
+                threads: self.threads.clone(),
             };
             let turn = tokio::select! {
                 turn = self.rounds.turn() => turn,
@@ -177,7 +189,7 @@ impl Checkpointer {
             };
             // Not given up before it has ended, also if this task is.
             let running = self.running.clone();
-            let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = blocking(&self.threads, "checkpoint", move || {
                 let mut outcome = Outcome { next_file: round.next_file, ..Outcome::default() };
                 let result = round.run(logged_upto, &mut outcome);
                 drop(round);
@@ -185,7 +197,7 @@ impl Checkpointer {
                 drop(running);
                 (result, outcome)
             });
-            let Ok((result, outcome)) = outcome.await else { return };
+            let Some((result, outcome)) = outcome.await else { return };
             self.next_file = outcome.next_file;
             match result {
                 Ok(()) => {
@@ -283,7 +295,7 @@ impl Round {
         if *self.stop.borrow() {
             return Err(Ended::Stopped);
         }
-        let told = put(&*self.driver, question);
+        let told = put(&self.threads, &*self.driver, question);
         loop {
             match told.recv_timeout(PATIENCE) {
                 Ok(answer) => return Ok(answer),
@@ -430,18 +442,20 @@ pub(crate) fn write_entries(
 
 /// Runs `inspect` on the shard and waits for what it says; from a thread that may block.
 pub(crate) fn ask<T: Send + 'static>(
+    threads: &Threads,
     driver: &dyn Driver,
     inspect: impl FnOnce(&mut Shard) -> T + Send + 'static,
 ) -> Option<T> {
-    put(driver, inspect).recv().ok()
+    put(threads, driver, inspect).recv().ok()
 }
 
 /// Has `inspect` run on the shard; what it says will be there.
 fn put<T: Send + 'static>(
+    threads: &Threads,
     driver: &dyn Driver,
     inspect: impl FnOnce(&mut Shard) -> T + Send + 'static,
-) -> mpsc::Receiver<T> {
-    let (tell, told) = mpsc::sync_channel(1);
+) -> Receiver<T> {
+    let (tell, told) = threads.channel();
     driver.submit(Input::Inspect(Box::new(move |shard| drop(tell.send(inspect(shard))))));
     told
 }

@@ -1,9 +1,12 @@
 //! The node's clocks.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use isthmus_core::Clock;
 use isthmus_model::Time;
+use isthmus_storage::Threads;
+// As timers see it: in a simulation it is virtual.
+use tokio::time::Instant;
 
 /// How fast log time is slewed towards wall time: 1 ms in 2 s, so that a stepped wall clock never
 /// makes a crowd of messages expire at once.
@@ -16,6 +19,8 @@ const WALL_EVERY: Duration = Duration::from_millis(100);
 /// slewed gently to wall time, never going back.
 pub(crate) struct ClockSource {
     start: Instant,
+    /// Tell the time of the wall.
+    threads: Threads,
     last: Clock,
     wall_read_at: Time,
     /// What is still to be added (or held back, if negative), in nanoseconds.
@@ -24,11 +29,12 @@ pub(crate) struct ClockSource {
 
 impl ClockSource {
     /// A clock that goes on from `log`, the log time of the last entry there is.
-    pub(crate) fn new(start: Instant, log: Time) -> ClockSource {
+    pub(crate) fn new(start: Instant, log: Time, threads: Threads) -> ClockSource {
         // A log time behind the wall is set forward at once: time passed while the node was down.
         // The wall is read now, so what has passed since `start` is in it already.
-        let (monotonic, log) = (monotonic(start), log.max(wall()));
-        ClockSource { start, last: Clock { monotonic, log }, wall_read_at: monotonic, offset: 0 }
+        let (monotonic, log) = (monotonic(start), log.max(wall(&threads)));
+        let last = Clock { monotonic, log };
+        ClockSource { start, threads, last, wall_read_at: monotonic, offset: 0 }
     }
 
     /// The time now.
@@ -37,7 +43,7 @@ impl ClockSource {
         let passed = monotonic.0.saturating_sub(self.last.monotonic.0);
         if monotonic.since(self.wall_read_at) >= WALL_EVERY {
             self.wall_read_at = monotonic;
-            self.offset = wall().0.wrapping_sub(self.last.log.0 + passed) as i64;
+            self.offset = wall(&self.threads).0.wrapping_sub(self.last.log.0 + passed) as i64;
         }
         self.last =
             Clock { monotonic, log: Time(self.last.log.0 + slewed(passed, &mut self.offset)) };
@@ -63,8 +69,8 @@ pub(crate) fn monotonic(start: Instant) -> Time {
 }
 
 /// Unix time. A wall clock before 1970 reads as 1970.
-fn wall() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+fn wall(threads: &Threads) -> Time {
+    let since = threads.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -90,15 +96,15 @@ mod tests {
         let hour = Duration::from_secs(3600);
         // A machine that was started less than an hour ago has no such instant.
         let start = Instant::now().checked_sub(hour).unwrap_or_else(Instant::now);
-        let mut clock = ClockSource::new(start, Time(0));
-        let ahead = clock.now().log.since(wall());
+        let mut clock = ClockSource::new(start, Time(0), Threads::real());
+        let ahead = clock.now().log.since(wall(&Threads::real()));
         assert!(ahead < Duration::from_secs(1), "log time is {ahead:?} ahead of the wall");
     }
 
     #[test]
     fn log_time_goes_on_from_the_log_and_never_back() {
-        let future = Time(wall().0 + 5_000_000_000);
-        let mut clock = ClockSource::new(Instant::now(), future);
+        let future = Time(wall(&Threads::real()).0 + 5_000_000_000);
+        let mut clock = ClockSource::new(Instant::now(), future, Threads::real());
         let mut last = future;
         for _ in 0..1000 {
             let now = clock.now().log;

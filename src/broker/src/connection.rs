@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use isthmus_contract::{
     CloseReason, Command, Credentials, Event, Input as Bytes, Session, Shortage,
 };
 use isthmus_model::{CommandError, Encodings, Reply, SessionId, Time, Token};
+use isthmus_storage::Threads;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::access::{Access, Asking, Authenticate, Entering, Login, User, check};
 use crate::clock::monotonic;
@@ -62,6 +63,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) report_bytes: u64,
     /// The zero of monotonic time.
     pub(crate) start: Instant,
+    /// Tell the time of the wall.
+    pub(crate) threads: Threads,
     /// What the node is short of.
     pub(crate) pressure: Arc<Pressure>,
     /// How the properties of messages are read.
@@ -143,7 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Connection<S> {
         let mailbox = Arc::new(Mailbox::default());
         options.pressure.join(options.id, &mailbox);
-        let registered = registry.add(options.id, &options.peer, session.protocol(), &mailbox);
+        let since = options.threads.wall_clock();
+        let registered =
+            registry.add(options.id, &options.peer, session.protocol(), since, &mailbox);
         Connection {
             options,
             stream,
@@ -449,7 +454,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         self.expiry = user.expires_at().map(|at| {
-            let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+            let left = at.duration_since(self.options.threads.wall_clock()).unwrap_or_default();
             Box::pin(tokio::time::sleep(left))
         });
         // What he may do may have changed with the secret.
@@ -549,7 +554,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.goodbye == Goodbye::NotYet {
             self.leave();
             self.goodbye = Goodbye::Writing;
-            self.timer.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
+            self.timer.as_mut().reset(Instant::now() + LAST_WORDS);
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             return Ok(Poll::Ready(()));
@@ -565,7 +570,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(Poll::Pending);
             }
             self.goodbye = Goodbye::Waiting;
-            self.timer.as_mut().reset(tokio::time::Instant::now() + GOODBYE);
+            self.timer.as_mut().reset(Instant::now() + GOODBYE);
             if self.timer.as_mut().poll(cx).is_ready() {
                 return Ok(Poll::Ready(()));
             }

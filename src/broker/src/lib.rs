@@ -12,6 +12,7 @@
 
 mod access;
 mod backup;
+mod blocking;
 mod broker;
 mod checkpointer;
 mod client;
@@ -43,6 +44,7 @@ pub use access::{
     Access, Asking, Authenticate, Denied, Entering, Limits, Login, Rates, Unrestricted, User,
 };
 pub use backup::{Backup, BackupError};
+pub use blocking::blocking;
 pub use broker::{Broker, BrokerOptions, Figures};
 pub use checkpointer::PagingOptions;
 pub use client::Client;

@@ -16,6 +16,7 @@ use isthmus_cluster::member::{
 };
 use isthmus_cluster::raft::{Chunks, Install, RaftLog, RaftLogOptions, RaftTypes, SnapshotData};
 use isthmus_cluster::{NetSnapshot, RaftNetworkFactory};
+use isthmus_storage::threads::Threads;
 use isthmus_storage::{Error as StorageError, LogId, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::backup::hold;
+use crate::blocking::blocking;
 use crate::broker::{Assembly, Broker, BrokerOptions, OnFailure};
 use crate::driver::Driver;
 use crate::pager::Pager;
@@ -141,7 +143,8 @@ impl Broker {
         N: RaftNetworkFactory<RaftTypes>,
         N::Network: NetSnapshot<RaftTypes, SnapshotData = SnapshotData>,
     {
-        let ClusterOptions { member, log, hold } = cluster;
+        let ClusterOptions { member, mut log, hold } = cluster;
+        log.writer.threads = options.threads.clone();
         let mut assembly = Assembly::new(options);
         let (on_failure, synced) =
             (Arc::clone(&assembly.on_failure), Arc::clone(&assembly.log_syncs));
@@ -171,6 +174,7 @@ impl Broker {
             rounds: assembly.rounds.clone(),
             checkpoint: Arc::clone(&assembly.checkpoint),
             on_failure: Arc::clone(&assembly.on_failure),
+            threads: assembly.options().threads.clone(),
             stop: assembly.stopping(),
         });
         let replica: Arc<dyn Replica> = Arc::clone(&applier) as _;
@@ -291,7 +295,12 @@ struct Applier {
     rounds: Rounds,
     checkpoint: Arc<Latest>,
     on_failure: Arc<OnFailure>,
+    threads: Threads,
     stop: watch::Receiver<bool>,
+}
+
+fn failed() -> io::Error {
+    io::Error::other("the snapshot's thread has failed")
 }
 
 impl Replica for Applier {
@@ -328,7 +337,7 @@ impl Replica for Applier {
             let source = hold(&*driver, &self.pager).await.ok_or_else(stopped)?;
             let snapshot = &source.snapshot;
             let point = point_of(&snapshot.ledger, snapshot.index, snapshot.term);
-            Ok((point, source.send(self.stop.clone())))
+            Ok((point, source.send(self.threads.clone(), self.stop.clone())))
         })
     }
 }
@@ -339,7 +348,7 @@ impl Applier {
         let turn = self.rounds.turn().await;
         let storage = SharedStorage::clone(&self.storage);
         let receive = move || transfer::receive(&storage, chunks);
-        let received = tokio::task::spawn_blocking(receive).await.map_err(io::Error::other)??;
+        let received = blocking(&self.threads, "snapshot", receive).await.ok_or_else(failed)??;
         let applier = Arc::clone(self);
         let install = move || -> BoxFuture<'static, io::Result<()>> {
             Box::pin(async move {
@@ -355,8 +364,8 @@ impl Applier {
     }
 
     async fn install(&self, received: transfer::Received, at: LogId) -> io::Result<()> {
-        let installed = tokio::task::spawn_blocking(move || received.install(at)).await;
-        let installed = installed.map_err(io::Error::other)?;
+        let install = move || received.install(at);
+        let installed = blocking(&self.threads, "snapshot", install).await.ok_or_else(failed)?;
         let (snapshot, files) = match installed {
             Ok(installed) => installed,
             Err(RecoveryError::Storage(error)) => {

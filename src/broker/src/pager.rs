@@ -1,11 +1,12 @@
 //! Reading pages: the files that are open, and the thread that reads what the shard asks for.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use isthmus_core::paging::{self, PageContent, PageKey};
 use isthmus_storage::pages::{PageAddress, PageFile};
+use isthmus_storage::threads::{Receiver, Threads};
 use isthmus_storage::{Error, SharedStorage};
 use parking_lot::Mutex;
 
@@ -96,7 +97,8 @@ impl Pager {
     /// If no thread can be started.
     pub(crate) fn serve(
         self: &Arc<Self>,
-        asked: mpsc::Receiver<PageKey>,
+        threads: &Threads,
+        asked: Receiver<PageKey>,
         driver: Weak<dyn Driver>,
         on_failure: Arc<OnFailure>,
     ) -> std::io::Result<()> {
@@ -121,6 +123,6 @@ impl Pager {
                 driver.submit(Input::Inspect(answer));
             }
         };
-        std::thread::Builder::new().name("pages".to_owned()).spawn(serve).map(drop)
+        threads.spawn("pages", serve).map(drop)
     }
 }

@@ -1,6 +1,6 @@
 //! What the node is short of, as every connection sees it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -19,7 +19,8 @@ const PAGING: u8 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Pressure {
     shortage: AtomicU8,
-    connections: Mutex<HashMap<SessionId, Arc<Mailbox>>>,
+    /// In the order in which they are woken, so that a simulation replays.
+    connections: Mutex<BTreeMap<SessionId, Arc<Mailbox>>>,
 }
 
 impl Pressure {

@@ -145,13 +145,14 @@ impl Registry {
         id: SessionId,
         peer: &Peer,
         protocol: &'static str,
+        since: SystemTime,
         mailbox: &Arc<Mailbox>,
     ) -> Registered {
         let traffic = Arc::new(Traffic::default());
         let entry = Entry {
             peer: peer.clone(),
             protocol,
-            since: SystemTime::now(),
+            since,
             user: None,
             vhost: None,
             traffic: Arc::clone(&traffic),
@@ -249,7 +250,8 @@ mod tests {
 
     fn connect(registry: &Arc<Registry>, id: u64, user: &str) -> Registered {
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
-        let registered = registry.add(SessionId(id), &peer, "test", &Arc::default());
+        let registered =
+            registry.add(SessionId(id), &peer, "test", SystemTime::UNIX_EPOCH, &Arc::default());
         registered.logged_in(&user.into());
         registered
     }
@@ -325,7 +327,8 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let mailbox = Arc::new(Mailbox::default());
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
-        let registered = registry.add(SessionId(7), &peer, "test", &mailbox);
+        let registered =
+            registry.add(SessionId(7), &peer, "test", SystemTime::UNIX_EPOCH, &mailbox);
         assert!(registry.close(SessionId(7)));
         let mut events = Vec::new();
         mailbox.take(&mut events);

@@ -17,9 +17,8 @@ mod leading;
 mod replica;
 
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
 
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Committed, Content, Lease, Proposer};
@@ -27,10 +26,13 @@ use isthmus_contract::Command;
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Ledger, Place, codec};
 use isthmus_model::{CommandError, SessionId, Time, Token};
+use isthmus_storage::threads::{Sender, Threads};
 use tokio::sync::{OwnedSemaphorePermit, mpsc as async_mpsc, watch};
+use tokio::time::Instant;
 
 use self::leading::{ENTRIES_IN_FLIGHT_MAX, Leading, Way};
 use self::replica::{Applied, Replica};
+use crate::clock::ClockSource;
 use crate::mailbox::Mailbox;
 use crate::pressure::Pressure;
 
@@ -157,7 +159,7 @@ pub(crate) struct Around {
     /// When it wants a turn.
     pub(crate) timer: watch::Sender<Time>,
     /// Where pages are asked for.
-    pub(crate) pages: mpsc::Sender<PageKey>,
+    pub(crate) pages: Sender<PageKey>,
     /// In a cluster: told of checkpoints, by their index and the last entry that the log may forget.
     pub(crate) checkpoints: Option<async_mpsc::UnboundedSender<(u64, u64)>>,
     /// Whether the node leads, told after it has begun to and before it has ceased to.
@@ -166,6 +168,8 @@ pub(crate) struct Around {
     pub(crate) unpaged_bytes_held: u64,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) on_settings: OnSettings,
+    /// How its last thread is executed.
+    pub(crate) threads: Threads,
 }
 
 enum Role {
@@ -193,13 +197,14 @@ pub struct Shard {
     dispatcher: DispatcherOptions,
     vhosts: Vec<String>,
     timer: watch::Sender<Time>,
-    pages: mpsc::Sender<PageKey>,
+    pages: Sender<PageKey>,
     checkpoints: Option<async_mpsc::UnboundedSender<(u64, u64)>>,
     leads: watch::Sender<bool>,
     unpaged_bytes_held: u64,
     /// Whether publishers are held until pages have caught up.
     is_held: bool,
     pressure: Arc<Pressure>,
+    threads: Threads,
 }
 
 /// What a node that leads has, to look at.
@@ -257,18 +262,19 @@ impl Shard {
         mut node: SingleNode<Proposal>,
         around: Around,
     ) -> Shard {
-        let (start, options) = (around.start, around.dispatcher);
+        let options = around.dispatcher;
         let mut shard = Shard::follow(recovered, around);
+        let (first, clock) = (shard.clock(), shard.clock());
         let replica = &mut shard.replica;
         shard.committed = replica.applied;
         // The dispatcher is built over a ledger that has this entry applied. Nothing is said to
         // anybody before later entries are committed, and those come behind it in the log.
-        let entry = Arc::new(Leading::first_entry(node.term(), &replica.ledger, start));
+        let entry = Arc::new(Leading::first_entry(node.term(), first));
         let index = node.propose(Proposal::unplaced(&entry));
         replica.apply(index, None, &entry);
         replica.applied_term = node.term();
         let way = Way::Single(Some(node));
-        let leading = Leading::new(way, &replica.ledger, options, start);
+        let leading = Leading::new(way, &replica.ledger, options, clock);
         shard.begin(leading);
         shard
     }
@@ -292,7 +298,13 @@ impl Shard {
             unpaged_bytes_held: around.unpaged_bytes_held,
             is_held: false,
             pressure: around.pressure,
+            threads: around.threads,
         }
+    }
+
+    /// A clock that goes on from the ledger's.
+    fn clock(&self) -> ClockSource {
+        ClockSource::new(self.start, self.replica.ledger.time(), self.threads.clone())
     }
 
     fn begin(&mut self, mut leading: Leading) {
@@ -394,14 +406,16 @@ impl Shard {
     /// Proposes the entry that begins a term of this node's own, once all that came before its
     /// election is applied.
     fn begin_term(&mut self) {
-        let Role::Standby(Some(elected)) = &mut self.role else { return };
+        let Role::Standby(Some(elected)) = &self.role else { return };
         if elected.proposed.is_some() || self.replica.applied_term != elected.election.term {
             return;
         }
+        let clock = self.clock();
+        let Role::Standby(Some(elected)) = &mut self.role else { return };
         let ledger = &self.replica.ledger;
         let term = elected.election.term.max(ledger.term() + 1);
         elected.proposed = Some(term);
-        let entry = Arc::new(Leading::first_entry(term, ledger, self.start));
+        let entry = Arc::new(Leading::first_entry(term, clock));
         let place = Place { term, number: 0 };
         elected.election.proposer.propose(Proposal::placed(place, &entry));
     }
@@ -496,7 +510,7 @@ impl Shard {
                 if let Some(Elected { election, .. }) = elected.take_if(has_begun) {
                     let Election { proposer, lease, .. } = election;
                     let way = Way::Cluster { proposer, lease };
-                    let leading = Leading::new(way, ledger, self.dispatcher, self.start);
+                    let leading = Leading::new(way, ledger, self.dispatcher, self.clock());
                     self.begin(leading);
                 }
             }
@@ -659,7 +673,7 @@ impl Drop for Shard {
             && let Some(node) = node.take()
         {
             // Should no thread start, the node is dropped here.
-            drop(std::thread::Builder::new().name("log-end".to_owned()).spawn(|| drop(node)));
+            drop(self.threads.spawn("log-end", || drop(node)));
         }
     }
 }

@@ -26,10 +26,12 @@ use isthmus_cluster::raft::{Chunk, Chunks};
 use isthmus_core::Ledger;
 use isthmus_storage::fs::{Pace, Storage};
 use isthmus_storage::pages::{PageFile, PageReceiver};
+use isthmus_storage::threads::Threads;
 use isthmus_storage::{Error as StorageError, LogId, SharedStorage, Spool, checkpoint, small};
 use tokio::sync::{mpsc, watch};
 
 use crate::backup::Source;
+use crate::blocking::blocking;
 use crate::checkpointer::{ENTRY_BYTES, write_entries};
 use crate::recovery::{RecoveryError, read_checkpoint};
 use crate::shard::Snapshot;
@@ -51,14 +53,17 @@ const NOTE: &str = "snapshot-installing";
 
 impl Source {
     /// Sends all of it, on a thread of its own.
-    pub(crate) fn send(self, stop: watch::Receiver<bool>) -> Chunks {
+    pub(crate) fn send(self, threads: Threads, stop: watch::Receiver<bool>) -> Chunks {
         let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
-        tokio::task::spawn_blocking(move || {
-            let mut out = ChunkWriter { sender, buffer: BytesMut::new() };
-            if let Err(error) = self.write_to(&mut out, &stop) {
-                // If nobody listens any more, that is why.
-                out.sender.blocking_send(Err(error)).ok();
-            }
+        tokio::spawn(async move {
+            let write = move || {
+                let mut out = ChunkWriter { sender, buffer: BytesMut::new() };
+                if let Err(error) = self.write_to(&mut out, &stop) {
+                    // If nobody listens any more, that is why.
+                    out.sender.blocking_send(Err(error)).ok();
+                }
+            };
+            blocking(&threads, "snapshot", write).await
         });
         chunks
     }

@@ -63,6 +63,7 @@ async fn disturbed(world: &mut World, sim: &SimStorage) {
     let Ok(node) = Node::start(sim) else { return };
     let mut workers = Workers::default();
     tokio::select! {
+        biased;
         () = steps(world, &node, &mut workers) => {}
         () = eventually("the failure", || node.has_failed()) => {}
     }

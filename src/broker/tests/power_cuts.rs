@@ -4,15 +4,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::disk::{Watched, When};
 use common::world::{Broken, Workers, World};
-use common::{Announce, Node, Setup, in_jumping_time, seeds};
+use common::{Announce, Node, Setup, seeds, simulated};
 use isthmus_broker::planted;
-use isthmus_broker::storage::fs::{Fault, OpKind, Rng, SyncSite};
+use isthmus_broker::storage::fs::{CountedOp, Fault, OpKind, Rng, SyncSite};
 use isthmus_broker::storage::{SharedStorage, SimStorage};
 use parking_lot::Mutex;
 
@@ -67,6 +68,7 @@ async fn live(
     };
     let mut workers = Workers::default();
     let left = tokio::select! {
+        biased;
         left = work(rng, world, &node, &mut workers, &end, steps) => left?,
         // Whoever waits for an answer now waits in vain.
         () = failure(&node) => None,
@@ -116,20 +118,41 @@ async fn failure(node: &Node) {
     }
 }
 
+/// All that happened in a seed: what each disk was asked for, when the threads went on, and what
+/// clients were told.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Trace {
+    operations: Vec<Vec<CountedOp>>,
+    digests: Vec<u64>,
+}
+
 /// All lives of a seed. `prepare` is called with every disk before it is used.
-fn run(seed: u64, prepare: &dyn Fn(&SimStorage)) -> Result<(), Broken> {
+fn run(seed: u64, prepare: &dyn Fn(&SimStorage)) -> Result<Trace, Broken> {
     let mut rng = Rng::new(seed);
     let mut world = World::new(rng.next_u64());
     let mut sim = SimStorage::new(rng.next_u64());
+    let mut trace = Trace::default();
     for _ in 0..LIVES {
         prepare(&sim);
         let steps = 20 + rng.below(60);
-        sim = in_jumping_time(live(&mut rng, &mut world, &sim, steps))?;
+        let order = rng.next_u64();
+        let (left, order) = simulated(order, async {
+            let left = live(&mut rng, &mut world, &sim, steps).await;
+            trace.operations.push(sim.trace());
+            trace.digests.push(sim.digest());
+            left
+        });
+        trace.digests.extend([order, world.heard()]);
+        sim = left?;
     }
-    in_jumping_time(async {
+    let (verified, order) = simulated(rng.next_u64(), async {
         let node = Node::start(&sim).map_err(|e| format!("does not start: {e}"))?;
-        world.verify(&node).await
-    })
+        let verified = world.verify(&node).await;
+        trace.operations.push(sim.trace());
+        verified
+    });
+    trace.digests.extend([order, world.heard()]);
+    verified.map(|()| trace)
 }
 
 /// Held by each of these tests: a planted bug is one of the whole process.
@@ -142,6 +165,27 @@ fn what_was_answered_survives_power_cuts() {
         let _announce = Announce(seed);
         run(seed, &|_| {}).unwrap();
     }
+}
+
+#[test]
+fn a_seed_replays() {
+    let mut digests = BTreeSet::new();
+    let (mut checkpoints, mut pages) = (0, 0);
+    for seed in seeds(40) {
+        let _announce = Announce(seed);
+        let (first, second) = (run(seed, &|_| {}).unwrap(), run(seed, &|_| {}).unwrap());
+        for (life, (a, b)) in first.operations.iter().zip(&second.operations).enumerate() {
+            let differs = a.iter().zip(b).find(|(a, b)| a != b);
+            assert_eq!(differs, None, "life {life} does not replay");
+        }
+        assert_eq!(first, second);
+        assert!(digests.insert(first.digests), "another seed was the same");
+        let files = || first.operations.iter().flatten().filter(|op| op.kind == OpKind::Sync);
+        checkpoints += files().filter(|op| op.file.ends_with(".ckp.tmp")).count();
+        pages += files().filter(|op| op.file.starts_with("pages-")).count();
+    }
+    eprintln!("{} seeds: {checkpoints} checkpoints, {pages} page files", digests.len());
+    assert!(checkpoints > 0 && pages > 0, "nothing went on beside the log");
 }
 
 type Lie = (&'static str, fn(&SyncSite<'_>) -> bool);
@@ -167,7 +211,7 @@ fn must_notice(what: &str, prepare: &dyn Fn(&SimStorage)) {
     let noticed = (0..1000).find_map(|seed| {
         // A panic over what is not there counts as noticed.
         match catch_unwind(AssertUnwindSafe(|| run(seed, prepare))) {
-            Ok(Ok(())) => None,
+            Ok(Ok(_)) => None,
             Ok(Err(broken)) => Some((seed, broken)),
             Err(_) => Some((seed, "a panic".to_owned())),
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use isthmus_admin::Snapshot;
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
-use isthmus_broker::storage::{self, LogOptions, RealStorage};
+use isthmus_broker::storage::{self, LogOptions, RealStorage, Threads};
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
 use isthmus_contract::Shortage;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
@@ -213,6 +213,7 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
         page_bytes_max: cache_bytes / 2,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
+        threads: Threads::real(),
     };
     isthmus_broker::Broker::start(options, Combining::start)
         .map_err(|source| BrokerError::Recovery { path, source })

@@ -1,7 +1,7 @@
 //! The log, pages and checkpoints, over real or simulated files.
 //!
 //! Synchronous, without a runtime: [`Log`] is the machine, [`LogWriter`] runs it on a thread with
-//! group commit, [`pages`] hold what survives the log, [`checkpoint`] writes and reads what says
+//! group commit, [`threads`] are real or simulated, [`pages`] hold what survives the log, [`checkpoint`] writes and reads what says
 //! where everything is, and [`fs`] is the file system below all of them, real or simulated.
 //!
 //! What holds:
@@ -21,6 +21,7 @@ pub mod pages;
 pub mod reader;
 pub mod small;
 mod spool;
+pub mod threads;
 pub mod verify;
 mod writer;
 
@@ -32,4 +33,5 @@ pub use log::{
     Recovered, Spares,
 };
 pub use spool::Spool;
+pub use threads::Threads;
 pub use writer::{Completion, Durable, EncodeEntry, LogWriter, WriterEvent, WriterOptions};

@@ -5,6 +5,8 @@
 //! buffer. Everything is done in the order in which it was submitted, and completed in that order
 //! after the sync that covers it.
 //!
+//! How the thread is executed, for real or in a simulation, is [`WriterOptions::threads`]' affair.
+//!
 //! The first failure is the last thing that happens: everything submitted and not yet completed,
 //! and everything submitted later, completes with that error.
 
@@ -13,15 +15,15 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Result},
     log::{EntryMeta, HardState, Log, LogId, LogReader, Spares},
+    threads::{Signal, Thread, Threads},
 };
 
 /// After a spare could not be made (a full disk), the next attempt waits this long.
@@ -67,11 +69,17 @@ pub struct WriterOptions {
     pub group_bytes_max: usize,
     /// A log without work for this long is sealed; 100 ms by default. No append waits for it.
     pub idle_before_seal: Duration,
+    /// How the writer's threads are executed; real ones by default.
+    pub threads: Threads,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { group_bytes_max: 8 << 20, idle_before_seal: Duration::from_millis(100) }
+        Self {
+            group_bytes_max: 8 << 20,
+            idle_before_seal: Duration::from_millis(100),
+            threads: Threads::real(),
+        }
     }
 }
 
@@ -97,15 +105,14 @@ struct Queue<P> {
 
 struct Shared<P> {
     queue: Mutex<Queue<P>>,
-    wake: Condvar,
+    wake: Signal,
     spares: SpareSignal,
 }
 
 /// Wakes the thread that makes spares.
-#[derive(Default)]
 struct SpareSignal {
     state: Mutex<SpareState>,
-    wake: Condvar,
+    wake: Signal,
 }
 
 #[derive(Default)]
@@ -123,8 +130,8 @@ pub struct LogWriter<P: EncodeEntry> {
     shared: Arc<Shared<P>>,
     reader: LogReader,
     spares: Spares,
-    writer: Option<JoinHandle<Result<()>>>,
-    spare_maker: Option<JoinHandle<()>>,
+    writer: Option<Thread<Result<()>>>,
+    spare_maker: Option<Thread<()>>,
 }
 
 impl<P: EncodeEntry> std::fmt::Debug for LogWriter<P> {
@@ -143,6 +150,7 @@ impl<P: EncodeEntry> LogWriter<P> {
         options: WriterOptions,
         on_event: impl FnMut(WriterEvent) + Send + 'static,
     ) -> io::Result<Self> {
+        let threads = options.threads.clone();
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
@@ -150,8 +158,8 @@ impl<P: EncodeEntry> LogWriter<P> {
                 failed: None,
                 waiting: false,
             }),
-            wake: Condvar::new(),
-            spares: SpareSignal::default(),
+            wake: threads.signal(),
+            spares: SpareSignal { state: Mutex::default(), wake: threads.signal() },
         });
         let (reader, spares) = (log.reader(), log.spares());
         let mut writer = Self {
@@ -162,11 +170,10 @@ impl<P: EncodeEntry> LogWriter<P> {
             spare_maker: None,
         };
         let maker = Arc::clone(&shared);
-        let threads = thread::Builder::new().name("log-spares".to_owned());
-        writer.spare_maker = Some(threads.spawn(move || maker.spares.make(&spares))?);
+        let make = move || maker.spares.make(&spares);
+        writer.spare_maker = Some(threads.spawn("log-spares", make)?);
         let worker = Worker { log, options, shared, pending: Vec::new(), on_event };
-        let threads = thread::Builder::new().name("log-writer".to_owned());
-        writer.writer = Some(threads.spawn(move || worker.run())?);
+        writer.writer = Some(threads.spawn("log-writer", move || worker.run())?);
         Ok(writer)
     }
 
@@ -278,7 +285,7 @@ impl SpareSignal {
             while !again && !state.asked && !state.stopping {
                 if state.error.is_none() {
                     self.wake.wait(&mut state);
-                } else if self.wake.wait_for(&mut state, SPARE_RETRY).timed_out() {
+                } else if self.wake.wait_for(&mut state, SPARE_RETRY) {
                     break;
                 }
             }
@@ -356,11 +363,7 @@ impl<P: EncodeEntry, F: FnMut(WriterEvent)> Worker<P, F> {
             queue.waiting = true;
             if !tell_idle {
                 self.shared.wake.wait(&mut queue);
-            } else if self
-                .shared
-                .wake
-                .wait_for(&mut queue, self.options.idle_before_seal)
-                .timed_out()
+            } else if self.shared.wake.wait_for(&mut queue, self.options.idle_before_seal)
                 && queue.jobs.is_empty()
                 && !queue.stopping
             {

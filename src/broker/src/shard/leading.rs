@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Encode, Lease, Proposer};
@@ -110,9 +110,8 @@ impl Leading {
         way: Way,
         ledger: &Ledger,
         options: DispatcherOptions,
-        start: Instant,
+        mut clock: ClockSource,
     ) -> Leading {
-        let mut clock = ClockSource::new(start, ledger.time());
         let dispatcher = Dispatcher::new(options, ledger, clock.now());
         Leading {
             dispatcher,
@@ -129,9 +128,8 @@ impl Leading {
     }
 
     /// The entry that begins a term.
-    pub(super) fn first_entry(term: u64, ledger: &Ledger, start: Instant) -> Entry {
-        let time = ClockSource::new(start, ledger.time()).now().log;
-        Entry { time, facts: vec![Fact::Term(term)] }
+    pub(super) fn first_entry(term: u64, mut clock: ClockSource) -> Entry {
+        Entry { time: clock.now().log, facts: vec![Fact::Term(term)] }
     }
 
     /// Whether nothing may be accepted, confirmed or delivered now: somebody else may lead.

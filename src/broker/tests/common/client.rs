@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_broker::{Broker, Peer};
@@ -21,7 +21,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::VHOST;
+use super::{Patience, VHOST};
 
 /// Bytes that fit on the wire in either direction.
 const WIRE_BYTES: usize = 4 << 10;
@@ -297,9 +297,8 @@ impl Client {
         if let Some(event) = self.passed.pop_front() {
             return event;
         }
-        // Patience is measured by the real clock, also where time jumps.
-        let begin = Instant::now();
-        while begin.elapsed() < super::PATIENCE {
+        let patience = Patience::begin();
+        while !patience.is_over() {
             let soon = Duration::from_millis(10);
             if let Ok(event) = tokio::time::timeout(soon, self.events.recv()).await {
                 return event.expect("the connection is over");

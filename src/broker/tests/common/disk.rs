@@ -6,8 +6,11 @@ use std::io;
 use std::sync::Arc;
 
 use isthmus_broker::storage::fs::{Fault, File, Lock, OpKind};
+use isthmus_broker::storage::threads::Signal;
 use isthmus_broker::storage::{SimStorage, Storage};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+
+use super::threads;
 
 /// When the onlooker is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +163,15 @@ impl File for WatchedFile {
 }
 
 /// Holds up whoever passes while it is shut.
-#[derive(Default)]
 pub(crate) struct Gate {
     shut: Mutex<bool>,
-    opened: Condvar,
+    opened: Signal,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate { shut: Mutex::new(false), opened: threads().signal() }
+    }
 }
 
 impl Gate {

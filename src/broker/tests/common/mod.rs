@@ -5,11 +5,12 @@
 pub(crate) mod client;
 pub(crate) mod disk;
 pub(crate) mod failpoints;
+pub(crate) mod simulation;
 pub(crate) mod world;
 
 use std::future::Future;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::storage::{
@@ -17,16 +18,18 @@ use isthmus_broker::storage::{
 };
 use isthmus_broker::{
     Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Input, Limits, Login,
-    PagingOptions, Peer, RecoveryError, ScrubOptions, Shard, Unrestricted, User,
+    PagingOptions, Peer, RecoveryError, ScrubOptions, Shard, Unrestricted, User, blocking,
 };
 use isthmus_contract::Credentials;
 use isthmus_model::Encodings;
 use parking_lot::Mutex;
 
+pub(crate) use self::simulation::{Patience, simulated, threads, virtual_time};
+
 /// The virtual host of every test.
 pub(crate) const VHOST: &str = "/";
 
-/// How long anything may take before a test gives it up, by the real clock.
+/// How long anything may take before a test gives it up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the failure of a log was reported with.
@@ -152,6 +155,7 @@ impl Setup {
             page_bytes_max: 4 << 10,
             name_seed: [1; 32],
             on_log_failure: Box::new(move |error| heard.lock().push(error)),
+            threads: threads(),
         };
         Ok((Broker::start(options, drive)?, failures))
     }
@@ -180,7 +184,7 @@ impl Node {
 
     /// Stops cleanly.
     pub(crate) async fn stop(self) -> Result<(), StorageError> {
-        tokio::task::spawn_blocking(move || self.broker.stop()).await.unwrap()
+        blocking(&threads(), "stop", move || self.broker.stop()).await.unwrap()
     }
 
     /// Whether the log's failure was reported.
@@ -191,9 +195,9 @@ impl Node {
 
 /// Waits until `what` says that it is so.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
+    let patience = Patience::begin();
     while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(!patience.is_over(), "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -203,18 +207,9 @@ pub(crate) async fn patiently<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it does not come")
 }
 
-/// Runs a test on one thread. Its clock jumps whenever nobody has anything to do but wait.
+/// Runs a test as [`simulated`] does, for tests to which one order is as good as another.
 pub(crate) fn in_jumping_time<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let result = runtime.block_on(test);
-    // A round of a broker that was not stopped may ask its shard when the helper that would run
-    // the turn has ended with the runtime, and would wait for ever.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    simulated(0, test).0
 }
 
 /// The seeds to run: `short` by default, more if the environment says so.

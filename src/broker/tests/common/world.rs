@@ -6,7 +6,8 @@
 //! stage certain: the message can never again be found before it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use isthmus_broker::storage::fs::Rng;
 use isthmus_contract::{Command, Event, Publish, Token, TopologyChange, TransactOp};
@@ -16,7 +17,7 @@ use isthmus_model::{
 };
 
 use super::client::{Client, batch, bodies, durable_queue, settlement, window};
-use super::{Node, PATIENCE, VHOST};
+use super::{Node, Patience, VHOST, virtual_time};
 
 /// Rejected messages of `work`, and what `short` has no room for, go to `dead`.
 const QUEUES: [&str; 4] = ["work", "plain", "short", "dead"];
@@ -133,6 +134,8 @@ pub(crate) struct World {
     transactions: Vec<Transaction>,
     /// Queues declared on the way, each with its binding.
     queues: BTreeMap<String, Existence>,
+    /// A number for every event that clients were told, with when they heard it.
+    heard: u64,
 }
 
 /// The clients of one life.
@@ -152,6 +155,14 @@ fn id_of(body: &[u8]) -> u64 {
     u64::from_le_bytes(body[..8].try_into().unwrap())
 }
 
+/// Takes an event into a number for all before it.
+fn told(before: u64, worker: usize, event: &Event) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    // Since the runtime began: its clock stands still but for what is simulated.
+    (before, worker, virtual_time(), format!("{event:?}")).hash(&mut hasher);
+    hasher.finish()
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> World {
         World {
@@ -159,7 +170,13 @@ impl World {
             messages: BTreeMap::new(),
             transactions: Vec::new(),
             queues: BTreeMap::new(),
+            heard: 0,
         }
+    }
+
+    /// A number for all that clients were told, and when in virtual time.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// Messages ever published.
@@ -236,9 +253,24 @@ impl World {
             84..89 => self.declare(worker).await,
             89..91 => self.delete(worker).await,
             91..93 => workers.0[chosen] = self.connect_one(node).await,
-            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            // So long that rounds of checkpoints begin.
+            _ => tokio::time::sleep(Duration::from_millis(1 + self.rng.below(150))).await,
         }
+        self.let_others_go_on().await;
         self.hear(workers)
+    }
+
+    /// Lets the broker do something of what was asked for, or much, or nothing.
+    async fn let_others_go_on(&mut self) {
+        match self.rng.below(10) {
+            0..2 => tokio::time::sleep(Duration::from_millis(1 + self.rng.below(4))).await,
+            2..6 => {
+                for _ in 0..self.rng.below(6) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            _ => {}
+        }
     }
 
     fn new_message(&mut self, queue: Option<&str>) -> (u64, Vec<u8>) {
@@ -430,8 +462,9 @@ impl World {
 
     /// Takes in everything that the clients were told.
     pub(crate) fn hear(&mut self, workers: &mut Workers) -> Result<(), Broken> {
-        for worker in &mut workers.0 {
+        for (number, worker) in workers.0.iter_mut().enumerate() {
             while let Some(event) = worker.client.try_event() {
+                self.heard = told(self.heard, number, &event);
                 match event {
                     Event::Done { token, result } => {
                         let Some(asked) = worker.asked.remove(&token) else { continue };
@@ -463,9 +496,9 @@ impl World {
 
     /// Waits until everything is answered.
     pub(crate) async fn settle_down(&mut self, workers: &mut Workers) -> Result<(), Broken> {
-        let begin = Instant::now();
+        let patience = Patience::begin();
         while workers.is_waiting() {
-            if begin.elapsed() > PATIENCE {
+            if patience.is_over() {
                 return Err("an answer does not come".to_owned());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -557,16 +590,16 @@ impl World {
         self.prepare(&mut client).await;
         // What is over a limit now leaves its queue as soon as its page has been read.
         let is_quiet = || node.look(|shard| shard.is_quiet());
-        let begin = Instant::now();
+        let patience = Patience::begin();
         while !is_quiet().await {
-            if begin.elapsed() > PATIENCE {
+            if patience.is_over() {
                 return Err("a page does not come".to_owned());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
-        let begin = Instant::now();
-        let mut consumer = 0;
+        let patience = Patience::begin();
+        let (mut consumer, mut wait_ms) = (0, 1);
         loop {
             for queue in &names {
                 consumer += 1;
@@ -580,10 +613,12 @@ impl World {
                 }
             }
             // What a queue has no room for may wait for its page before it is a dead letter.
-            if !self.misses_any(&found) || begin.elapsed() > PATIENCE {
+            if !self.misses_any(&found) || patience.is_over() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            // Looking is dear, and what is lost is looked for until patience is over.
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            wait_ms = (wait_ms * 2).min(1000);
         }
         self.verify_absent(&found)
     }

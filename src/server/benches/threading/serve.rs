@@ -11,7 +11,7 @@ use std::thread;
 
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
-use isthmus_broker::storage::{LogOptions, RealStorage};
+use isthmus_broker::storage::{LogOptions, RealStorage, Threads};
 use isthmus_broker::{
     Access, Authenticate, Broker, BrokerOptions, Combining, Driver, Entering, Limits, Login,
     PagingOptions, Peer, RecoveryError, ScrubOptions, Shard, Unrestricted, User,
@@ -172,6 +172,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
             eprintln!("the log has failed: {error}");
             std::process::abort();
         }),
+        threads: Threads::real(),
     })
 }
 

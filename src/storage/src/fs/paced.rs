@@ -1,13 +1,12 @@
 //! Writing a large file beside a log that syncs all the time.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{File, write_all_at};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    threads::{Stopwatch, rest},
+};
 
 /// How a large file is written, so that the log's own syncs on the same disk do not wait long.
 ///
@@ -68,19 +67,19 @@ impl PacedWriter {
         let limit = self.pace.sync_bytes.max(1);
         while !bytes.is_empty() {
             let room = usize::try_from(limit - self.unsynced).unwrap_or(usize::MAX);
-            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
-            let begun = Instant::now();
+            let (piece, left) = bytes.split_at(room.min(bytes.len()));
+            let begun = Stopwatch::start();
             write_all_at(&*self.file, &self.name, piece, self.offset)?;
             self.offset += piece.len() as u64;
             self.unsynced += piece.len() as u64;
-            bytes = rest;
+            bytes = left;
             let is_due = self.unsynced >= limit;
             if is_due {
                 self.sync()?;
             }
             self.busy += begun.elapsed();
             if is_due {
-                thread::sleep(self.busy * self.pace.rest_percent / 100);
+                rest(self.busy * self.pace.rest_percent / 100);
                 self.busy = Duration::ZERO;
             }
         }

@@ -7,7 +7,8 @@
 //! drops dirty data from the platter's view while it still reads back, as Linux does.
 //!
 //! Every operation that changes something is numbered, and a [`Fault`] can be put on a number. The
-//! same seed and the same calls give the same disk.
+//! same seed and the same calls give the same disk; [`SimStorage::digest`] tells whether two were
+//! used alike. Before each operation a [simulated thread](crate::threads) lets others go first.
 
 mod disk;
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 
 use self::disk::{Disk, InodeId};
 use super::{File, Lock, Storage};
+use crate::threads::pause;
 
 pub use self::disk::{CountedOp, Fault, OpKind, SyncSite};
 
@@ -112,6 +114,12 @@ impl SimStorage {
         self.disk.lock().reads
     }
 
+    /// A number for all that was asked of the disk so far, reads included, in its order.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.disk.lock().digest
+    }
+
     /// All operations so far, by number.
     #[must_use]
     pub fn trace(&self) -> Vec<CountedOp> {
@@ -144,28 +152,34 @@ impl SimStorage {
 
 impl Storage for SimStorage {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        pause();
         let inode = self.disk.lock().create(name)?;
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        pause();
         let inode = self.disk.lock().open(name)?;
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        pause();
         self.disk.lock().rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        pause();
         self.disk.lock().remove(name)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
+        pause();
         self.disk.lock().list()
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        pause();
         self.disk.lock().sync_dir()
     }
 
@@ -218,22 +232,27 @@ impl fmt::Debug for SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        pause();
         self.disk.lock().read_at(self.inode, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        pause();
         self.disk.lock().write_at(self.inode, buf, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        pause();
         self.disk.lock().sync_data(self.inode)
     }
 
     fn size(&self) -> io::Result<u64> {
+        pause();
         self.disk.lock().size(self.inode)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
+        pause();
         self.disk.lock().preallocate(self.inode, len)
     }
 }

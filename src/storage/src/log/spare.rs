@@ -4,13 +4,14 @@
 //! that grows costs more than twice that. So spares are made ahead, by whoever has time, and the
 //! append path only renames one.
 
-use std::{collections::VecDeque, sync::Arc, thread, time::Instant};
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Result},
     fs::{File, SharedStorage, create_temporary},
+    threads::{Stopwatch, rest},
 };
 
 /// Zeros written between two rests, in bytes.
@@ -119,12 +120,12 @@ impl Spares {
     fn fill(&self, file: &dyn File, name: &str) -> Result<()> {
         let mut filled = 0;
         while filled < self.segment_bytes {
-            let begun = Instant::now();
+            let begun = Stopwatch::start();
             filled = (filled + PIECE_BYTES).min(self.segment_bytes);
             file.preallocate(filled).map_err(|e| Error::io("preallocate", name, e))?;
             file.sync_data().map_err(|e| Error::io("sync", name, e))?;
             if filled < self.segment_bytes {
-                thread::sleep(begun.elapsed());
+                rest(begun.elapsed());
             }
         }
         Ok(())

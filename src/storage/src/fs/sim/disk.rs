@@ -54,6 +54,20 @@ pub struct CountedOp {
     pub kind: OpKind,
     /// The file it was about, by its name then (the old one of a rename); empty for the directory.
     pub file: String,
+    /// Where it began, in bytes, if it wrote to the file or extended it.
+    pub offset: u64,
+    /// How many bytes it was asked to write; the new length if it extended the file.
+    pub len: u64,
+    /// CRC-32C of the bytes; of the new name if it was a rename.
+    pub content: u32,
+}
+
+/// What an operation is about beside a file.
+#[derive(Default)]
+struct About<'a> {
+    offset: u64,
+    len: u64,
+    content: &'a [u8],
 }
 
 /// A sync about to happen, for a test that decides whether to ignore it.
@@ -104,6 +118,8 @@ pub(super) struct Disk {
     pub(super) trace: Vec<CountedOp>,
     pub(super) locked: bool,
     pub(super) cut: bool,
+    /// Of all operations, reads included.
+    pub(super) digest: u64,
     /// Whether a short write left the disk full for the next write.
     full: bool,
     inodes: BTreeMap<InodeId, Inode>,
@@ -215,6 +231,7 @@ impl Disk {
             trace: Vec::new(),
             locked: false,
             cut: false,
+            digest: 0,
             full: false,
             inodes: BTreeMap::new(),
             names: Names::new(),
@@ -261,10 +278,13 @@ impl Disk {
     }
 
     /// Numbers an operation and says what goes wrong with it.
-    fn begin(&mut self, kind: OpKind, file: &str) -> io::Result<Option<Fault>> {
+    fn begin(&mut self, kind: OpKind, file: &str, about: About<'_>) -> io::Result<Option<Fault>> {
         let number = self.operations;
         self.operations += 1;
-        self.trace.push(CountedOp { number, kind, file: file.to_owned() });
+        let About { offset, len, content } = about;
+        let content = crc32c::crc32c(content);
+        self.note(kind as u64, file, [offset, len, u64::from(content)]);
+        self.trace.push(CountedOp { number, kind, file: file.to_owned(), offset, len, content });
         let fault = self.faults.remove(&number);
         if fault == Some(Fault::PowerCut) {
             self.cut = true;
@@ -276,15 +296,24 @@ impl Disk {
     }
 
     /// Begins an operation that happens whole or not at all.
-    fn begin_whole(&mut self, kind: OpKind, file: &str) -> io::Result<()> {
-        match self.begin(kind, file)? {
+    fn begin_whole(&mut self, kind: OpKind, file: &str, about: About<'_>) -> io::Result<()> {
+        match self.begin(kind, file, about)? {
             Some(Fault::Eio) => Err(os_error(libc::EIO)),
             Some(Fault::Enospc) => Err(os_error(libc::ENOSPC)),
             _ => Ok(()),
         }
     }
 
-    fn begin_read(&mut self) -> io::Result<()> {
+    /// Takes an operation into the digest.
+    fn note(&mut self, what: u64, file: &str, numbers: [u64; 3]) {
+        let name = u64::from(crc32c::crc32c(file.as_bytes()));
+        for number in [what, name].into_iter().chain(numbers) {
+            self.digest = Rng::new(self.digest ^ number.rotate_left(32)).next_u64();
+        }
+    }
+
+    fn begin_read(&mut self, file: &str, offset: u64, len: usize) -> io::Result<()> {
+        self.note(u64::MAX, file, [offset, len as u64, 0]);
         let number = self.reads;
         self.reads += 1;
         if self.cut {
@@ -307,7 +336,7 @@ impl Disk {
     }
 
     pub(super) fn create(&mut self, name: &str) -> io::Result<InodeId> {
-        self.begin_whole(OpKind::Create, name)?;
+        self.begin_whole(OpKind::Create, name, About::default())?;
         if self.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -318,12 +347,13 @@ impl Disk {
     }
 
     pub(super) fn open(&mut self, name: &str) -> io::Result<InodeId> {
-        self.begin_read()?;
+        self.begin_read(name, 0, 0)?;
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.begin_whole(OpKind::Rename, from)?;
+        let about = About { content: to.as_bytes(), ..About::default() };
+        self.begin_whole(OpKind::Rename, from, about)?;
         let id = *self.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         self.inode(id).name = to.to_owned();
         self.record(DirOp::Rename(from.to_owned(), to.to_owned(), id));
@@ -331,19 +361,19 @@ impl Disk {
     }
 
     pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.begin_whole(OpKind::Remove, name)?;
+        self.begin_whole(OpKind::Remove, name, About::default())?;
         let id = *self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         self.record(DirOp::Remove(name.to_owned(), id));
         Ok(())
     }
 
     pub(super) fn list(&mut self) -> io::Result<Vec<String>> {
-        self.begin_read()?;
+        self.begin_read("", 0, 0)?;
         Ok(self.names.keys().cloned().collect())
     }
 
     pub(super) fn sync_dir(&mut self) -> io::Result<()> {
-        self.begin_whole(OpKind::SyncDir, "")?;
+        self.begin_whole(OpKind::SyncDir, "", About::default())?;
         let touched: Vec<&str> = self.dirty_names.iter().map(DirOp::name).collect();
         if self.ignored_syncs.as_ref().is_some_and(|f| f(&SyncSite::Directory(&touched))) {
             return Ok(());
@@ -360,7 +390,8 @@ impl Disk {
         buf: &mut [u8],
         offset: u64,
     ) -> io::Result<usize> {
-        self.begin_read()?;
+        let name = self.name_of(id);
+        self.begin_read(&name, offset, buf.len())?;
         let content = &self.inode(id).cache;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
         let len = buf.len().min(content.len() - start);
@@ -370,7 +401,8 @@ impl Disk {
 
     pub(super) fn write_at(&mut self, id: InodeId, buf: &[u8], offset: u64) -> io::Result<usize> {
         let name = self.name_of(id);
-        let fault = self.begin(OpKind::Write, &name)?;
+        let about = About { offset, len: buf.len() as u64, content: buf };
+        let fault = self.begin(OpKind::Write, &name, about)?;
         if std::mem::take(&mut self.full) {
             return Err(os_error(libc::ENOSPC));
         }
@@ -388,9 +420,10 @@ impl Disk {
 
     pub(super) fn preallocate(&mut self, id: InodeId, len: u64) -> io::Result<()> {
         let name = self.name_of(id);
-        self.begin_whole(OpKind::Preallocate, &name)?;
+        let have = self.inode(id).cache.len() as u64;
+        let about = About { offset: have, len, ..About::default() };
+        self.begin_whole(OpKind::Preallocate, &name, about)?;
         let inode = self.inode(id);
-        let have = inode.cache.len() as u64;
         if have < len {
             let zeros = vec![0; (len - have) as usize];
             put(&mut inode.cache, have, &zeros);
@@ -401,7 +434,7 @@ impl Disk {
 
     pub(super) fn sync_data(&mut self, id: InodeId) -> io::Result<()> {
         let name = self.name_of(id);
-        let fault = self.begin(OpKind::Sync, &name)?;
+        let fault = self.begin(OpKind::Sync, &name, About::default())?;
         if let Some(Fault::Eio | Fault::Enospc) = fault {
             let mut rng = self.rng.clone();
             self.inode(id).leak(&mut rng);
@@ -420,7 +453,8 @@ impl Disk {
     }
 
     pub(super) fn size(&mut self, id: InodeId) -> io::Result<u64> {
-        self.begin_read()?;
+        let name = self.name_of(id);
+        self.begin_read(&name, 0, 0)?;
         Ok(self.inode(id).cache.len() as u64)
     }
 
