@@ -164,8 +164,8 @@ fn three_nodes_over_mutual_tls_with_a_token() {
     run(life_of_a_cluster(root.path(), security));
 }
 
-/// With 5 ms in each direction and 4 KiB in each append, 500 appends one after the other would take
-/// 5 s.
+/// With 20 ms in each direction and 4 KiB in each append, 500 appends one after the other would take
+/// 20 s.
 #[test]
 fn appends_are_a_pipeline() {
     const APPENDS: u64 = 500;
@@ -174,7 +174,7 @@ fn appends_are_a_pipeline() {
         let mut nodes = Vec::new();
         for id in 1..=3 {
             let (listener, near) = listener().await;
-            let wire = LongWire { delay: Duration::from_millis(5), near, holes: Holes::default() };
+            let wire = LongWire { delay: Duration::from_millis(20), near, holes: Holes::default() };
             let start = Start::new(MemberId(id), listener, root.path(), &Security::default());
             let start = Start { message_bytes: 4 << 10, ..start }.dial(wire);
             nodes.push(start.start().await);
@@ -187,8 +187,8 @@ fn appends_are_a_pipeline() {
         let answers: Vec<_> = answers.try_collect().await.expect("openraft runs");
         assert!(answers.iter().all(Result::is_ok));
         let took = begun.elapsed();
-        eprintln!("{APPENDS} appends over 10 ms of wire took {took:?}");
-        assert!(took < Duration::from_millis(2500), "{APPENDS} appends took {took:?}");
+        eprintln!("{APPENDS} appends over 40 ms of wire took {took:?}");
+        assert!(took < Duration::from_secs(8), "{APPENDS} appends took {took:?}");
         for node in nodes {
             node.kill().await;
         }

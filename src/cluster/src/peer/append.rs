@@ -13,7 +13,7 @@ use openraft::{entry::RaftEntry, errors::RPCError, errors::Unreachable};
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    conn::{Conn, expect, unexpected},
+    conn::{Conn, answers, expect, unexpected},
     dial::late,
     frame::{Frame, Kind},
     pool::Peer,
@@ -98,9 +98,7 @@ impl<S: Stream<Item = Append> + Unpin> Run<S> {
 
     fn answer(&mut self, frame: Frame) -> io::Result<Appended> {
         let Some(expected) = self.in_flight.pop_front() else { return Err(unexpected(&frame)) };
-        if frame.request != expected.request {
-            return Err(unexpected(&frame));
-        }
+        let frame = answers(frame, expected.request)?;
         self.bytes -= expected.bytes;
         let appended = rpc::appended(expect(frame, Kind::Appended)?).map_err(io::Error::from)?;
         if let Ok(matching) = &appended

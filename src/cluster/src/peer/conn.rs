@@ -110,10 +110,7 @@ impl Conn {
         self.request += 1;
         self.out.frame(kind, self.request, body);
         let frame = self.frame().await?;
-        if frame.request != self.request {
-            return Err(unexpected(&frame));
-        }
-        expect(frame, answer)
+        expect(answers(frame, self.request)?, answer)
     }
 
     /// Tells the other end why this one closes the connection. It may not listen any more.
@@ -149,6 +146,14 @@ pub(super) fn expect(frame: Frame, kind: Kind) -> io::Result<Bytes> {
         return Err(io::Error::other(format!("the peer says: {reason}")));
     }
     Err(unexpected(&frame))
+}
+
+/// A frame that must answer `request`, or say why the connection ends.
+pub(super) fn answers(frame: Frame, request: u64) -> io::Result<Frame> {
+    if frame.request != request && frame.kind != Kind::Failed {
+        return Err(unexpected(&frame));
+    }
+    Ok(frame)
 }
 
 pub(super) fn unexpected(frame: &Frame) -> io::Error {
