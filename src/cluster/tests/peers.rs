@@ -99,7 +99,10 @@ async fn life_of_a_cluster(root: &Path, security: Security) {
     let three = Start::new(MemberId(3), back, root, &security).start().await;
     propose(&one.raft, 9000, PROPOSALS).await;
     converge(&one, &[&two, &three], PROPOSALS).await;
-    assert!(three.handler.snapshots.load(Ordering::Relaxed) >= 1);
+    // The first one finds the disk full, and the leader tries again.
+    assert!(three.handler.snapshots.load(Ordering::Relaxed) >= 2);
+    let heard = three.handler.failures.lock().join("\n");
+    assert!(heard.contains("from member 1: the snapshot could not be stored: the disk is full"));
 
     // The leader hands over, which needs a message of its own.
     let term = one.raft.metrics().borrow_watched().current_term;

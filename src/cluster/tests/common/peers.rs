@@ -66,7 +66,7 @@ pub(crate) struct TestHandler {
     machine: Staged,
     /// What was refused or failed.
     pub(crate) failures: Arc<Mutex<Vec<String>>>,
-    /// How many snapshots have come.
+    /// How many snapshots have come. The first one finds the disk full.
     pub(crate) snapshots: AtomicU64,
 }
 
@@ -74,9 +74,14 @@ impl Handler for TestHandler {
     fn stage_snapshot(
         &self,
         meta: SnapshotMeta,
-        chunks: Chunks,
+        mut chunks: Chunks,
     ) -> BoxFuture<'_, io::Result<Install>> {
-        self.snapshots.fetch_add(1, Ordering::Relaxed);
+        if self.snapshots.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Box::pin(async move {
+                drop(chunks.recv().await);
+                Err(io::Error::other("the disk is full"))
+            });
+        }
         Box::pin(self.machine.clone().stage(meta, chunks))
     }
 
