@@ -52,7 +52,7 @@
 //! ```text
 //! u32 length of what follows, checked against the limit of the kind
 //! u8  kind
-//! u64 request id, the same in its answers
+//! u64 request id, the same in its answers; 0 in a failure that is no answer to one
 //! ```
 //!
 //! ```text

@@ -13,7 +13,7 @@ use openraft::{entry::RaftEntry, errors::RPCError, errors::Unreachable};
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    conn::{Conn, expect, malformed, unexpected},
+    conn::{Conn, answers, expect, unexpected},
     dial::late,
     frame::{Frame, Kind},
     pool::Peer,
@@ -98,11 +98,9 @@ impl<S: Stream<Item = Append> + Unpin> Run<S> {
 
     fn answer(&mut self, frame: Frame) -> io::Result<Appended> {
         let Some(expected) = self.in_flight.pop_front() else { return Err(unexpected(&frame)) };
-        if frame.request != expected.request {
-            return Err(unexpected(&frame));
-        }
+        let frame = answers(frame, expected.request)?;
         self.bytes -= expected.bytes;
-        let appended = rpc::appended(expect(frame, Kind::Appended)?).map_err(malformed)?;
+        let appended = rpc::appended(expect(frame, Kind::Appended)?).map_err(io::Error::from)?;
         if let Ok(matching) = &appended
             && *matching > expected.last
         {
@@ -143,6 +141,16 @@ impl<S: Stream<Item = Append> + Unpin> Run<S> {
                 return Poll::Ready(Err(late("the answer to an append")));
             }
             return Poll::Pending;
+        }
+    }
+}
+
+/// Who drops a run that waits for answers has lost patience with the connection, as openraft does
+/// with heartbeats. Those that are put aside may be as dead, and must not be tried one by one.
+impl<S> Drop for Run<S> {
+    fn drop(&mut self) {
+        if self.conn.is_some() && !self.in_flight.is_empty() {
+            self.peer.failed();
         }
     }
 }

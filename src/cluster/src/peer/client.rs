@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    conn::{Conn, expect, malformed},
+    conn::{Conn, expect},
     dial::BoxedStream,
     frame::{CLIENT_HEADER_MAX, Kind},
     handshake::Agreed,
@@ -150,7 +150,7 @@ pub(super) async fn serve(mut conn: Conn, agreed: &Agreed, shared: &Shared) -> i
     let frame = timeout(shared.local.options.handshake, conn.frame()).await??;
     let request = frame.request;
     let header = expect(frame, Kind::ClientHeader)?;
-    let header = ClientHeader::decode(header).map_err(malformed)?;
+    let header = ClientHeader::decode(header).map_err(io::Error::from)?;
     if let Err(reason) = shared.handler.admit(agreed.peer, &header) {
         conn.fail(request, &reason).await;
         return Ok(());

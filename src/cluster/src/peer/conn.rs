@@ -5,23 +5,27 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::io::poll_read_buf;
 
 use super::{
     dial::BoxedStream,
     frame::{Frame, Inbox, Kind, Outbox, REASON_MAX},
-    wire::{Malformed, cut},
+    wire::cut,
 };
 
 /// Pieces that one write gathers.
 const SLICES: usize = 64;
+
+/// How long the other end may take to hear why the connection ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection behind its handshake. Nothing of it blocks: what is to be sent waits in `out` until
 /// [`Conn::poll_flush`], which every other poll does too.
@@ -80,7 +84,7 @@ impl Conn {
             return Poll::Ready(Err(e));
         }
         loop {
-            if let Some(frame) = self.inbox.next().map_err(malformed)? {
+            if let Some(frame) = self.inbox.next()? {
                 return Poll::Ready(Ok(frame));
             }
             let space = self.inbox.space();
@@ -106,18 +110,18 @@ impl Conn {
         self.request += 1;
         self.out.frame(kind, self.request, body);
         let frame = self.frame().await?;
-        if frame.request != self.request {
-            return Err(unexpected(&frame));
-        }
-        expect(frame, answer)
+        expect(answers(frame, self.request)?, answer)
     }
 
     /// Tells the other end why this one closes the connection. It may not listen any more.
     pub(super) async fn fail(mut self, request: u64, reason: &str) {
         let reason = Bytes::copy_from_slice(cut(reason, REASON_MAX).as_bytes());
         self.out.frame(Kind::Failed, request, reason);
-        drop(self.flush().await);
-        drop(self.stream.shutdown().await);
+        let told = async {
+            self.flush().await?;
+            self.stream.shutdown().await
+        };
+        drop(timeout(FAREWELL, told).await);
     }
 
     /// The stream behind the frames, and what was read of it already.
@@ -144,11 +148,15 @@ pub(super) fn expect(frame: Frame, kind: Kind) -> io::Result<Bytes> {
     Err(unexpected(&frame))
 }
 
+/// A frame that must answer `request`, or say why the connection ends.
+pub(super) fn answers(frame: Frame, request: u64) -> io::Result<Frame> {
+    if frame.request != request && frame.kind != Kind::Failed {
+        return Err(unexpected(&frame));
+    }
+    Ok(frame)
+}
+
 pub(super) fn unexpected(frame: &Frame) -> io::Error {
     let text = format!("the peer sent {:?} for request {} out of turn", frame.kind, frame.request);
     io::Error::new(io::ErrorKind::InvalidData, text)
-}
-
-pub(super) fn malformed(malformed: Malformed) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("what the peer sent: {malformed}"))
 }

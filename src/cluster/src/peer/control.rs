@@ -41,6 +41,6 @@ pub(super) async fn serve(mut conn: Conn, agreed: &Agreed, shared: &Shared) -> i
             return Err(io::Error::other(text));
         }
         conn.out.frame(Kind::ControlAnswer, frame.request, answer);
-        conn.flush().await?;
+        timeout(shared.local.options.idle, conn.flush()).await??;
     }
 }

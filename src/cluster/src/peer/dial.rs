@@ -1,13 +1,13 @@
 //! Connections to peers, and the seam below which the sockets are.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -54,14 +54,21 @@ impl Dial for TcpDial {
     }
 }
 
-/// Accepts over TCP.
+/// Accepts over TCP. Errors of single connections, and a lack of file descriptors, are waited out.
 #[derive(Debug)]
 pub struct TcpListen(pub TcpListener);
 
 impl Listen for TcpListen {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedStream, String)>> {
         Box::pin(async move {
-            let (stream, address) = self.0.accept().await?;
+            let (stream, address) = loop {
+                match self.0.accept().await {
+                    Ok(accepted) => break accepted,
+                    // The connection is gone already, or there are no file descriptors left. Both
+                    // pass, and a listener that ends would take the node out of its cluster.
+                    Err(_) => sleep(Duration::from_millis(100)).await,
+                }
+            };
             // A connection that is gone already says so when it is used.
             drop(tune(&stream));
             Ok((Box::new(stream) as BoxedStream, address.to_string()))
@@ -72,7 +79,6 @@ impl Listen for TcpListen {
 /// A peer that is gone without a word is noticed within about ten seconds in either state: with
 /// bytes on their way by the limit of retransmission, without by three probes.
 fn tune(stream: &TcpStream) -> io::Result<()> {
-    use std::time::Duration;
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
     let probes = socket2::TcpKeepalive::new()

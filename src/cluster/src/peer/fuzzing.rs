@@ -100,3 +100,29 @@ fn body(Frame { kind, request, body }: Frame) {
         | Kind::Failed => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(
+            kind in 0..21u8,
+            body in proptest::collection::vec(prop_oneof![Just(0), Just(1), any::<u8>()], 0..200),
+            piece in 0..50usize,
+        ) {
+            super::preface(&body);
+            super::frames(&body, piece);
+            let mut frame = (9 + body.len() as u32).to_le_bytes().to_vec();
+            frame.push(kind);
+            frame.extend_from_slice(&[1; 8]);
+            frame.extend_from_slice(&body);
+            super::frames(&frame, piece);
+            let mut message = b"ISTHPEER".to_vec();
+            message.extend_from_slice(&[kind % 7, body.len() as u8, 0]);
+            message.extend_from_slice(&body);
+            super::preface(&message);
+        }
+    }
+}

@@ -23,7 +23,6 @@ use tokio::time::timeout;
 
 use super::{
     append::{Run, unreachable},
-    conn::malformed,
     dial::Dialer,
     frame::Kind,
     identity::MemberId,
@@ -95,7 +94,7 @@ impl Link {
             match conn.ask(kind, body, answer).await {
                 Ok(body) => {
                     self.peer.put(conn);
-                    decode(body).map_err(malformed)
+                    decode(body).map_err(io::Error::from)
                 }
                 Err(e) => {
                     self.peer.failed();
@@ -105,7 +104,10 @@ impl Link {
         });
         match asked.await {
             Ok(answer) => answer.map_err(|e: io::Error| unreachable(&e)),
-            Err(_) => Err(self.timeout(action, option.soft_ttl())),
+            Err(_) => {
+                self.peer.failed();
+                Err(self.timeout(action, option.soft_ttl()))
+            }
         }
     }
 

@@ -117,6 +117,10 @@ pub(super) enum Message {
 /// Reads the head of a message: its kind, and the length of the rest.
 pub(super) fn head(bytes: [u8; HEAD]) -> Result<(u8, usize), Malformed> {
     let [magic @ .., kind, low, high] = bytes;
+    if let [0x14..=0x17, 3, ..] = magic {
+        let text = "it speaks TLS, and this node does not: peers use TLS all or none";
+        return Err(Malformed::Content(text.to_owned()));
+    }
     if magic != MAGIC {
         return Err(Malformed::Content("it does not begin as a message between peers does".into()));
     }

@@ -17,7 +17,7 @@ use openraft::{
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    conn::{Conn, malformed, unexpected},
+    conn::{Conn, unexpected},
     frame::{Frame, Kind},
     handshake::Agreed,
     rpc::{self, Append, Appended},
@@ -31,6 +31,9 @@ const WINDOW_BYTES: usize = 32 << 20;
 const WINDOW_APPENDS: usize = 1024;
 /// Other requests without an answer on one connection.
 const WINDOW_REQUESTS: usize = 16;
+
+/// Answers that the other end does not take, in bytes. Beyond it nothing is read.
+const ANSWERS_MAX: usize = 1 << 20;
 
 /// openraft, whatever its state machine is.
 pub(super) trait Consensus: Send + Sync {
@@ -164,7 +167,8 @@ impl Session<'_> {
     async fn turn(&mut self, conn: &mut Conn, idle: Duration) -> Result<bool, Ended> {
         let reads = self.bytes < WINDOW_BYTES
             && self.appends.len() < WINDOW_APPENDS
-            && self.requests.len() < WINDOW_REQUESTS;
+            && self.requests.len() < WINDOW_REQUESTS
+            && conn.out.len() < ANSWERS_MAX;
         let pending = !self.appends.is_empty() || !self.requests.is_empty();
         let answers = async {
             match &mut self.run {
@@ -219,7 +223,7 @@ impl Session<'_> {
         match kind {
             Kind::Append => {
                 let bytes = body.len();
-                let (append, begins) = rpc::append(body).map_err(malformed)?;
+                let (append, begins) = rpc::append(body).map_err(io::Error::from)?;
                 if begins {
                     if !self.appends.is_empty() {
                         let text = "a run of appends begins before the one before it has ended";
@@ -236,7 +240,7 @@ impl Session<'_> {
             }
             Kind::Vote | Kind::PreVote => {
                 let pre = kind == Kind::PreVote;
-                let vote = rpc::vote_request(body).map_err(malformed)?;
+                let vote = rpc::vote_request(body).map_err(io::Error::from)?;
                 let answer = self.consensus.vote(vote, pre);
                 let kind = if pre { Kind::PreVoted } else { Kind::Voted };
                 let done =
@@ -244,7 +248,7 @@ impl Session<'_> {
                 self.requests.push(done.boxed());
             }
             Kind::Transfer => {
-                let transfer = rpc::transfer(body).map_err(malformed)?;
+                let transfer = rpc::transfer(body).map_err(io::Error::from)?;
                 let answer = self.consensus.transfer(transfer);
                 let done = async move {
                     Ok((request, Kind::Transferred, rpc::put_transferred(&answer.await?)))

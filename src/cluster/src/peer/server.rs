@@ -133,7 +133,14 @@ impl Shared {
                 if agreed.purpose == Purpose::Raft {
                     serve_raft::serve(conn, &agreed, consensus, self).await
                 } else {
-                    snapshot::receive(conn, from, self.handler.as_ref(), consensus).await
+                    snapshot::receive(
+                        conn,
+                        from,
+                        self.handler.as_ref(),
+                        consensus,
+                        self.local.options.idle,
+                    )
+                    .await
                 }
             }
         }?)

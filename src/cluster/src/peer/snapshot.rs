@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    conn::{Conn, expect, malformed, unexpected},
+    conn::{Conn, expect, unexpected},
     dial::late,
     frame::{DATA_MAX, Frame, Kind, REASON_MAX},
     identity::MemberId,
@@ -58,7 +58,7 @@ pub(super) async fn send(
         Err(Ended::Early(frame)) => frame,
         Err(Ended::Source(error) | Ended::Conn(error)) => return Err(error),
     };
-    rpc::vote(expect(frame, Kind::SnapshotInstalled)?).map_err(malformed)
+    rpc::vote(expect(frame, Kind::SnapshotInstalled)?).map_err(io::Error::from)
 }
 
 /// Why a snapshot was not sent to its end.
@@ -136,13 +136,15 @@ pub(super) async fn receive(
     from: MemberId,
     handler: &dyn Handler,
     consensus: &dyn Consensus,
+    idle: Duration,
 ) -> io::Result<()> {
-    let begin = conn.frame().await?;
+    let begin = piece(&mut conn, idle).await?;
     let request = begin.request;
-    let (vote, meta) = rpc::snapshot(expect(begin, Kind::SnapshotBegin)?).map_err(malformed)?;
+    let (vote, meta) =
+        rpc::snapshot(expect(begin, Kind::SnapshotBegin)?).map_err(io::Error::from)?;
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let staging = handler.stage_snapshot(meta.clone(), chunks);
-    let staged = match stage(&mut conn, request, sender, staging).await {
+    let staged = match stage(&mut conn, request, sender, staging, idle).await {
         Ok(install) => install,
         Err(error) => {
             let reason = format!("the snapshot could not be stored: {error}");
@@ -171,9 +173,10 @@ async fn stage(
     request: u64,
     sender: mpsc::Sender<io::Result<Chunk>>,
     staging: impl Future<Output = io::Result<Install>>,
+    idle: Duration,
 ) -> io::Result<Install> {
     tokio::pin!(staging);
-    let handing = hand_over(conn, &sender);
+    let handing = hand_over(conn, &sender, idle);
     let handed = tokio::select! {
         biased;
         handed = handing => handed,
@@ -195,9 +198,13 @@ async fn stage(
 
 /// Reads pieces to the end. A full channel is a reason not to read: then the connection fills, and
 /// the other end waits.
-async fn hand_over(conn: &mut Conn, sender: &mpsc::Sender<io::Result<Chunk>>) -> io::Result<()> {
+async fn hand_over(
+    conn: &mut Conn,
+    sender: &mpsc::Sender<io::Result<Chunk>>,
+    idle: Duration,
+) -> io::Result<()> {
     loop {
-        let frame = conn.frame().await?;
+        let frame = piece(conn, idle).await?;
         let chunk = match frame.kind {
             Kind::SnapshotData => Chunk::Data(frame.body),
             Kind::SnapshotEnd => Chunk::End,
@@ -216,6 +223,12 @@ async fn hand_over(conn: &mut Conn, sender: &mpsc::Sender<io::Result<Chunk>>) ->
             return Ok(());
         }
     }
+}
+
+/// The next frame, unless none comes for `idle`.
+async fn piece(conn: &mut Conn, idle: Duration) -> io::Result<Frame> {
+    let frame = timeout(idle, conn.frame()).await;
+    frame.unwrap_or_else(|_| Err(late("the next piece of the snapshot")))
 }
 
 /// Waits for `work` and tells the other end from time to time that it goes on. An error if the

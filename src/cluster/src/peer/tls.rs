@@ -1,6 +1,6 @@
 //! Mutual TLS between peers.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -94,7 +94,7 @@ impl PeerTls {
 
     pub(super) async fn accept(&self, stream: BoxedStream) -> Result<BoxedStream, PeerError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().server));
-        let stream = acceptor.accept(stream).await.map_err(PeerError::Tls)?;
+        let stream = acceptor.accept(stream).await.map_err(|e| PeerError::Tls(named(e)))?;
         Ok(Box::new(stream))
     }
 
@@ -106,11 +106,23 @@ impl PeerTls {
         let host = host(address);
         let name = ServerName::try_from(host.to_owned()).map_err(|e| {
             let text = format!("{host:?} is no name that a certificate can have: {e}");
-            PeerError::Tls(std::io::Error::new(std::io::ErrorKind::InvalidInput, text))
+            PeerError::Tls(io::Error::new(io::ErrorKind::InvalidInput, text))
         })?;
         let connector = TlsConnector::from(Arc::clone(&self.current.load().client));
         let stream = connector.connect(name, stream).await.map_err(PeerError::Tls)?;
         Ok(Box::new(stream))
+    }
+}
+
+/// What rustls calls a corrupt message is most often a node that is not set up for TLS.
+fn named(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            let text = format!("the caller does not speak TLS, and this node does: {error}");
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Numbers, texts and positions on the wire.
 
+use std::io;
+
 use bytes::{Buf, BufMut, Bytes};
 use isthmus_storage::LogId;
 
@@ -24,6 +26,12 @@ pub(super) enum Malformed {
     TooLong { kind: u8, len: usize, max: usize },
     #[error("{0}")]
     Content(String),
+}
+
+impl From<Malformed> for io::Error {
+    fn from(malformed: Malformed) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, format!("what the peer sent: {malformed}"))
+    }
 }
 
 /// Reads a body from its beginning to its end; what it returns shares the body's memory.

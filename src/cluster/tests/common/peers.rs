@@ -1,7 +1,7 @@
 //! Nodes that speak to each other through sockets.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{
@@ -66,7 +66,7 @@ pub(crate) struct TestHandler {
     machine: Staged,
     /// What was refused or failed.
     pub(crate) failures: Arc<Mutex<Vec<String>>>,
-    /// How many snapshots have come.
+    /// How many snapshots have come. The first one finds the disk full.
     pub(crate) snapshots: AtomicU64,
 }
 
@@ -74,9 +74,14 @@ impl Handler for TestHandler {
     fn stage_snapshot(
         &self,
         meta: SnapshotMeta,
-        chunks: Chunks,
+        mut chunks: Chunks,
     ) -> BoxFuture<'_, io::Result<Install>> {
-        self.snapshots.fetch_add(1, Ordering::Relaxed);
+        if self.snapshots.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Box::pin(async move {
+                drop(chunks.recv().await);
+                Err(io::Error::other("the disk is full"))
+            });
+        }
         Box::pin(self.machine.clone().stage(meta, chunks))
     }
 
@@ -237,19 +242,42 @@ pub(crate) async fn lead(node: &PeerNode, term: u64) {
     node.raft.wait(Some(PATIENCE)).metrics(leads, "a new leader").await.expect("elected");
 }
 
-/// Dials with a delay in both directions, as over a long wire.
-#[derive(Clone, Copy)]
-pub(crate) struct LongWire(pub(crate) Duration);
+/// Nodes that cannot be reached and cannot reach anybody: nothing passes, and nobody is told.
+pub(crate) type Holes = Arc<Mutex<BTreeSet<SocketAddr>>>;
+
+/// Dials with a delay in both directions, as over a long wire. What was connected when one of its
+/// ends fell into a hole stays there for ever; new connections wait until it is out.
+#[derive(Clone)]
+pub(crate) struct LongWire {
+    pub(crate) delay: Duration,
+    pub(crate) near: SocketAddr,
+    pub(crate) holes: Holes,
+}
+
+/// The ends of a wire.
+struct Ends([SocketAddr; 2], Holes);
+
+impl Ends {
+    fn are_cut(&self) -> bool {
+        let holes = self.1.lock();
+        self.0.iter().any(|end| holes.contains(end))
+    }
+}
 
 impl Dial for LongWire {
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<BoxedStream>> {
         Box::pin(async move {
+            let ends = [self.near, address.parse().expect("an address")];
+            let ends = Arc::new(Ends(ends, Arc::clone(&self.holes)));
+            while ends.are_cut() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             let far = TcpDial.dial(address).await?;
             let (near, inner) = tokio::io::duplex(1 << 20);
             let (far_read, far_write) = tokio::io::split(far);
             let (near_read, near_write) = tokio::io::split(inner);
-            tokio::spawn(delay(near_read, far_write, self.0));
-            tokio::spawn(delay(far_read, near_write, self.0));
+            tokio::spawn(delay(near_read, far_write, self.delay, Arc::clone(&ends)));
+            tokio::spawn(delay(far_read, near_write, self.delay, ends));
             Ok(Box::new(near) as BoxedStream)
         })
     }
@@ -259,12 +287,16 @@ async fn delay(
     mut from: impl tokio::io::AsyncRead + Unpin + Send + 'static,
     mut to: impl tokio::io::AsyncWrite + Unpin + Send + 'static,
     delay: Duration,
+    ends: Arc<Ends>,
 ) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1024);
     tokio::spawn(async move {
         while let Some((due, bytes)) = receiver.recv().await {
             tokio::time::sleep_until(due).await;
             let bytes: Vec<u8> = bytes;
+            if ends.are_cut() {
+                std::future::pending::<()>().await;
+            }
             if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
                 return;
             }

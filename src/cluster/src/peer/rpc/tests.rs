@@ -45,7 +45,7 @@ fn payload() -> impl Strategy<Value = EntryPayload<Proposal, u64, BasicNode>> {
         proptest::collection::vec(any::<u8>(), 0..40)
             .prop_map(|bytes| EntryPayload::Normal(Proposal(bytes.into()))),
         // One that is written from where it is.
-        Just(EntryPayload::Normal(Proposal(vec![7; 5000].into()))),
+        Just(EntryPayload::Normal(Proposal(vec![7; 2100].into()))),
     ]
 }
 
@@ -102,6 +102,8 @@ fn content(append: &Append) -> (Vote, Option<RaftLogId>, Vec<Entry>, Option<Raft
 }
 
 proptest! {
+    // Each case is cut at every byte.
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn appends_pass(request in appends(), begins: bool) {
         let mut out = Outbox::default();
