@@ -93,6 +93,8 @@ impl Scrub {
                 Ok(Ok(true)) => due.verified(number, Instant::now(), self.options.interval),
                 // It stops, or the runtime does.
                 Ok(Ok(false)) | Err(_) => return,
+                // What was in it has been consumed, or written anew, meanwhile.
+                Ok(Err(_)) if self.pager.files([number]).is_empty() => {}
                 Ok(Err(error)) => return self.fail(error),
             }
         }
