@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, mem, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::HashMemory;
 use crate::scheduling::{self, Priority};
 
-/// How long a thread with nothing to do keeps the memory of its last hash. To take and give back
+/// How long the memory of the last hashes is kept when there is nothing to do. To take and give back
 /// megabytes for each hash of a flood would cost page faults, and interrupts on every processor
 /// that forget the pages.
 const KEEPS_MEMORY_FOR: Duration = Duration::from_secs(1);
@@ -55,6 +55,9 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     work: VecDeque<(Instant, Work)>,
+    /// Of hashes that are done, for those to come. Not each thread's own: one that gets no
+    /// processor could not give it back.
+    memory: Vec<HashMemory>,
     /// Until when idle threads leave the work to the nicer ones.
     busy_until: Option<Instant>,
     /// Nothing more will come.
@@ -119,25 +122,26 @@ impl Waiting {
 }
 
 impl Queue {
-    /// The next piece of work; `None` when there will be none. Waits for it, and gives the memory
-    /// back if that takes long or others do the work, which then is what they take.
-    fn next(&self, priority: Priority, memory: &mut HashMemory) -> Option<Work> {
+    /// The next piece of work, and memory for it; `None` when there will be none. Waits for it,
+    /// and gives memory back if that takes long.
+    fn next(&self, priority: Priority) -> Option<(Work, HashMemory)> {
         let mut waiting = self.waiting.lock();
         loop {
             match waiting.take(priority, Instant::now()) {
-                Ok(work) => return Some(work),
+                Ok(work) => return Some((work, waiting.memory.pop().unwrap_or_default())),
                 Err(None) if waiting.is_closed => return None,
-                Err(None) if memory.is_empty() => self.changed.wait(&mut waiting),
+                Err(None) if waiting.memory.is_empty() => self.changed.wait(&mut waiting),
                 Err(None) => {
                     if self.changed.wait_for(&mut waiting, KEEPS_MEMORY_FOR).timed_out() {
-                        MutexGuard::unlocked(&mut waiting, || memory.give_back());
+                        let unused = mem::take(&mut waiting.memory);
+                        MutexGuard::unlocked(&mut waiting, || {
+                            unused.into_iter().for_each(|mut memory| memory.give_back());
+                        });
                     }
                 }
-                Err(Some(until)) if memory.is_empty() => {
+                Err(Some(until)) => {
                     self.changed.wait_until(&mut waiting, until);
                 }
-                // Others do it, in memory of their own.
-                Err(Some(_)) => MutexGuard::unlocked(&mut waiting, || memory.give_back()),
             }
         }
     }
@@ -153,13 +157,13 @@ fn serve(queue: &Queue, priority: Priority) {
     if let Err(error) = scheduling::lower(priority) {
         tracing::warn!(%error, "passwords are verified at the priority of messaging");
     }
-    let mut memory = HashMemory::default();
-    while let Some(work) = queue.next(priority, &mut memory) {
+    while let Some((work, mut memory)) = queue.next(priority) {
         let (began, spent_before) = (Instant::now(), scheduling::time_spent());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut memory))) {
             let why = words(&*panic);
             tracing::error!(why, "verifying a password failed");
         }
+        queue.waiting.lock().memory.push(memory);
         let spent = scheduling::time_spent().saturating_sub(spent_before);
         if priority == Priority::Idle && is_late(began.elapsed(), spent) {
             queue.processors_are_busy();
