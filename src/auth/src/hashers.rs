@@ -28,6 +28,12 @@ const PICKED_UP_WITHIN: Duration = Duration::from_millis(400);
 const LATE_AFTER: Duration = Duration::from_millis(500);
 const LATE_TIMES: u32 = 8;
 
+/// A thread that wakes up gets a slice at once, some milliseconds, even where there is no time for
+/// more. So before an idle one takes work after a pause, it runs for longer than that with nothing
+/// at stake, while the work waits for whoever comes first.
+const TRIAL: Duration = Duration::from_millis(6);
+const TRIED_FOR: Duration = Duration::from_secs(1);
+
 /// For how long idle threads are not asked again then.
 const BUSY_FOR: Duration = Duration::from_secs(3);
 
@@ -124,9 +130,14 @@ impl Waiting {
 impl Queue {
     /// The next piece of work, and memory for it; `None` when there will be none. Waits for it,
     /// and gives memory back if that takes long.
-    fn next(&self, priority: Priority) -> Option<(Work, HashMemory)> {
+    fn next(&self, priority: Priority, tried: &mut Option<Instant>) -> Option<(Work, HashMemory)> {
         let mut waiting = self.waiting.lock();
         loop {
+            let is_tried = tried.is_some_and(|at| at.elapsed() < TRIED_FOR);
+            if priority == Priority::Idle && !waiting.work.is_empty() && !is_tried {
+                MutexGuard::unlocked(&mut waiting, run_on_trial);
+                *tried = Some(Instant::now());
+            }
             match waiting.take(priority, Instant::now()) {
                 Ok(work) => return Some((work, waiting.memory.pop().unwrap_or_default())),
                 Err(None) if waiting.is_closed => return None,
@@ -157,17 +168,28 @@ fn serve(queue: &Queue, priority: Priority) {
     if let Err(error) = scheduling::lower(priority) {
         tracing::warn!(%error, "passwords are verified at the priority of messaging");
     }
-    while let Some((work, mut memory)) = queue.next(priority) {
+    let mut tried = None;
+    while let Some((work, mut memory)) = queue.next(priority, &mut tried) {
         let (began, spent_before) = (Instant::now(), scheduling::time_spent());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut memory))) {
             let why = words(&*panic);
             tracing::error!(why, "verifying a password failed");
         }
         queue.waiting.lock().memory.push(memory);
+        tried = Some(Instant::now());
         let spent = scheduling::time_spent().saturating_sub(spent_before);
         if priority == Priority::Idle && is_late(began.elapsed(), spent) {
             queue.processors_are_busy();
         }
+    }
+}
+
+/// Takes [`TRIAL`] of a processor.
+fn run_on_trial() {
+    let spent_before = scheduling::time_spent();
+    while cfg!(target_os = "linux") && scheduling::time_spent().saturating_sub(spent_before) < TRIAL
+    {
+        std::hint::spin_loop();
     }
 }
 
