@@ -4,7 +4,7 @@
 FROM rust:1-slim-trixie AS build
 # The compiler and cmake are for the libraries of cryptography and allocation.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends build-essential cmake \
+ && apt-get install --yes --no-install-recommends build-essential ca-certificates cmake \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
@@ -17,6 +17,8 @@ LABEL org.opencontainers.image.title="Isthmus" \
       org.opencontainers.image.licenses="Apache-2.0 OR MIT"
 COPY --from=build /src/target/release/isthmus /usr/bin/isthmus
 COPY --from=build /src/config/production.toml /etc/isthmus/isthmus.toml
+# The authorities that providers of keys and directories are trusted by, which slim images lack.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Made here, so that a new volume gets this owner and mode.
 COPY --from=build --chown=10001:10001 --chmod=0700 /data /var/lib/isthmus
 USER 10001:10001

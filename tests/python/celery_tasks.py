@@ -14,10 +14,10 @@ app.conf.update(
     broker_connection_retry_on_startup=False,
     broker_transport_options={"confirm_publish": True},
     task_queue_max_priority=10,
-    # A file for each: the authority, the client's certificate and its key.
+    # A file for each: the authority, and the client's certificate and key if it has any.
     broker_use_ssl={
-        "ca_certs": os.environ["CELERY_CA"], "certfile": os.environ["CELERY_CERTIFICATE"],
-        "keyfile": os.environ["CELERY_KEY"], "cert_reqs": ssl.CERT_REQUIRED,
+        "ca_certs": os.environ["CELERY_CA"], "certfile": os.environ["CELERY_CERTIFICATE"] or None,
+        "keyfile": os.environ["CELERY_KEY"] or None, "cert_reqs": ssl.CERT_REQUIRED,
     } if os.environ.get("CELERY_CA") else None,
 )
 

@@ -131,11 +131,14 @@ def test_results_times_and_priorities(celery):
         assert -0.05 <= late_s < 3
 
 
-def test_tasks_and_results_over_mutual_tls(mtls_isthmus, name, tmp_path):
-    application = Celery(mtls_isthmus.url, name, tmp_path, {
-        "CA": mtls_isthmus.certificates / "ca.pem",
-        "CERTIFICATE": mtls_isthmus.certificates / "client.pem",
-        "KEY": mtls_isthmus.certificates / "client.key"})
+@pytest.mark.parametrize("broker", ["tls_isthmus", "mtls_isthmus"], ids=["tls", "mtls"])
+def test_tasks_and_results_over_tls(request, broker, name, tmp_path):
+    endpoint = request.getfixturevalue(broker)
+    files = {"CA": endpoint.certificates / "ca.pem", "CERTIFICATE": "", "KEY": ""}
+    if endpoint.is_mutual:
+        files |= {"CERTIFICATE": endpoint.certificates / "client.pem",
+                  "KEY": endpoint.certificates / "client.key"}
+    application = Celery(endpoint.url, name, tmp_path, files)
     try:
         application.start_worker()
         assert application.tasks.add.delay(20, 22).get(timeout=10) == 42

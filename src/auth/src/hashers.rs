@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, mem, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -13,22 +13,29 @@ use tokio::sync::oneshot;
 use crate::HashMemory;
 use crate::scheduling::{self, Priority};
 
-/// How long a thread with nothing to do keeps the memory of its last hash. To take and give back
+/// How long the memory of the last hashes is kept when there is nothing to do. To take and give back
 /// megabytes for each hash of a flood would cost page faults, and interrupts on every processor
 /// that forget the pages.
 const KEEPS_MEMORY_FOR: Duration = Duration::from_secs(1);
 
 /// How long work may wait for an idle thread, none of which has other work, until the processors
-/// have no time left for them. A thread that gets any is there within microseconds.
-const PICKED_UP_WITHIN: Duration = Duration::from_millis(150);
+/// have no time left for them. A thread that gets any is there within microseconds; a burst of
+/// hundreds of connections may keep all processors busy for a tenth of a second.
+const PICKED_UP_WITHIN: Duration = Duration::from_millis(400);
 
 /// A hash by an idle thread that took longer than this, and more than so many times the time of a
 /// processor, tells the same. Two that share a processor with messaging take a few times as long.
-const LATE_AFTER: Duration = Duration::from_millis(250);
+const LATE_AFTER: Duration = Duration::from_millis(500);
 const LATE_TIMES: u32 = 8;
 
+/// A thread that wakes up gets a slice at once, some milliseconds, even where there is no time for
+/// more. So before an idle one takes work after a pause, it runs for longer than that with nothing
+/// at stake, while the work waits for whoever comes first.
+const TRIAL: Duration = Duration::from_millis(6);
+const TRIED_FOR: Duration = Duration::from_secs(1);
+
 /// For how long idle threads are not asked again then.
-const BUSY_FOR: Duration = Duration::from_secs(5);
+const BUSY_FOR: Duration = Duration::from_secs(3);
 
 /// Threads that do one piece of work each at a time, and yield to messaging. The runtime's own for
 /// work that blocks would not do: a thread that has lowered its priority cannot raise it again.
@@ -54,6 +61,9 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     work: VecDeque<(Instant, Work)>,
+    /// Of hashes that are done, for those to come. Not each thread's own: one that gets no
+    /// processor could not give it back.
+    memory: Vec<HashMemory>,
     /// Until when idle threads leave the work to the nicer ones.
     busy_until: Option<Instant>,
     /// Nothing more will come.
@@ -118,25 +128,31 @@ impl Waiting {
 }
 
 impl Queue {
-    /// The next piece of work; `None` when there will be none. Waits for it, and gives the memory
-    /// back if that takes long or others do the work, which then is what they take.
-    fn next(&self, priority: Priority, memory: &mut HashMemory) -> Option<Work> {
+    /// The next piece of work, and memory for it; `None` when there will be none. Waits for it,
+    /// and gives memory back if that takes long.
+    fn next(&self, priority: Priority, tried: &mut Option<Instant>) -> Option<(Work, HashMemory)> {
         let mut waiting = self.waiting.lock();
         loop {
+            let is_tried = tried.is_some_and(|at| at.elapsed() < TRIED_FOR);
+            if priority == Priority::Idle && !waiting.work.is_empty() && !is_tried {
+                MutexGuard::unlocked(&mut waiting, run_on_trial);
+                *tried = Some(Instant::now());
+            }
             match waiting.take(priority, Instant::now()) {
-                Ok(work) => return Some(work),
+                Ok(work) => return Some((work, waiting.memory.pop().unwrap_or_default())),
                 Err(None) if waiting.is_closed => return None,
-                Err(None) if memory.is_empty() => self.changed.wait(&mut waiting),
+                Err(None) if waiting.memory.is_empty() => self.changed.wait(&mut waiting),
                 Err(None) => {
                     if self.changed.wait_for(&mut waiting, KEEPS_MEMORY_FOR).timed_out() {
-                        MutexGuard::unlocked(&mut waiting, || memory.give_back());
+                        let unused = mem::take(&mut waiting.memory);
+                        MutexGuard::unlocked(&mut waiting, || {
+                            unused.into_iter().for_each(|mut memory| memory.give_back());
+                        });
                     }
                 }
-                Err(Some(until)) if memory.is_empty() => {
+                Err(Some(until)) => {
                     self.changed.wait_until(&mut waiting, until);
                 }
-                // Others do it, in memory of their own.
-                Err(Some(_)) => MutexGuard::unlocked(&mut waiting, || memory.give_back()),
             }
         }
     }
@@ -152,17 +168,28 @@ fn serve(queue: &Queue, priority: Priority) {
     if let Err(error) = scheduling::lower(priority) {
         tracing::warn!(%error, "passwords are verified at the priority of messaging");
     }
-    let mut memory = HashMemory::default();
-    while let Some(work) = queue.next(priority, &mut memory) {
+    let mut tried = None;
+    while let Some((work, mut memory)) = queue.next(priority, &mut tried) {
         let (began, spent_before) = (Instant::now(), scheduling::time_spent());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut memory))) {
             let why = words(&*panic);
             tracing::error!(why, "verifying a password failed");
         }
+        queue.waiting.lock().memory.push(memory);
+        tried = Some(Instant::now());
         let spent = scheduling::time_spent().saturating_sub(spent_before);
         if priority == Priority::Idle && is_late(began.elapsed(), spent) {
             queue.processors_are_busy();
         }
+    }
+}
+
+/// Takes [`TRIAL`] of a processor.
+fn run_on_trial() {
+    let spent_before = scheduling::time_spent();
+    while cfg!(target_os = "linux") && scheduling::time_spent().saturating_sub(spent_before) < TRIAL
+    {
+        std::hint::spin_loop();
     }
 }
 
@@ -214,8 +241,8 @@ mod tests {
     #[test]
     fn late_is_what_waited_for_a_processor_and_not_what_is_a_lot_of_work() {
         let ms = Duration::from_millis;
-        assert!(is_late(ms(400), ms(22)));
-        assert!(!is_late(ms(90), ms(5)));
+        assert!(is_late(ms(600), ms(22)));
+        assert!(!is_late(ms(400), ms(22)));
         assert!(!is_late(ms(3000), ms(2500)));
     }
 

@@ -124,6 +124,7 @@ pub struct HashMemory {
 
 impl HashMemory {
     /// Whether it holds none.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }

@@ -58,7 +58,11 @@ fn the_context_has_every_member_of_the_workspace_and_nothing_that_is_not_there()
 #[test]
 fn everything_that_is_copied_comes_from_the_context_or_an_earlier_step() {
     let context = context();
-    let made: BTreeSet<&str> = BTreeSet::from(["/data", "/src/target/release/isthmus"]);
+    let made = BTreeSet::from([
+        "/data",
+        "/src/target/release/isthmus",
+        "/etc/ssl/certs/ca-certificates.crt",
+    ]);
     let copies = arguments("COPY");
     assert!(copies.len() > 2, "{copies:?}");
     for copy in copies {
@@ -73,7 +77,9 @@ fn everything_that_is_copied_comes_from_the_context_or_an_earlier_step() {
         }
     }
     let built = instructions().concat();
-    assert!(built.contains("mkdir /data") && built.contains("--package isthmus"));
+    for step in ["mkdir /data", "--package isthmus", "ca-certificates "] {
+        assert!(built.contains(step), "nothing makes what is copied: {step}");
+    }
 }
 
 #[test]
