@@ -155,7 +155,7 @@ fn run(seed: u64, prepare: &dyn Fn(&SimStorage)) -> Result<Trace, Broken> {
 
 #[test]
 fn what_was_answered_survives_power_cuts() {
-    for seed in seeds(500) {
+    for seed in seeds(300) {
         let _announce = Announce(seed);
         run(seed, &|_| {}).unwrap();
     }
