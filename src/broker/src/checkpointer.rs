@@ -10,8 +10,8 @@
 //! 4. the log forgets entries before those, and page files that the checkpoint does not name are
 //!    removed.
 //!
-//! A round blocks while it waits for turns and for the disk, so it runs beside the runtime's tasks, on
-//! a thread that may be simulated.
+//! A round blocks while it waits for turns and for the disk, so it runs beside the runtime's tasks,
+//! on a thread that may be simulated.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};

@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.timer_at = wanted;
             if wanted != Time::NEVER {
                 let at = self.options.start + Duration::from_nanos(wanted.0);
-                self.timer.as_mut().reset(at.into());
+                self.timer.as_mut().reset(at);
             }
         }
         if self.timer_at == Time::NEVER || self.timer.as_mut().poll(cx).is_pending() {

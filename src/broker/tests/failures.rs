@@ -14,7 +14,7 @@ use common::{Announce, Node, Setup, eventually, in_jumping_time};
 use isthmus_broker::storage::SimStorage;
 use isthmus_broker::storage::fs::{CountedOp, Fault, OpKind};
 
-const STEPS: u64 = 60;
+const STEPS: u64 = 40;
 
 /// What a broker that goes through the steps of `seed` does to its disk.
 fn undisturbed(seed: u64) -> Vec<CountedOp> {

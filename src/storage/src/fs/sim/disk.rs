@@ -63,7 +63,7 @@ pub struct CountedOp {
 }
 
 /// What an operation is about beside a file.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct About<'a> {
     offset: u64,
     len: u64,
