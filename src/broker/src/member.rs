@@ -60,6 +60,7 @@ pub struct Membership {
     applier: Arc<Applier>,
     /// Where consensus runs.
     runtime: Handle,
+    threads: Threads,
     /// The log, until it is closed.
     log: Mutex<Option<RaftLog>>,
 }
@@ -104,9 +105,8 @@ impl Membership {
     /// Ends consensus and closes the log. Blocks: not for async code.
     pub(crate) fn stop(&self) -> Result<(), StorageError> {
         let member = self.member.clone();
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        self.runtime.spawn(async move { drop(tell.send(member.shutdown().await)) });
-        if let Ok(Err(error)) = told.recv() {
+        let ended = run_on(&self.runtime, &self.threads, async move { member.shutdown().await });
+        if let Err(error) = ended {
             tracing::warn!(%error, "consensus did not end cleanly");
         }
         match self.log.lock().take() {
@@ -178,7 +178,8 @@ impl Broker {
             stop: assembly.stopping(),
         });
         let replica: Arc<dyn Replica> = Arc::clone(&applier) as _;
-        let started = run_on(runtime, {
+        let threads = assembly.options().threads.clone();
+        let started = run_on(runtime, &threads, {
             let log = log.clone();
             let driver = Arc::downgrade(&driver);
             async move {
@@ -190,7 +191,8 @@ impl Broker {
         });
         let member = started.map_err(|error| RecoveryError::Member(error.to_string()))?;
         let log = Mutex::new(Some(log));
-        let membership = Membership { member, applier, runtime: runtime.clone(), log };
+        let runtime = runtime.clone();
+        let membership = Membership { member, applier, runtime, threads, log };
         assembly.finish(driver, ground.rest, Some(membership))
     }
 }
@@ -198,9 +200,10 @@ impl Broker {
 /// Runs `future` on another runtime and waits for it.
 fn run_on<T: Send + 'static>(
     runtime: &Handle,
+    threads: &Threads,
     future: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> io::Result<T> {
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let (tell, told) = threads.channel();
     runtime.spawn(async move { drop(tell.send(future.await)) });
     told.recv().map_err(|_| io::Error::other("the runtime of consensus has ended"))?
 }
