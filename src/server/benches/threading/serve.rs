@@ -164,6 +164,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
             unpaged_bytes_max: 64 << 20,
             page_bytes: 256 << 10,
             file_bytes: 32 << 20,
+            log_kept_bytes: 0,
         },
         scrub: ScrubOptions::default(),
         page_bytes_max: 64 << 20,
