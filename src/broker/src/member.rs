@@ -19,6 +19,7 @@ use isthmus_cluster::{NetSnapshot, RaftNetworkFactory};
 use isthmus_storage::threads::Threads;
 use isthmus_storage::{Error as StorageError, LogId, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -54,6 +55,20 @@ pub struct ClusterOptions {
     pub hold: Duration,
 }
 
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HandOverError {
+    /// This node does not lead.
+    #[error("this node does not lead: ask the leader")]
+    NotLeader,
+    /// There is no such voter, or no other one.
+    #[error("there is no such member that votes")]
+    Nobody,
+    /// The other one does not lead, for now.
+    #[error("the other node does not take over: it may be behind, or not be there")]
+    Refused,
+}
+
 /// What a broker has that is a member of a cluster.
 pub struct Membership {
     member: Member,
@@ -84,22 +99,34 @@ impl Membership {
         self.applier.stage(at, chunks).await
     }
 
-    /// Hands leadership to the member that lacks least, if this one leads and there is another;
-    /// returns once somebody else leads, or `patience` is over.
-    pub async fn hand_over(&self, patience: Duration) {
+    /// Hands leadership to `to`, or to the member that lacks least; returns once it leads.
+    ///
+    /// # Errors
+    /// If this node does not lead, there is nobody to hand over to, or nobody else leads after
+    /// `patience`.
+    pub async fn hand_over(
+        &self,
+        to: Option<MemberId>,
+        patience: Duration,
+    ) -> Result<MemberId, HandOverError> {
         let mut standing = self.member.standing();
         if standing.borrow().role != Role::Leader {
-            return;
+            return Err(HandOverError::NotLeader);
         }
-        let Some(to) = successor(&self.member.status()) else { return };
-        if self.member.transfer(to).await.is_err() {
-            return;
-        }
-        let is_led = |standing: &Standing| {
-            standing.leader.as_ref().is_some_and(|(leader, _)| *leader == to) || standing.ended
+        let status = self.member.status();
+        let to = match to {
+            Some(to) if status.peers.iter().any(|peer| peer.is_voter && peer.peer.id == to) => to,
+            Some(_) => return Err(HandOverError::Nobody),
+            None => successor(&status).ok_or(HandOverError::Nobody)?,
         };
-        // Who waits in vain goes down without.
-        tokio::time::timeout(patience, standing.wait_for(is_led)).await.ok();
+        self.member.transfer(to).await.map_err(|_| HandOverError::Refused)?;
+        let is_led =
+            |standing: &Standing| standing.leader.as_ref().is_some_and(|(leader, _)| *leader == to);
+        let led = tokio::time::timeout(patience, standing.wait_for(is_led)).await;
+        match led {
+            Ok(Ok(_)) => Ok(to),
+            _ => Err(HandOverError::Refused),
+        }
     }
 
     /// Ends consensus and closes the log. Blocks: not for async code.

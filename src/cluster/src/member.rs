@@ -27,10 +27,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use isthmus_storage::LogId;
 use openraft::network::{NetSnapshot, RaftNetworkFactory};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 
+use crate::raft::convert::id_to_log;
 use crate::raft::{Chunks, RaftLog, RaftTypes, SnapshotData, settings};
 
 pub use self::lease::Lease;
@@ -74,6 +76,11 @@ pub struct Point {
     pub term: u64,
     /// Who takes part, as of that entry: index, term, and who, encoded.
     pub members: Option<(u64, u64, Bytes)>,
+}
+
+/// The last entry that a snapshot holds.
+pub fn end_of(meta: &crate::peer::SnapshotMeta) -> LogId {
+    meta.last_log_id.as_ref().map_or(LogId::ZERO, id_to_log)
 }
 
 /// What the broker does with what is committed.

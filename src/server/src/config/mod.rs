@@ -8,6 +8,7 @@
 
 mod alarms;
 mod backends;
+mod cluster;
 mod keys;
 mod listen;
 mod sources;
@@ -27,6 +28,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
+pub(crate) use cluster::{Cluster, PeerTls, StandbyClients};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     /// `[shutdown]`
     pub(crate) shutdown: Shutdown,
+    /// `[cluster]`
+    pub(crate) cluster: Cluster,
 }
 
 /// The data directory; relative paths count from the working directory.
@@ -381,7 +385,7 @@ impl Config {
                 report(key, message);
             }
         }
-        for (key, message) in self.tls.check() {
+        for (key, message) in self.tls.check().into_iter().chain(self.cluster.check()) {
             report(key, message);
         }
         if !self.tls.is_on() {
