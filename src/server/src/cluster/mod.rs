@@ -28,7 +28,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::task::JoinSet;
 
-use crate::config::{Cluster as ClusterConfig, Config, ListenAddrs, PeerTls};
+use crate::config::{Cluster as ClusterConfig, Config, PeerTls};
 use crate::net::{ListenError, Reserved};
 
 pub(crate) use self::api::{Operations, router};
@@ -123,8 +123,7 @@ impl Peers {
             Arc::new(Forming::new(config, SharedStorage::clone(&storage), dialer.clone()));
         let handling = Arc::new(Handling::new(Arc::clone(&forming)));
         let server = PeerServer::new(local, Arc::clone(&handling) as _);
-        let addr = cluster.own().cloned().into_iter().collect();
-        let reserved = Reserved::bind("cluster.nodes", &ListenAddrs(addr)).await?;
+        let reserved = Reserved::bind("cluster.listen", &cluster.listened()).await?;
         let mut listening = JoinSet::new();
         for listener in reserved.listen()? {
             let server = server.clone();

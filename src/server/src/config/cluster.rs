@@ -8,7 +8,7 @@ use std::time::Duration;
 use isthmus_ldap::Secret;
 
 use super::backends::Password;
-use super::listen::ListenAddr;
+use super::listen::{ListenAddr, ListenAddrs};
 use super::units::{ByteSize, TimeSpan};
 use super::value::{Setting, Value, read_word};
 
@@ -19,6 +19,8 @@ pub(crate) struct Cluster {
     pub(crate) node: u32,
     /// The nodes that begin the cluster, or the ones that a later node knows.
     pub(crate) nodes: Nodes,
+    /// Where this node listens for its peers, if that is not where they reach it.
+    pub(crate) listen: ListenAddrs,
     /// Whether nodes speak TLS to each other.
     pub(crate) tls: PeerTls,
     /// The certificate that this node shows its peers; with its key and their authority it is read
@@ -47,6 +49,7 @@ impl Default for Cluster {
         Self {
             node: 0,
             nodes: Nodes::default(),
+            listen: ListenAddrs::default(),
             tls: PeerTls::On,
             certificate: PathBuf::new(),
             key: PathBuf::new(),
@@ -70,6 +73,15 @@ impl Cluster {
     /// Where this node's peers reach it.
     pub(crate) fn own(&self) -> Option<&ListenAddr> {
         self.nodes.0.iter().find(|node| u32::from(node.number) == self.node).map(|node| &node.addr)
+    }
+
+    /// Where this node listens for its peers: what `cluster.listen` says, or where they reach it.
+    pub(crate) fn listened(&self) -> ListenAddrs {
+        if self.listen.0.is_empty() {
+            ListenAddrs(self.own().cloned().into_iter().collect())
+        } else {
+            self.listen.clone()
+        }
     }
 
     /// What contradicts itself, by key.
@@ -105,11 +117,11 @@ impl Cluster {
                     let ip = addr.host.parse::<IpAddr>();
                     ip.map_or(addr.host == "localhost", |ip| ip.to_canonical().is_loopback())
                 };
-                if let Some(node) = self.nodes.0.iter().find(|node| !is_loopback(&node.addr)) {
+                let mut addrs = self.nodes.0.iter().map(|node| &node.addr).chain(&self.listen.0);
+                if let Some(addr) = addrs.find(|addr| !is_loopback(addr)) {
                     let message = format!(
-                        "may be \"off\" on loopback alone, and {} is not: what nodes say to each \
-                         other would be read, and changed, by whoever is between them",
-                        node.addr
+                        "may be \"off\" on loopback alone, and {addr} is not: what nodes say to \
+                         each other would be read, and changed, by whoever is between them"
                     );
                     problems.push(("cluster.tls", message));
                 }

@@ -144,6 +144,7 @@ fn cluster_keys() -> Vec<Key> {
     vec![
         ranged("cluster.node", |c| &mut c.cluster.node, 0..=65_535),
         plain("cluster.nodes", |c| &mut c.cluster.nodes),
+        plain("cluster.listen", |c| &mut c.cluster.listen),
         plain("cluster.tls", |c| &mut c.cluster.tls),
         plain("cluster.certificate", |c| &mut c.cluster.certificate),
         plain("cluster.key", |c| &mut c.cluster.key),
