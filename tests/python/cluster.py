@@ -124,7 +124,7 @@ class Cluster:
     def start(self):
         """Forms it; returns once somebody leads and all vote."""
         for attempt in range(ATTEMPTS):
-            self._lay_out(attempt)
+            self.lay_out(attempt)
             try:
                 self.start_nodes()
                 break
@@ -133,9 +133,21 @@ class Cluster:
                 if "in use" not in failed.output or attempt + 1 == ATTEMPTS:
                     raise
         self.wait_whole(FORMED_WITHIN_S)
+        self.wait_for_guest()
         return self
 
-    def _lay_out(self, attempt):
+    def wait_for_guest(self):
+        """The first leader makes the first user."""
+        deadline = time.monotonic() + FORMED_WITHIN_S
+        while True:
+            try:
+                return self.leader().connect().close()
+            except pika.exceptions.AMQPError:
+                assert time.monotonic() < deadline, "guest cannot log in"
+                time.sleep(0.05)
+
+    def lay_out(self, attempt=0):
+        """Gives every node its ports and settings; nothing is started yet."""
         ports = free_ports(4 * len(self.numbers))
         for index, number in enumerate(self.numbers):
             peer_port, amqp_port, http_port, proxy_port = ports[4 * index:4 * index + 4]

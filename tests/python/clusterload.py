@@ -7,6 +7,7 @@ So everything that comes twice must be flagged.
 
 import asyncio
 import contextlib
+import logging
 import statistics
 import struct
 import threading
@@ -24,6 +25,10 @@ STALL_S = 2.0
 CONNECT_S = 3.0
 PAUSE_S = 0.02
 PREFETCH = 200
+
+# Connections end all the time here, which these would report with a trace each.
+for name in ("aiormq", "aio_pika", "pika"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 # What a client meets when its node goes, or refuses it.
 FAILURES = (aio_pika.exceptions.AMQPError, aio_pika.exceptions.DeliveryError, ConnectionError,
