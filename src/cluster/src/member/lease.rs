@@ -30,6 +30,9 @@ const MARGIN: Duration = Duration::from_millis(20);
 /// The machine has been asleep if its two clocks have come apart by more.
 const ASLEEP: Duration = Duration::from_millis(10);
 
+/// Two readings of a clock lie close together if less than this is between them.
+const CLOSE: Duration = Duration::from_millis(1);
+
 impl Lease {
     /// A lease that does not hold yet.
     pub(super) fn new(term: Duration) -> Lease {
@@ -55,6 +58,10 @@ impl Lease {
     #[must_use]
     pub fn holds(&self) -> bool {
         let until = self.until.load(Ordering::Acquire);
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::ignores_leases() && until > 0 {
+            return true;
+        }
         let now = self.start.elapsed().as_nanos();
         now < u128::from(until)
             && slept().abs_diff(self.slept.load(Ordering::Relaxed)) < ASLEEP.as_nanos() as u64
@@ -62,13 +69,21 @@ impl Lease {
 }
 
 /// By how much the clock that counts while the machine sleeps is ahead of the one that does not.
+///
+/// A thread that loses its processor between the two readings would take that for sleep, so it
+/// reads again until they lie close together.
 fn slept() -> u64 {
     let nanos = |clock| {
         let time = clock_gettime(clock);
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64
     };
-    let monotonic = nanos(ClockId::Monotonic);
-    nanos(ClockId::Boottime).saturating_sub(monotonic)
+    loop {
+        let before = nanos(ClockId::Monotonic);
+        let boottime = nanos(ClockId::Boottime);
+        if nanos(ClockId::Monotonic) - before < CLOSE.as_nanos() as u64 {
+            return boottime.saturating_sub(before);
+        }
+    }
 }
 
 #[cfg(test)]
