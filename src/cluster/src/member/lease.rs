@@ -17,7 +17,8 @@ pub struct Lease {
     start: Instant,
     /// How long a majority's word holds.
     term: Duration,
-    /// Nanoseconds since `start` until when it holds; 0 if it does not.
+    /// Nanoseconds since `start` until when it holds; 0 if it does not, `u64::MAX` if it does for as
+    /// long as the node leads.
     until: AtomicU64,
     /// By how much the clock that also counts while the machine sleeps was ahead of the other when
     /// the lease was renewed, in nanoseconds.
@@ -44,11 +45,16 @@ impl Lease {
         }
     }
 
+    /// This leader is the only voter: nobody else can be elected, however long it says nothing.
+    pub(super) fn keep(&self) {
+        self.until.store(u64::MAX, Ordering::Release);
+    }
+
     /// A majority has acknowledged this leader at `acknowledged`; it is none if it does not lead.
     pub(super) fn renew(&self, acknowledged: Option<Instant>) {
         let until = acknowledged.map_or(0, |at| {
             let until = (at + self.term).saturating_duration_since(self.start);
-            u64::try_from(until.as_nanos()).unwrap_or(u64::MAX)
+            u64::try_from(until.as_nanos()).unwrap_or(u64::MAX - 1)
         });
         self.slept.store(slept(), Ordering::Relaxed);
         self.until.store(until, Ordering::Release);
@@ -60,6 +66,9 @@ impl Lease {
         let until = self.until.load(Ordering::Acquire);
         #[cfg(feature = "planted-bugs")]
         if crate::planted::ignores_leases() && until > 0 {
+            return true;
+        }
+        if until == u64::MAX {
             return true;
         }
         let now = self.start.elapsed().as_nanos();
@@ -104,5 +113,11 @@ mod tests {
         assert!(lease.holds());
         lease.renew(None);
         assert!(!lease.holds(), "it leads no more");
+        lease.keep();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(lease.holds(), "nobody else can lead");
+        lease.renew(Some(Instant::now()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!lease.holds(), "there are others now");
     }
 }
