@@ -20,6 +20,7 @@ mod runtime;
 mod settings;
 mod snapshot;
 mod tail;
+mod watch;
 
 use std::fmt;
 

@@ -26,9 +26,8 @@ fn three_nodes_in_peace() {
 fn one_seed() {
     let seed = std::env::var("ISTHMUS_SEED").unwrap().parse().unwrap();
     tracing_subscriber::fmt().with_env_filter("info,openraft=warn").without_time().init();
-    let number = |name, default| {
-        std::env::var(name).map_or(default, |value: String| value.parse().unwrap())
-    };
+    let number =
+        |name, default| std::env::var(name).map_or(default, |value: String| value.parse().unwrap());
     let nodes = number("NODES", 3) as usize;
     let faults = [Faults::None, Faults::Crashes, Faults::All][number("FAULTS", 2) as usize];
     let trace = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
@@ -38,14 +37,20 @@ fn one_seed() {
 #[test]
 #[ignore = "for looking"]
 fn many_seeds() {
-    let number = |name, default| {
-        std::env::var(name).map_or(default, |value: String| value.parse().unwrap())
-    };
+    let number =
+        |name, default| std::env::var(name).map_or(default, |value: String| value.parse().unwrap());
     let nodes = number("NODES", 3) as usize;
     let faults = [Faults::None, Faults::Crashes, Faults::All][number("FAULTS", 2) as usize];
     let begin = std::time::Instant::now();
     for seed in number("FIRST", 0)..number("FIRST", 0) + number("COUNT", 20) {
         let trace = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
+        if number("REPLAY", 0) > 0 {
+            let again = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
+            eprintln!("{seed}: replays {}", trace == again);
+            if let (Ok(a), Ok(b)) = (&trace, &again) {
+                eprintln!("{:?}\n{:?}", a.digests, b.digests);
+            }
+        }
         match trace {
             Ok(trace) => eprintln!("{seed}: {:?} {:?}", begin.elapsed(), trace.tally),
             Err(broken) => {

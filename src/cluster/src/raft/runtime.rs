@@ -10,6 +10,8 @@ use openraft::{AsyncRuntime, OptionalSend};
 use rand::TryRng;
 use rand::rngs::ThreadRng;
 
+use super::watch::OrderedWatch;
+
 /// tokio, with numbers drawn for elections that an embedder can choose, see [`draw_from`].
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
@@ -67,7 +69,7 @@ impl AsyncRuntime for Runtime {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = Draws;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = OrderedWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 
