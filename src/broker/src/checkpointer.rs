@@ -184,6 +184,8 @@ impl Checkpointer {
                 threads: self.threads.clone(),
             };
             let turn = tokio::select! {
+                // As above.
+                biased;
                 turn = self.rounds.turn() => turn,
                 _ = self.stop.wait_for(|stop| *stop) => return,
             };

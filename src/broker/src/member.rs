@@ -32,7 +32,7 @@ use crate::pager::Pager;
 use crate::recovery::{RecoveryError, recover_member};
 use crate::rounds::{Latest, Rounds};
 use crate::shard::{Election, Input, Shard, point_of};
-use crate::transfer;
+use crate::transfer::{self, ChunkReader};
 
 /// Bytes of entries that are committed and wait for the shard, in units of [`ROOM_BYTES`].
 const ROOM: usize = 1 << 16;
@@ -285,6 +285,8 @@ async fn watch_over(
     let leads = |standing: &Standing| standing.role == Role::Leader && standing.term == term;
     loop {
         tokio::select! {
+            // In this order, so that a simulation replays.
+            biased;
             changed = standing.changed() => {
                 if changed.is_err() {
                     return "consensus has ended";
@@ -293,9 +295,12 @@ async fn watch_over(
                     return "another term has begun";
                 }
             }
-            // The sender is dropped when all that was proposed is through, which is never before
-            // the shard has ceased to lead.
-            Ok(()) = &mut refused => return "a proposal was refused",
+            // The sender is dropped without a word when all that was proposed is through, which is
+            // never before the shard has ceased to lead.
+            refused = &mut refused => return match refused {
+                Ok(()) => "a proposal was refused",
+                Err(_) => "what it proposed did not follow on what was committed",
+            },
             () = tokio::time::sleep(LOOK_EVERY) => {
                 match lost_at {
                     None if !lease.holds() => lost_at = Some(Instant::now()),
@@ -377,6 +382,7 @@ impl Applier {
         // Kept until it is installed, or is not going to be.
         let turn = self.rounds.turn().await;
         let storage = SharedStorage::clone(&self.storage);
+        let chunks = ChunkReader::start(&self.threads, chunks);
         let receive = move || transfer::receive(&storage, chunks);
         let received = blocking(&self.threads, "snapshot", receive).await.ok_or_else(failed)??;
         let applier = Arc::clone(self);

@@ -82,6 +82,8 @@ impl Scrub {
             let file = next.and_then(|number| self.pager.files([number]).pop());
             let Some(file) = file else {
                 tokio::select! {
+                    // In this order, so that a simulation replays.
+                    biased;
                     () = tokio::time::sleep(LOOK_EVERY) => continue,
                     _ = self.stop.wait_for(|stop| *stop) => return,
                 }

@@ -26,7 +26,7 @@ use isthmus_cluster::raft::{Chunk, Chunks};
 use isthmus_core::Ledger;
 use isthmus_storage::fs::{Pace, Storage};
 use isthmus_storage::pages::{PageFile, PageReceiver};
-use isthmus_storage::threads::Threads;
+use isthmus_storage::threads::{Receiver, Threads};
 use isthmus_storage::{Error as StorageError, LogId, SharedStorage, Spool, checkpoint, small};
 use tokio::sync::{mpsc, watch};
 
@@ -54,13 +54,12 @@ const NOTE: &str = "snapshot-installing";
 impl Source {
     /// Sends all of it, on a thread of its own.
     pub(crate) fn send(self, threads: Threads, stop: watch::Receiver<bool>) -> Chunks {
-        let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+        let (mut out, chunks) = ChunkWriter::start(&threads);
         tokio::spawn(async move {
             let write = move || {
-                let mut out = ChunkWriter { sender, buffer: BytesMut::new() };
                 if let Err(error) = self.write_to(&mut out, &stop) {
                     // If nobody listens any more, that is why.
-                    out.sender.blocking_send(Err(error)).ok();
+                    out.put(Err(error)).ok();
                 }
             };
             blocking(&threads, "snapshot", write).await
@@ -95,21 +94,40 @@ impl Source {
     }
 }
 
-/// Gathers what is written into chunks.
+/// Gathers what is written into chunks. It waits for room as threads wait, real or simulated; a
+/// task hands the chunks on.
 struct ChunkWriter {
-    sender: mpsc::Sender<io::Result<Chunk>>,
+    sender: mpsc::UnboundedSender<io::Result<Chunk>>,
+    /// One for each chunk there is room for; disconnected if nobody takes any more.
+    room: Receiver<()>,
     buffer: BytesMut,
 }
 
 impl ChunkWriter {
-    fn send(&self, chunk: Chunk) -> io::Result<()> {
-        let sent = self.sender.blocking_send(Ok(chunk));
-        sent.map_err(|_| io::Error::other("the other node takes no more"))
+    fn start(threads: &Threads) -> (ChunkWriter, Chunks) {
+        let (to, chunks) = mpsc::channel(1);
+        let (sender, mut from) = mpsc::unbounded_channel();
+        let (give, room) = threads.channel();
+        (0..CHUNKS_MAX).for_each(|_| give.send(()).unwrap_or_default());
+        tokio::spawn(async move {
+            while let Some(chunk) = from.recv().await {
+                if to.send(chunk).await.is_err() || give.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        (ChunkWriter { sender, room, buffer: BytesMut::new() }, chunks)
+    }
+
+    fn put(&self, chunk: io::Result<Chunk>) -> io::Result<()> {
+        let room = self.room.recv().is_ok();
+        let sent = room && self.sender.send(chunk).is_ok();
+        if sent { Ok(()) } else { Err(io::Error::other("the other node takes no more")) }
     }
 
     fn end(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.send(Chunk::End)
+        self.put(Ok(Chunk::End))
     }
 }
 
@@ -124,26 +142,47 @@ impl Write for ChunkWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         let chunk = self.buffer.split().freeze();
-        if chunk.is_empty() { Ok(()) } else { self.send(Chunk::Data(chunk)) }
+        if chunk.is_empty() { Ok(()) } else { self.put(Ok(Chunk::Data(chunk))) }
     }
 }
 
-/// Reads what is in chunks.
-struct ChunkReader {
-    chunks: Chunks,
+/// Reads what is in chunks. It waits for them as threads wait, real or simulated; a task hands them
+/// on.
+pub(crate) struct ChunkReader {
+    chunks: Receiver<io::Result<Chunk>>,
+    /// Asks for another one.
+    wanted: mpsc::UnboundedSender<()>,
     rest: Bytes,
     ended: bool,
+}
+
+impl ChunkReader {
+    /// Reads `chunks`, handed on by a task of the current runtime.
+    pub(crate) fn start(threads: &Threads, mut chunks: Chunks) -> ChunkReader {
+        let (sender, handed) = threads.channel();
+        let (wanted, mut asked) = mpsc::unbounded_channel();
+        (0..CHUNKS_MAX).for_each(|_| wanted.send(()).unwrap_or_default());
+        tokio::spawn(async move {
+            while asked.recv().await.is_some()
+                && let Some(chunk) = chunks.recv().await
+                && sender.send(chunk).is_ok()
+            {}
+        });
+        ChunkReader { chunks: handed, wanted, rest: Bytes::new(), ended: false }
+    }
 }
 
 impl Read for ChunkReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() && !self.ended {
-            match self.chunks.blocking_recv() {
-                Some(Ok(Chunk::Data(bytes))) => self.rest = bytes,
-                Some(Ok(Chunk::End)) => self.ended = true,
-                Some(Err(error)) => return Err(error),
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            match self.chunks.recv() {
+                Ok(Ok(Chunk::Data(bytes))) => self.rest = bytes,
+                Ok(Ok(Chunk::End)) => self.ended = true,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
+            // Nobody hears it behind the last.
+            self.wanted.send(()).ok();
         }
         let len = self.rest.len().min(buf.len());
         buf[..len].copy_from_slice(&self.rest[..len]);
@@ -161,8 +200,7 @@ pub(crate) struct Received {
 
 /// Receives a snapshot. Blocks. Whoever calls it has the turn to write page files, and keeps it
 /// until the snapshot is installed or dropped.
-pub(crate) fn receive(storage: &SharedStorage, chunks: Chunks) -> io::Result<Received> {
-    let mut input = ChunkReader { chunks, rest: Bytes::new(), ended: false };
+pub(crate) fn receive(storage: &SharedStorage, mut input: ChunkReader) -> io::Result<Received> {
     let mut files = Vec::new();
     loop {
         let mut tag = [0];

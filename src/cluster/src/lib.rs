@@ -7,6 +7,8 @@
 
 pub mod member;
 pub mod peer;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod raft;
 mod single;
 

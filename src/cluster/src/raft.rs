@@ -16,9 +16,11 @@
 pub(crate) mod convert;
 mod log_store;
 pub(crate) mod membership;
+mod runtime;
 mod settings;
 mod snapshot;
 mod tail;
+mod watch;
 
 use std::fmt;
 
@@ -27,6 +29,7 @@ use bytes::Bytes;
 pub use self::{
     convert::{EntryKind, alone},
     log_store::{OpenError, RaftLog, RaftLogOptions, RaftLogReader},
+    runtime::{Runtime, draw_from},
     settings::settings,
     snapshot::{Chunk, Chunks, Install, SnapshotData},
 };
@@ -43,7 +46,7 @@ openraft::declare_raft_types!(
         Node = openraft::impls::BasicNode,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft::impls::TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 /// An entry as openraft sees it.

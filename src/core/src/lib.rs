@@ -14,6 +14,8 @@ mod dispatcher;
 mod fact;
 mod ledger;
 pub mod paging;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod policy;
 mod runs;
 #[cfg(test)]

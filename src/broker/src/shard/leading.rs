@@ -1,7 +1,7 @@
 //! What the node that leads has beside the ledger: the dispatcher, and what is on its way into the
 //! log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ pub(crate) struct Leading {
     pub(super) dispatcher: Dispatcher,
     pub(super) way: Way,
     pub(super) in_flight: InFlight,
-    mailboxes: HashMap<SessionId, Arc<Mailbox>>,
+    mailboxes: BTreeMap<SessionId, Arc<Mailbox>>,
     clock: ClockSource,
     /// The term of its entries' places.
     term: u64,
@@ -117,7 +117,7 @@ impl Leading {
             dispatcher,
             way,
             in_flight: InFlight::new(),
-            mailboxes: HashMap::new(),
+            mailboxes: BTreeMap::new(),
             clock,
             term: ledger.term(),
             number: 0,

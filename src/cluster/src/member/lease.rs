@@ -17,7 +17,8 @@ pub struct Lease {
     start: Instant,
     /// How long a majority's word holds.
     term: Duration,
-    /// Nanoseconds since `start` until when it holds; 0 if it does not.
+    /// Nanoseconds since `start` until when it holds; 0 if it does not, `u64::MAX` if it does for as
+    /// long as the node leads.
     until: AtomicU64,
     /// By how much the clock that also counts while the machine sleeps was ahead of the other when
     /// the lease was renewed, in nanoseconds.
@@ -30,6 +31,9 @@ const MARGIN: Duration = Duration::from_millis(20);
 /// The machine has been asleep if its two clocks have come apart by more.
 const ASLEEP: Duration = Duration::from_millis(10);
 
+/// Two readings of a clock lie close together if less than this is between them.
+const CLOSE: Duration = Duration::from_millis(1);
+
 impl Lease {
     /// A lease that does not hold yet.
     pub(super) fn new(term: Duration) -> Lease {
@@ -41,11 +45,16 @@ impl Lease {
         }
     }
 
+    /// This leader is the only voter: nobody else can be elected, however long it says nothing.
+    pub(super) fn keep(&self) {
+        self.until.store(u64::MAX, Ordering::Release);
+    }
+
     /// A majority has acknowledged this leader at `acknowledged`; it is none if it does not lead.
     pub(super) fn renew(&self, acknowledged: Option<Instant>) {
         let until = acknowledged.map_or(0, |at| {
             let until = (at + self.term).saturating_duration_since(self.start);
-            u64::try_from(until.as_nanos()).unwrap_or(u64::MAX)
+            u64::try_from(until.as_nanos()).unwrap_or(u64::MAX - 1)
         });
         self.slept.store(slept(), Ordering::Relaxed);
         self.until.store(until, Ordering::Release);
@@ -55,6 +64,13 @@ impl Lease {
     #[must_use]
     pub fn holds(&self) -> bool {
         let until = self.until.load(Ordering::Acquire);
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::ignores_leases() && until > 0 {
+            return true;
+        }
+        if until == u64::MAX {
+            return true;
+        }
         let now = self.start.elapsed().as_nanos();
         now < u128::from(until)
             && slept().abs_diff(self.slept.load(Ordering::Relaxed)) < ASLEEP.as_nanos() as u64
@@ -62,13 +78,21 @@ impl Lease {
 }
 
 /// By how much the clock that counts while the machine sleeps is ahead of the one that does not.
+///
+/// A thread that loses its processor between the two readings would take that for sleep, so it
+/// reads again until they lie close together.
 fn slept() -> u64 {
     let nanos = |clock| {
         let time = clock_gettime(clock);
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64
     };
-    let monotonic = nanos(ClockId::Monotonic);
-    nanos(ClockId::Boottime).saturating_sub(monotonic)
+    loop {
+        let before = nanos(ClockId::Monotonic);
+        let boottime = nanos(ClockId::Boottime);
+        if nanos(ClockId::Monotonic) - before < CLOSE.as_nanos() as u64 {
+            return boottime.saturating_sub(before);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +113,11 @@ mod tests {
         assert!(lease.holds());
         lease.renew(None);
         assert!(!lease.holds(), "it leads no more");
+        lease.keep();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(lease.holds(), "nobody else can lead");
+        lease.renew(Some(Instant::now()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!lease.holds(), "there are others now");
     }
 }

@@ -48,8 +48,13 @@ pub(super) fn watch(raft: &Raft, lease: &Arc<Lease>) -> watch::Receiver<Standing
                 let acknowledged = metrics.last_quorum_acked.filter(|_| leads);
                 // Before its own entries of the term, it says that it leads term 0.
                 let leads = leads && metrics.current_term > 0;
-                lease.renew(acknowledged.filter(|_| leads).map(|at| Instant::now() - at.elapsed()));
                 let members = metrics.membership_config.membership();
+                if leads && members.voter_ids().eq([metrics.id]) {
+                    lease.keep();
+                } else {
+                    let heard = acknowledged.filter(|_| leads);
+                    lease.renew(heard.map(|at| Instant::now() - at.elapsed()));
+                }
                 let leader = metrics.current_leader.and_then(|id| {
                     let node = members.get_node(&id)?;
                     Some((MemberId(id), node.addr.clone()))

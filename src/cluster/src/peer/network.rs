@@ -191,6 +191,8 @@ impl RaftNetworkV2<RaftTypes> for Link {
     ) -> Result<SnapshotResponse<RaftTypes>, StreamingError<RaftTypes>> {
         let sent = snapshot::send(&self.peer, &vote, snapshot, option.soft_ttl());
         tokio::select! {
+            // In this order, so that a simulation replays.
+            biased;
             closed = cancel => Err(closed.into()),
             sent = sent => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),

@@ -99,6 +99,8 @@ impl PeerServer {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
+                // In this order, so that a simulation replays.
+                biased;
                 accepted = listener.accept() => {
                     let (stream, remote) = accepted?;
                     let server = self.clone();

@@ -16,7 +16,7 @@ pub fn settings() -> Config {
         cluster_name: "isthmus".to_owned(),
         // A leader that comes back has forgotten its lease and what it had confirmed. It asks for
         // votes like anybody else.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(restores_leaders()),
         // A node that comes back from a partition must not depose a leader that works.
         enable_pre_vote: Some(true),
         // A follower whose log went back has lost what it acknowledged, and counted in majorities.
@@ -32,6 +32,14 @@ pub fn settings() -> Config {
         install_snapshot_timeout: 60_000,
         ..Config::default()
     }
+}
+
+#[cfg(feature = "planted-bugs")]
+use crate::planted::restores_leaders;
+
+#[cfg(not(feature = "planted-bugs"))]
+const fn restores_leaders() -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -290,11 +290,26 @@ impl Dispatcher {
         if self.gather.facts.is_empty() {
             return None;
         }
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::says_too_early() {
+            self.say_what_waits();
+        }
         let gather = std::mem::take(&mut self.gather);
         self.gathered_before = 0;
         self.in_flight.push_back(gather.after);
         self.proposed += 1;
         Some(Entry { time: self.clock.log, facts: gather.facts })
+    }
+
+    /// Says what should wait for the next entry's commit.
+    #[cfg(feature = "planted-bugs")]
+    fn say_what_waits(&mut self) {
+        for after in std::mem::take(&mut self.gather.after) {
+            match after {
+                After::Say { session, output } => self.say(session, output),
+                after => self.gather.after.push(after),
+            }
+        }
     }
 
     /// About how many bytes the next entry has so far.

@@ -91,6 +91,13 @@ impl SimStorage {
         self.disk.lock().faults.insert(number, fault);
     }
 
+    /// What was scheduled and has not happened does not happen any more.
+    pub fn forget_faults(&self) {
+        let mut disk = self.disk.lock();
+        disk.faults.clear();
+        disk.read_faults.clear();
+    }
+
     /// Schedules EIO for the read with this number, counted from 0 since the disk was made.
     pub fn inject_read_error(&self, number: u64) {
         self.disk.lock().read_faults.insert(number);

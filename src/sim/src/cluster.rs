@@ -1,0 +1,220 @@
+//! The nodes of a run, and what happens to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_broker::Broker;
+use isthmus_cluster::member::Role;
+use isthmus_storage::SimStorage;
+use isthmus_storage::fs::{Fault, Rng};
+use isthmus_storage::threads::Simulation;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::disk::{SlowDisk, Slowness};
+use crate::net::{Farewell, Net};
+use crate::node::{Node, Setup, member_of};
+use crate::oracle::{Broken, Oracle};
+
+/// How often it is looked at who leads.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Those that run, by their numbers. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<BTreeMap<usize, Arc<Node>>>>);
+
+impl Running {
+    pub(crate) fn get(&self, node: usize) -> Option<Arc<Node>> {
+        self.0.lock().get(&node).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<(usize, Arc<Node>)> {
+        self.0.lock().iter().map(|(number, node)| (*number, Arc::clone(node))).collect()
+    }
+
+    /// Who may act as the leader now.
+    pub(crate) fn acting(&self) -> Vec<usize> {
+        let acts = |broker: &Broker| {
+            let may = broker.membership().is_some_and(|m| m.member().lease().holds());
+            may && *broker.leads().borrow()
+        };
+        self.all().into_iter().filter(|(_, node)| acts(&node.broker)).map(|(n, _)| n).collect()
+    }
+}
+
+/// Watches that never two may act at once.
+pub(crate) async fn watch_leaders(running: Running, oracle: Oracle) {
+    loop {
+        let acting = running.acting();
+        if acting.len() > 1 {
+            oracle.break_with(format!("nodes {acting:?} may all act as the leader"));
+        }
+        for (number, node) in running.all() {
+            let Some(membership) = node.broker.membership() else { continue };
+            let standing = membership.member().standing().borrow().clone();
+            if standing.role == Role::Leader {
+                oracle.leads(standing.term, member_of(number).0);
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// All nodes of a run.
+pub(crate) struct Cluster<'a> {
+    pub(crate) setup: Setup,
+    pub(crate) simulation: Simulation,
+    pub(crate) net: Net,
+    pub(crate) running: Running,
+    rng: Rng,
+    disks: Vec<SlowDisk>,
+    prepare: &'a dyn Fn(&SimStorage),
+    /// Nodes that are down, and until when.
+    down: BTreeMap<usize, Instant>,
+    failed: mpsc::UnboundedReceiver<(usize, u64)>,
+    fail: mpsc::UnboundedSender<(usize, u64)>,
+    /// Which life of each node this is.
+    lives: Vec<u64>,
+    /// Numbers for all that was asked of disks that are no more.
+    pub(crate) digests: Vec<u64>,
+}
+
+impl<'a> Cluster<'a> {
+    pub(crate) fn new(
+        setup: Setup,
+        simulation: Simulation,
+        rng: &mut Rng,
+        prepare: &'a dyn Fn(&SimStorage),
+    ) -> Cluster<'a> {
+        let net = Net::new(rng.next_u64());
+        let (fail, failed) = mpsc::unbounded_channel();
+        let mut this = Cluster {
+            setup,
+            simulation,
+            net,
+            running: Running::default(),
+            rng: Rng::new(rng.next_u64()),
+            disks: Vec::new(),
+            prepare,
+            down: BTreeMap::new(),
+            failed,
+            fail,
+            lives: vec![0; setup.nodes],
+            digests: Vec::new(),
+        };
+        for node in 0..setup.nodes {
+            let disk = SimStorage::new(rng.next_u64());
+            prepare(&disk);
+            let simulation = this.simulation.clone();
+            this.disks.push(SlowDisk { disk, slowness: Slowness::default(), simulation });
+            this.down.insert(node, Instant::now());
+        }
+        this
+    }
+
+    /// A node ends, and comes back after some time: with what its disk has after a power cut, or
+    /// with all that it wrote.
+    pub(crate) fn end(&mut self, node: usize, is_power_cut: bool, back_in: Duration) {
+        let Some(ended) = self.running.0.lock().remove(&node) else { return };
+        let farewell =
+            if is_power_cut && self.rng.chance(70) { Farewell::Silence } else { Farewell::Reset };
+        self.net.end(node, farewell);
+        self.exchange_disk(node, is_power_cut);
+        ended.kill(&self.simulation);
+        tracing::info!(node, is_power_cut, ?back_in, "ended");
+        self.down.insert(node, Instant::now() + back_in);
+    }
+
+    fn exchange_disk(&mut self, node: usize, is_power_cut: bool) {
+        self.lives[node] += 1;
+        let slow = &mut self.disks[node];
+        self.digests.push(slow.disk.digest());
+        slow.disk =
+            if is_power_cut { slow.disk.crash(self.rng.next_u64()) } else { slow.disk.fork() };
+        slow.slowness = Slowness::default();
+        (self.prepare)(&slow.disk);
+    }
+
+    /// Until `until`, starts nodes whose time has come and ends those whose disk has failed.
+    pub(crate) async fn go_on(&mut self, until: Instant) -> Result<(), Broken> {
+        loop {
+            let due = self.down.iter().min_by_key(|(node, at)| (**at, **node));
+            let due = due.map(|(node, at)| (*at, *node)).filter(|(at, _)| *at <= until);
+            let next = due.map_or(until, |(at, _)| at);
+            tokio::select! {
+                biased;
+                Some((node, life)) = self.failed.recv() => {
+                    if self.lives[node] == life {
+                        let back_in = Duration::from_millis(self.rng.below(500));
+                        self.end(node, true, back_in);
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            match due {
+                Some((_, node)) => self.start(node, true).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn start(&mut self, node: usize, may_fail: bool) -> Result<(), Broken> {
+        if may_fail && self.lives[node] > 0 && self.rng.chance(10) {
+            let disk = &self.disks[node].disk;
+            disk.inject(disk.operations() + self.rng.below(60), Fault::PowerCut);
+        }
+        loop {
+            let (fail, life) = (self.fail.clone(), self.lives[node]);
+            let on_failure = Box::new(move |_| fail.send((node, life)).unwrap_or_default());
+            let around = (&self.net, &self.disks[node], self.rng.next_u64());
+            let started = Node::start(node, self.setup, around, &self.simulation, on_failure).await;
+            match started {
+                Ok(started) => {
+                    tracing::info!(node, "started");
+                    self.down.remove(&node);
+                    self.running.0.lock().insert(node, Arc::new(started));
+                    return Ok(());
+                }
+                Err(_) if self.disks[node].disk.is_cut() => self.exchange_disk(node, true),
+                Err(error) => return Err(format!("node {node} does not start: {error}")),
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more, and every node is up.
+    pub(crate) async fn heal(&mut self) -> Result<(), Broken> {
+        self.net.block(Vec::new());
+        for disk in &self.disks {
+            disk.slowness.set(Duration::ZERO);
+        }
+        // Those whose disk is about to fail fail now, or never.
+        self.go_on(Instant::now() + Duration::from_millis(50)).await?;
+        while let Some(node) = self.down.keys().next().copied() {
+            self.start(node, false).await?;
+        }
+        for disk in &self.disks {
+            disk.disk.forget_faults();
+        }
+        Ok(())
+    }
+
+    /// A disk gets nothing done for some time.
+    pub(crate) fn slow_down(&mut self, node: usize, time: Duration) {
+        tracing::info!(node, ?time, "slow disk");
+        self.disks[node].slowness.set(self.simulation.now() + time);
+    }
+
+    /// Ends every node for good; returns the numbers for all that was asked of disks.
+    pub(crate) async fn end_all(&mut self) -> Vec<u64> {
+        for node in 0..self.setup.nodes {
+            self.end(node, false, Duration::from_secs(3600));
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let last = self.disks.iter().map(|slow| slow.disk.digest());
+        self.digests.extend(last);
+        std::mem::take(&mut self.digests)
+    }
+}

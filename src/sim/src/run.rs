@@ -1,0 +1,250 @@
+//! One run: what goes wrong, when, and what is compared in the end.
+
+use std::time::Duration;
+
+use isthmus_storage::SimStorage;
+use isthmus_storage::fs::Rng;
+use isthmus_storage::threads::Simulation;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, watch_leaders};
+use crate::node::{Held, Setup};
+use crate::oracle::{Broken, Oracle, Tally};
+use crate::runtime::simulated;
+use crate::work::{Around, consumer, holdings, publisher};
+
+/// How long a cluster that is healed may take until it can be used.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is done in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many things go wrong.
+    pub events: u64,
+    /// Whether they do, or the time passes in peace.
+    pub faults: Faults,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// Nothing.
+    None,
+    /// Nodes end and come back.
+    Crashes,
+    /// That, and the network is cut, disks are slow, and leadership is handed over.
+    All,
+}
+
+/// All that happened in a run: numbers that are the same only if all was the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// For what was asked of each disk, when threads went on, and what clients were told.
+    pub digests: Vec<u64>,
+    /// What was done.
+    pub tally: Tally,
+}
+
+/// Runs a seed. `prepare` is called with every disk before it is used.
+///
+/// # Errors
+/// Which promise was broken.
+pub fn run(seed: u64, plan: Plan, prepare: &dyn Fn(&SimStorage)) -> Result<Trace, Broken> {
+    let mut rng = Rng::new(seed);
+    let order = rng.next_u64();
+    let (result, digest) =
+        simulated(order, |simulation| in_simulation(rng, plan, simulation, prepare))?;
+    let mut trace = result?;
+    trace.digests.push(digest);
+    Ok(trace)
+}
+
+async fn in_simulation(
+    mut rng: Rng,
+    plan: Plan,
+    simulation: Simulation,
+    prepare: &dyn Fn(&SimStorage),
+) -> Result<Trace, Broken> {
+    let setup = Setup { nodes: plan.nodes, pages: rng.chance(40), forgets: rng.chance(40) };
+    let mut cluster = Cluster::new(setup, simulation, &mut rng, prepare);
+    let oracle = Oracle::default();
+    let (stop, stopping) = watch::channel(false);
+    let running = cluster.running.clone();
+    let around = Around { running: running.clone(), oracle: oracle.clone(), stop: stopping };
+    let mut clients = Vec::new();
+    for number in 0..2 {
+        let own = Rng::new(rng.next_u64());
+        clients.push(tokio::spawn(publisher(number, around.clone(), own)));
+        let own = Rng::new(rng.next_u64());
+        clients.push(tokio::spawn(consumer(around.clone(), own)));
+    }
+    let watching = tokio::spawn(watch_leaders(running, oracle.clone()));
+    let result = disturb(&mut cluster, &mut rng, plan, &oracle).await;
+    stop.send_replace(true);
+    let checked = match result {
+        Ok(()) => check(&mut cluster, &mut rng, &oracle, clients).await,
+        broken => broken,
+    };
+    watching.abort();
+    let mut digests = cluster.end_all().await;
+    checked?;
+    digests.push(oracle.digest());
+    oracle.broken().map_or(Ok(()), Err)?;
+    Ok(Trace { digests, tally: oracle.tally() })
+}
+
+/// Lets things go wrong.
+async fn disturb(
+    cluster: &mut Cluster<'_>,
+    rng: &mut Rng,
+    plan: Plan,
+    oracle: &Oracle,
+) -> Result<(), Broken> {
+    // So long that they have mostly begun.
+    cluster.go_on(Instant::now() + Duration::from_millis(500 + rng.below(1500))).await?;
+    for _ in 0..plan.events {
+        match plan.faults {
+            Faults::None => {}
+            Faults::Crashes => crash(cluster, rng),
+            Faults::All if rng.chance(35) => crash(cluster, rng),
+            Faults::All => hinder(cluster, rng).await,
+        }
+        oracle.broken().map_or(Ok(()), Err)?;
+        let time = if rng.chance(30) { rng.below(100) } else { 100 + rng.below(1200) };
+        cluster.go_on(Instant::now() + Duration::from_millis(time)).await?;
+    }
+    Ok(())
+}
+
+fn crash(cluster: &mut Cluster<'_>, rng: &mut Rng) {
+    let nodes = cluster.setup.nodes;
+    let back_in = Duration::from_millis(20 + rng.below(1500));
+    match rng.below(100) {
+        0..80 => {
+            let node = some_node(cluster, rng);
+            cluster.end(node, rng.chance(70), back_in);
+        }
+        80..95 => {
+            let is_power_cut = rng.chance(80);
+            for node in 0..nodes {
+                let back_in = Duration::from_millis(20 + rng.below(600));
+                cluster.end(node, is_power_cut, back_in);
+            }
+        }
+        _ => {
+            let first = rng.below(nodes as u64) as usize;
+            for node in [first, (first + 1) % nodes] {
+                cluster.end(node, rng.chance(70), back_in);
+            }
+        }
+    }
+}
+
+/// Some node, of which a leader is more often than others.
+fn some_node(cluster: &Cluster<'_>, rng: &mut Rng) -> usize {
+    let leader = cluster.running.acting().first().copied();
+    leader
+        .filter(|_| rng.chance(40))
+        .unwrap_or_else(|| rng.below(cluster.setup.nodes as u64) as usize)
+}
+
+async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) {
+    let nodes = cluster.setup.nodes;
+    let one = some_node(cluster, rng);
+    let others = || (0..nodes).filter(move |node| *node != one);
+    match rng.below(100) {
+        0..25 => {
+            tracing::info!(one, "alone");
+            let pairs = others().flat_map(|other| [(one, other), (other, one)]);
+            cluster.net.block(pairs.collect());
+        }
+        25..45 => {
+            let inwards = rng.chance(50);
+            tracing::info!(one, inwards, "one way");
+            let pairs = others().map(|other| if inwards { (other, one) } else { (one, other) });
+            cluster.net.block(pairs.collect());
+        }
+        45..60 => {
+            tracing::info!(one, "bridge");
+            // It reaches all, and they do not reach each other.
+            let pairs =
+                others().flat_map(|a| others().filter(move |b| *b != a).map(move |b| (a, b)));
+            cluster.net.block(pairs.collect());
+        }
+        60..70 => {
+            tracing::info!("connections lost");
+            cluster.net.lose_some(10 + rng.below(90));
+        }
+        70..82 => cluster.slow_down(one, Duration::from_millis(50 + rng.below(1500))),
+        82..90 => {
+            tracing::info!(one, "hands over");
+            if let Some(node) = cluster.running.get(one)
+                && let Some(membership) = node.broker.membership()
+            {
+                membership.hand_over(Duration::from_millis(500)).await;
+            }
+        }
+        _ => {
+            tracing::info!("healed");
+            cluster.net.block(Vec::new());
+        }
+    }
+}
+
+/// Heals everything and compares.
+async fn check(
+    cluster: &mut Cluster<'_>,
+    rng: &mut Rng,
+    oracle: &Oracle,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+) -> Result<(), Broken> {
+    tracing::info!("the end");
+    cluster.heal().await?;
+    for client in clients {
+        let ended = tokio::time::timeout(PATIENCE, client).await;
+        ended.map_err(|_| "a client does not end")?.map_err(|error| error.to_string())?;
+    }
+    let around = Around {
+        running: cluster.running.clone(),
+        oracle: oracle.clone(),
+        // Never told to stop.
+        stop: watch::channel(false).1,
+    };
+    let begun = Instant::now();
+    let held = loop {
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, holdings(&around, rng)).await {
+            Ok(Ok(held)) => break held,
+            Ok(Err(_)) => {}
+            Err(_) => return Err("a cluster that is healed is not usable".to_owned()),
+        }
+    };
+    oracle.finish(&held);
+    oracle.broken().map_or(Ok(()), Err)?;
+    compare(cluster).await
+}
+
+/// Waits until every node has applied the same, and compares what they have.
+async fn compare(cluster: &Cluster<'_>) -> Result<(), Broken> {
+    let begun = Instant::now();
+    loop {
+        let mut all = Vec::new();
+        for (number, node) in cluster.running.all() {
+            let held = node.look(|shard| Held::of(shard)).await;
+            all.push(held.ok_or_else(|| format!("node {number} has ended"))?);
+        }
+        if all.iter().all(|held| held.applied == all[0].applied) {
+            let differences = all.iter().filter_map(|held| all[0].difference(held));
+            let first = differences.map(|what| format!("two ledgers differ: {what}")).next();
+            return first.map_or(Ok(()), Err);
+        }
+        if begun.elapsed() > PATIENCE {
+            let applied: Vec<u64> = all.iter().map(|held| held.applied).collect();
+            return Err(format!("some node stays behind: {applied:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
