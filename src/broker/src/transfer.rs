@@ -36,6 +36,9 @@ use crate::checkpointer::{ENTRY_BYTES, write_entries};
 use crate::recovery::{RecoveryError, read_checkpoint};
 use crate::shard::Snapshot;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of a chunk, about.
 const CHUNK_BYTES: usize = 256 << 10;
 
