@@ -31,7 +31,7 @@ const SECOND_TERM: u64 = 20;
 const BEHIND: u64 = 12;
 
 /// The last entry of its own checkpoint.
-const OWN_CHECKPOINT: u64 = 6;
+const OWN_CHECKPOINT: u64 = 10;
 
 const SENDER: MemberId = MemberId(1);
 const RECEIVER: MemberId = MemberId(2);
@@ -127,7 +127,7 @@ fn fold(log: &[Logged], last: u64) -> Ledger {
 /// Writes messages of entries up to `upto` to the page file `number`, to which the ledger then
 /// refers.
 fn page_out(storage: &SharedStorage, ledger: &mut Ledger, number: u64, upto: u64) -> Arc<PageFile> {
-    let wanted = Wanted { logged_upto: upto, page_bytes: 1000, ..Wanted::default() };
+    let wanted = Wanted { logged_upto: upto, page_bytes: 500, ..Wanted::default() };
     let options = PageOptions { pace: Pace { rest_percent: 0, ..Pace::default() } };
     let mut writer = PageWriter::create(storage, number, options).unwrap();
     let (mut placed, mut from) = (Vec::new(), 0);
@@ -239,12 +239,12 @@ fn what_is_sent_is_what_is_installed() {
     let (expected, files) = (state(&source.snapshot.ledger), source.files.clone());
     let chunks = sent(source);
     assert_eq!(chunks.last(), Some(&Chunk::End));
-    assert!(chunks.len() > 10, "{} pieces", chunks.len());
+    assert!(chunks.len() > 8, "{} pieces", chunks.len());
     let sim = behind(1, BEHIND, 200);
+    let before = start(&sim.fork()).unwrap();
     let received = receive(&shared(&sim), arriving(&chunks)).unwrap();
-    // Up to here nothing but what would be removed again.
-    let (found, applied) = start(&sim.fork()).unwrap();
-    assert_eq!((found, applied.index), (state(&fold(&history(BEHIND, u64::MAX, 200), BEHIND)), 12));
+    // Up to here nothing but what the next start removes.
+    assert!(start(&sim.fork()).unwrap() == before);
     let (snapshot, arrived) = received.install(LogId { index: LAST, term: 2 }).unwrap();
     assert_eq!((snapshot.index, snapshot.term), (LAST, 2));
     assert!(state(&snapshot.ledger) == expected);
@@ -290,7 +290,8 @@ fn a_power_cut_anywhere_leaves_all_of_it_or_nothing() {
                     nothing += 1;
                 }
                 // Nothing of what was going on is left, and a second start finds the same.
-                assert!(disk.list().unwrap().iter().all(|name| !name.starts_with("snapshot")));
+                let left = disk.list().unwrap();
+                assert!(left.iter().all(|name| name != SPOOL && name != NOTE), "{left:?}");
                 let (again, at) = start(&disk.crash(cut)).unwrap();
                 assert!(again == found && at == applied, "{last} {cut} {end}: a second start");
             }
