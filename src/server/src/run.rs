@@ -21,7 +21,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::Signal;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tracing::field::display;
@@ -172,7 +172,10 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
         Arc::new(Operations::new(config.cluster.token.0.clone(), Arc::clone(peers.forming())))
     });
     let router = match &operations {
-        Some(operations) => router.merge(cluster::router(Arc::clone(operations))),
+        Some(operations) => {
+            let router = router.merge(cluster::router(Arc::clone(operations)));
+            cluster::passing(router, Arc::clone(operations))
+        }
         None => router,
     };
     let http = HttpServer::start(http, https, tls.as_ref(), &router);
@@ -199,15 +202,21 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             operations.set_broker(broker.inner().clone());
             let (peers, inner) = (Arc::clone(peers), broker.inner().clone());
             let (dialer, hold) = (peers.dialer.clone(), config.cluster.hold.0);
-            peers.set_serve(serve_for_peers(&broker, &connections));
-            watching.spawn(cluster::follow(peers, inner.clone(), Arc::clone(&status)));
+            let (serves, served) = watch::channel(false);
+            let serve = serve_for_peers(&broker, &connections, &router);
+            peers.set_serve(served.clone(), serve);
+            let standby = config.cluster.standby_clients;
+            let clients = Clients::of_member(&inner, served, dialer, hold, standby);
+            operations.set_clients(clients.clone());
+            watching.spawn(cluster::follow(peers, inner, Arc::clone(&status)));
             watching.spawn(prepare_as_leader(
                 broker.clone(),
                 users.clone(),
                 Arc::clone(&api),
                 Arc::clone(&config),
+                serves,
             ));
-            Clients::of_member(inner, dialer, hold, config.cluster.standby_clients)
+            clients
         }
         _ => {
             import_definitions(&api, &config.definitions.file).await?;
@@ -311,15 +320,21 @@ async fn take<S>(
 }
 
 /// Serves clients that peers pass through: as those that come by themselves, and counted with them.
-fn serve_for_peers(broker: &Broker, connections: &Connections) -> Serve {
-    let (broker, connections) = (broker.clone(), connections.clone());
+fn serve_for_peers(broker: &Broker, connections: &Connections, router: &Router) -> Serve {
+    let (broker, connections, router) = (broker.clone(), connections.clone(), router.clone());
     Arc::new(move |listener, stream, peer| {
         let (served, done) = oneshot::channel::<()>();
-        let broker = broker.clone();
-        let is_known = matches!(listener, "amqp" | "amqps");
+        let (broker, router) = (broker.clone(), router.clone());
+        let is_http = listener == cluster::HTTP;
+        let is_known = is_http || matches!(listener, "amqp" | "amqps");
         let is_taken = is_known
             && connections.spawn(|closing| async move {
-                broker.serve_amqp(stream, peer, closing).await;
+                if is_http {
+                    let closing = closing.requested();
+                    isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
+                } else {
+                    broker.serve_amqp(stream, peer, closing).await;
+                }
                 drop(served);
             });
         Box::pin(async move {
@@ -332,8 +347,14 @@ fn serve_for_peers(broker: &Broker, connections: &Connections) -> Serve {
 }
 
 /// Whenever this node begins to lead: makes the first user and imports the definitions, if that was
-/// not done before.
-async fn prepare_as_leader(broker: Broker, users: Users, api: Arc<Api>, config: Arc<Config>) {
+/// not done before, and says that clients are served.
+async fn prepare_as_leader(
+    broker: Broker,
+    users: Users,
+    api: Arc<Api>,
+    config: Arc<Config>,
+    serves: watch::Sender<bool>,
+) {
     let mut leads = broker.inner().leads();
     while leads.wait_for(|leads| *leads).await.is_ok() {
         let prepared = async {
@@ -343,7 +364,12 @@ async fn prepare_as_leader(broker: Broker, users: Users, api: Arc<Api>, config: 
         if let Err(error) = prepared.await {
             tracing::warn!(%error, "what a new broker begins with is not there yet");
             tokio::time::sleep(PREPARE_AGAIN).await;
-        } else if leads.wait_for(|leads| !*leads).await.is_err() {
+            continue;
+        }
+        serves.send_replace(true);
+        let deposed = leads.wait_for(|leads| !*leads).await.is_ok();
+        serves.send_replace(false);
+        if !deposed {
             return;
         }
     }

@@ -19,6 +19,7 @@ use isthmus_ldap::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::clients::Clients;
 use super::forming::Forming;
 
 /// How long a leader may take to hand over before it is said that it did not.
@@ -29,6 +30,7 @@ pub(crate) struct Operations {
     token: Secret,
     forming: Arc<Forming>,
     broker: OnceLock<Broker>,
+    clients: OnceLock<Clients>,
 }
 
 /// Why something is not done.
@@ -59,12 +61,22 @@ impl IntoResponse for Refusal {
 
 impl Operations {
     pub(crate) fn new(token: Secret, forming: Arc<Forming>) -> Operations {
-        Operations { token, forming, broker: OnceLock::new() }
+        Operations { token, forming, broker: OnceLock::new(), clients: OnceLock::new() }
     }
 
     pub(crate) fn set_broker(&self, broker: Broker) {
         // Set once, when the broker has started.
         self.broker.set(broker).ok();
+    }
+
+    pub(crate) fn set_clients(&self, clients: Clients) {
+        // Set once, when clients are served.
+        self.clients.set(clients).ok();
+    }
+
+    /// Where clients go, once they are served.
+    pub(super) fn clients(&self) -> Option<&Clients> {
+        self.clients.get()
     }
 
     fn membership(&self) -> Result<&Membership, Refusal> {

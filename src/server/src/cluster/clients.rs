@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use isthmus_broker::cluster::member::{Role, Standing};
-use isthmus_broker::cluster::peer::{BoxedStream, ClientHeader, Dialer, MemberId};
+use isthmus_broker::cluster::peer::{BoxedStream, ClientHeader, Dialer, MemberId, PeerStream};
 use isthmus_broker::{Broker, CertificateIdentity, Peer, TlsPeer};
 use serde::{Deserialize, Serialize};
 use tokio::io::copy_bidirectional;
@@ -28,7 +28,8 @@ const RETRY: Duration = Duration::from_millis(50);
 pub(crate) struct Clients(Option<Arc<Way>>);
 
 struct Way {
-    broker: Broker,
+    /// Whether this node serves clients: it leads, and has all that a new broker begins with.
+    serves: watch::Receiver<bool>,
     dialer: Dialer,
     standing: watch::Receiver<Standing>,
     hold: Duration,
@@ -58,19 +59,33 @@ impl Clients {
 
     /// Of a member of a cluster.
     pub(crate) fn of_member(
-        broker: Broker,
+        broker: &Broker,
+        serves: watch::Receiver<bool>,
         dialer: Dialer,
         hold: Duration,
         standby: StandbyClients,
     ) -> Clients {
         let standing = broker.membership().map(|membership| membership.member().standing());
-        Clients(standing.map(|standing| Arc::new(Way { broker, dialer, standing, hold, standby })))
+        Clients(standing.map(|standing| Arc::new(Way { serves, dialer, standing, hold, standby })))
+    }
+
+    /// A connection to the leader for a client of `listener`; none if this node is to serve it.
+    pub(super) async fn leader(
+        &self,
+        listener: &str,
+        peer: &Peer,
+    ) -> Option<std::io::Result<impl PeerStream + use<>>> {
+        let way = self.0.as_ref()?;
+        match way.place() {
+            Place::There(member, addr) => Some(way.dial(listener, member, &addr, peer).await),
+            Place::Here | Place::Nowhere => None,
+        }
     }
 
     /// Takes a client of `listener` to where it is served. While nobody leads it waits.
     pub(crate) async fn take<S>(&self, listener: &str, stream: S, peer: Peer) -> Taken<S>
     where
-        S: isthmus_broker::cluster::peer::PeerStream,
+        S: PeerStream,
     {
         match &self.0 {
             None => Taken::Here(stream, peer),
@@ -81,7 +96,7 @@ impl Clients {
 
 impl Way {
     fn place(&self) -> Place {
-        if *self.broker.leads().borrow() {
+        if *self.serves.borrow() {
             return Place::Here;
         }
         let standing = self.standing.borrow();
@@ -93,12 +108,12 @@ impl Way {
 
     async fn take<S>(&self, listener: &str, mut stream: S, peer: Peer) -> Taken<S>
     where
-        S: isthmus_broker::cluster::peer::PeerStream,
+        S: PeerStream,
     {
         let until = Instant::now() + self.hold;
-        let (mut leads, mut standing) = (self.broker.leads(), self.standing.clone());
+        let (mut serves, mut standing) = (self.serves.clone(), self.standing.clone());
         loop {
-            leads.borrow_and_update();
+            serves.borrow_and_update();
             standing.borrow_and_update();
             match self.place() {
                 Place::Here => return Taken::Here(stream, peer),
@@ -121,7 +136,7 @@ impl Way {
                     tokio::select! {
                         biased;
                         // Both last as long as the broker.
-                        _ = leads.changed() => {}
+                        _ = serves.changed() => {}
                         _ = standing.changed() => {}
                         () = tokio::time::sleep_until(until) => {}
                     }
@@ -139,7 +154,7 @@ impl Way {
         member: MemberId,
         addr: &str,
         peer: &Peer,
-    ) -> std::io::Result<impl isthmus_broker::cluster::peer::PeerStream + use<>> {
+    ) -> std::io::Result<impl PeerStream + use<>> {
         let header = ClientHeader {
             listener: listener.to_owned(),
             client: peer.address.to_string(),
@@ -152,8 +167,8 @@ impl Way {
     /// Passes bytes in both directions until both ends have closed, or another node leads.
     async fn pass<S, T>(&self, member: MemberId, stream: &mut S, there: &mut T)
     where
-        S: isthmus_broker::cluster::peer::PeerStream,
-        T: isthmus_broker::cluster::peer::PeerStream,
+        S: PeerStream,
+        T: PeerStream,
     {
         let mut standing = self.standing.clone();
         let leads = |standing: &Standing| {

@@ -11,6 +11,7 @@ mod api;
 mod clients;
 mod control;
 mod forming;
+mod http;
 mod identity;
 mod peers;
 mod runtime;
@@ -26,6 +27,7 @@ use isthmus_broker::cluster::peer::{
 use isthmus_broker::storage::{Error as StorageError, SharedStorage};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch as watched;
 use tokio::task::JoinSet;
 
 use crate::config::{Cluster as ClusterConfig, Config, PeerTls};
@@ -34,6 +36,7 @@ use crate::net::{ListenError, Reserved};
 pub(crate) use self::api::{Operations, router};
 pub(crate) use self::clients::{Clients, Serve, Taken};
 use self::forming::Forming;
+pub(crate) use self::http::{LISTENER as HTTP, passing};
 use self::peers::Handling;
 use self::runtime::Runtime;
 pub(crate) use self::watch::follow;
@@ -193,9 +196,9 @@ impl Peers {
         Ok(broker)
     }
 
-    /// Says how clients are served that peers pass through.
-    pub(crate) fn set_serve(&self, serve: Serve) {
-        self.handling.set_serve(serve);
+    /// Says how clients are served that peers pass through, whenever `serves` says that they are.
+    pub(crate) fn set_serve(&self, serves: watched::Receiver<bool>, serve: Serve) {
+        self.handling.set_serve(serves, serve);
     }
 
     /// The data of this node.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,6 +14,9 @@ use isthmus_broker::cluster::peer::{
 };
 use isthmus_broker::cluster::raft::{Chunks, Install};
 
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
 use super::clients::{Serve, peer_of};
 use super::control::{Answer, Hello, Question};
 use super::forming::{Forming, parse};
@@ -22,13 +26,20 @@ pub(super) struct Handling {
     forming: Arc<Forming>,
     /// Once the broker has started.
     broker: OnceLock<Broker>,
-    /// Once clients are served.
-    serve: OnceLock<Serve>,
+    /// Once clients are served: whether they are now, and how.
+    serve: OnceLock<(watch::Receiver<bool>, Serve)>,
+    /// Refusals since the last that was told.
+    refused: Refusals,
 }
 
 impl Handling {
     pub(super) fn new(forming: Arc<Forming>) -> Handling {
-        Handling { forming, broker: OnceLock::new(), serve: OnceLock::new() }
+        Handling {
+            forming,
+            broker: OnceLock::new(),
+            serve: OnceLock::new(),
+            refused: Refusals::default(),
+        }
     }
 
     pub(super) fn set_broker(&self, broker: Broker) {
@@ -36,9 +47,9 @@ impl Handling {
         self.broker.set(broker).ok();
     }
 
-    pub(super) fn set_serve(&self, serve: Serve) {
+    pub(super) fn set_serve(&self, serves: watch::Receiver<bool>, serve: Serve) {
         // Set once, when clients are served.
-        self.serve.set(serve).ok();
+        self.serve.set((serves, serve)).ok();
     }
 
     fn hello(&self) -> Hello {
@@ -114,6 +125,27 @@ impl Handling {
     }
 }
 
+/// How often refusals are told at the most: strangers must not fill the log.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts refusals that are not told.
+#[derive(Default)]
+struct Refusals(Mutex<(Option<Instant>, u64)>);
+
+impl Refusals {
+    /// How many were not told before this one, if this one is to be told.
+    fn tell(&self) -> Option<u64> {
+        let mut refusals = self.0.lock();
+        let (told_at, untold) = &mut *refusals;
+        if told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            *untold += 1;
+            return None;
+        }
+        *told_at = Some(Instant::now());
+        Some(std::mem::take(untold))
+    }
+}
+
 fn refused(reason: impl Into<String>) -> Answer {
     Answer::Refused { reason: reason.into(), leader: None }
 }
@@ -145,15 +177,15 @@ impl Handler for Handling {
     }
 
     fn admit(&self, _peer: Identity, _header: &ClientHeader) -> Result<(), String> {
-        match self.broker.get() {
-            Some(broker) if *broker.leads().borrow() && self.serve.get().is_some() => Ok(()),
+        match self.serve.get() {
+            Some((serves, _)) if *serves.borrow() => Ok(()),
             _ => Err("this node does not lead".to_owned()),
         }
     }
 
     fn client(&self, header: ClientHeader, stream: ClientStream) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(serve) = self.serve.get() else { return };
+            let Some((_, serve)) = self.serve.get() else { return };
             match header.client.parse::<SocketAddr>() {
                 Ok(address) => {
                     let peer = peer_of(address, &header.tls);
@@ -171,6 +203,12 @@ impl Handler for Handling {
     }
 
     fn failed(&self, remote: &str, error: &PeerError) {
-        tracing::debug!(peer = remote, %error, "a peer's connection ended");
+        if matches!(error, PeerError::Io(_)) {
+            // The other end went, which is everyday.
+            return tracing::debug!(peer = remote, %error, "a peer's connection ended");
+        }
+        if let Some(more) = self.refused.tell() {
+            tracing::warn!(peer = remote, more, %error, "a peer was refused");
+        }
     }
 }

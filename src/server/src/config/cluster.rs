@@ -34,7 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) token: Password,
     /// How often a leader says that it is there.
     pub(crate) heartbeat: TimeSpan,
-    /// After how long without the leader's word another one is elected, at the least.
+    /// A leader that has not been heard of for 1.3 to 1.6 times this is replaced.
     pub(crate) election_timeout: TimeSpan,
     /// How long what clients say is held while nobody leads.
     pub(crate) hold: TimeSpan,
