@@ -1,8 +1,10 @@
 //! What this node does for its peers.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -12,10 +14,17 @@ use isthmus_broker::cluster::peer::{
     ClientHeader, ClientStream, Handler, Identity, MemberId, PeerError, SnapshotMeta,
 };
 use isthmus_broker::cluster::raft::{Chunks, Install};
+use parking_lot::Mutex;
 
 use super::clients::{Serve, peer_of};
 use super::control::{Answer, Hello, Question};
 use super::forming::{Forming, parse};
+
+/// After how long it is said again that a peer is refused, if it keeps asking.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How many different things are said of refused peers in that time.
+const SAID_MAX: usize = 64;
 
 /// Answers peers.
 pub(super) struct Handling {
@@ -24,11 +33,18 @@ pub(super) struct Handling {
     broker: OnceLock<Broker>,
     /// Once clients are served.
     serve: OnceLock<Serve>,
+    /// What was said of refused peers, and when.
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 impl Handling {
     pub(super) fn new(forming: Arc<Forming>) -> Handling {
-        Handling { forming, broker: OnceLock::new(), serve: OnceLock::new() }
+        Handling {
+            forming,
+            broker: OnceLock::new(),
+            serve: OnceLock::new(),
+            said: Mutex::default(),
+        }
     }
 
     pub(super) fn set_broker(&self, broker: Broker) {
@@ -39,6 +55,14 @@ impl Handling {
     pub(super) fn set_serve(&self, serve: Serve) {
         // Set once, when clients are served.
         self.serve.set(serve).ok();
+    }
+
+    /// Whether that was not said of the peer for a while.
+    fn is_news(&self, remote: &str, error: &PeerError) -> bool {
+        let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
+        let mut said = self.said.lock();
+        said.retain(|_, at| at.elapsed() < SAY_AGAIN_AFTER);
+        said.len() < SAID_MAX && said.insert(format!("{host} {error}"), Instant::now()).is_none()
     }
 
     fn hello(&self) -> Hello {
@@ -171,6 +195,14 @@ impl Handler for Handling {
     }
 
     fn failed(&self, remote: &str, error: &PeerError) {
-        tracing::debug!(peer = remote, %error, "a peer's connection ended");
+        match error {
+            // Nodes come and go.
+            PeerError::Io(_) => tracing::debug!(peer = remote, %error, "a peer's connection ended"),
+            // Most often a mistake in a configuration; whoever it is may ask many times a second.
+            _ if self.is_news(remote, error) => {
+                tracing::warn!(peer = remote, %error, "a peer is not let in");
+            }
+            _ => tracing::debug!(peer = remote, %error, "a peer is not let in"),
+        }
     }
 }
