@@ -263,8 +263,8 @@ def test_a_node_with_another_token_is_refused(tmp_path):
         node = stranger(cluster, tmp_path, **{"cluster.token": "another-0123456789"})
         node.begin_start()
         try:
-            words(node, "token")
-            words(leader, "token")
+            words(node, "no member of a cluster yet", "join token")
+            words(leader, "not let in", "join token")
             undisturbed(cluster, term)
             assert token not in node.log() + leader.log(), "the token is in a log"
         finally:
@@ -308,7 +308,8 @@ def test_a_node_of_another_cluster_is_refused(cluster, tmp_path):
         assert victim.stop() == 0
         victim.settings["cluster.nodes"] = nodes
         victim.begin_start()
-        words(cluster.leader(), "cluster", "peer")
+        words(cluster.leader(), "not let in", "cluster")
+        words(victim, "nobody leads", "belongs to cluster")
         assert cluster.leader().status()["term"] >= term
         victim.kill()
     finally:
@@ -323,8 +324,8 @@ def test_plain_text_meets_tls(cluster, tmp_path):
     node = stranger(cluster, tmp_path, **tls_settings(certificates, "node-4"))
     node.begin_start()
     try:
-        words(node, "TLS")
-        words(cluster.leader(), "TLS")
+        words(node, "no member of a cluster yet", "TLS")
+        words(cluster.leader(), "not let in", "TLS")
         undisturbed(cluster, term)
     finally:
         node.kill()
@@ -376,8 +377,8 @@ def test_peers_speak_tls_with_certificates_of_both(tmp_path, certificates, name)
         other = make_certificates(tmp_path / "others", "node-4")
         node = stranger(cluster, tmp_path, **tls_settings(other, "node-4"))
         node.begin_start()
-        words(node, "TLS")
-        words(leader, "TLS")
+        words(node, "no member of a cluster yet", "certificate")
+        words(leader, "not let in", "TLS")
         node.kill()
         # No certificate at all.
         context = ssl.create_default_context(cafile=own / "ca.pem")
@@ -434,7 +435,7 @@ def put(node, path, content):
     ({"cluster.node": 1, "cluster.nodes": '["1@127.0.0.1:7001","1@127.0.0.1:7002"]',
       "cluster.tls": "off"}, "cluster.nodes", "node 1 twice"),
     ({"cluster.node": 1, "cluster.nodes": '["1@127.0.0.1:7001","2@127.0.0.1:7001"]',
-      "cluster.tls": "off"}, "cluster.nodes", "127.0.0.1:7001"),
+      "cluster.tls": "off"}, "cluster.nodes", "both at 127.0.0.1:7001"),
     ({"cluster.node": 1, "cluster.nodes": '["1@127.0.0.1:7001"]'}, "cluster.certificate", "file"),
     ({"cluster.node": 1, "cluster.nodes": '["127.0.0.1:7001"]', "cluster.tls": "off"},
      "cluster.nodes", "1@host:port"),

@@ -14,7 +14,7 @@ from clusterload import Load, held
 
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 ROUNDS = 40 if SOAK else 1
-CUT_S = 10 if SOAK else 3
+CUT_S = 10 if SOAK else 4
 HEALED_WITHIN_S = 5
 
 pytestmark = [pytest.mark.serial, pytest.mark.soak, pytest.mark.timeout(3600 if SOAK else 90)]
@@ -72,8 +72,9 @@ def loads(cluster, queue):
             for node in cluster.nodes.values()}
 
 
-def partition(cluster, queue, cut, minority):
-    """Cuts, waits, heals, and judges. `minority` are the nodes that may confirm nothing."""
+def partition(cluster, queue, cut, minority, served):
+    """Cuts, waits, heals, and judges. `minority` are the nodes that may confirm nothing, and
+    `served` those that must serve clients all the same."""
     with Watch(cluster), loads(cluster, queue) as by_node:
         for _ in range(ROUNDS):
             time.sleep(0.2)
@@ -86,6 +87,8 @@ def partition(cluster, queue, cut, minority):
                 confirmed = load.confirmed_between(cut_s + 0.1, healed_s)
                 if number in minority:
                     assert confirmed == 0, f"node {number}, alone, has confirmed {confirmed}"
+                if number in served:
+                    assert confirmed > 0, f"node {number} has confirmed nothing"
             for proxy in cluster.proxies.values():
                 proxy.heal()
             for load in by_node.values():
@@ -106,14 +109,16 @@ def partition(cluster, queue, cut, minority):
 def test_an_isolated_leader_confirms_nothing(cluster):
     leader = cluster.leader().number
     others = [number for number in cluster.nodes if number != leader]
-    partition(cluster, "isolated", lambda: cluster.divide([leader], others), {leader})
+    partition(cluster, "isolated", lambda: cluster.divide([leader], others), {leader},
+              set(others))
 
 
 def test_a_half_without_majority_confirms_nothing(cluster):
     standby = cluster.standby().number
     others = [number for number in cluster.nodes if number != standby]
     term = cluster.leader().status()["term"]
-    partition(cluster, "halves", lambda: cluster.divide(others, [standby]), {standby})
+    partition(cluster, "halves", lambda: cluster.divide(others, [standby]), {standby},
+              set(others))
     assert cluster.leader().status()["term"] == term, "who came back has deposed the leader"
 
 
@@ -122,7 +127,8 @@ def test_a_bridge_keeps_one_leader(cluster):
     leader = cluster.leader().number
     bridge = cluster.standby().number
     other = next(number for number in cluster.nodes if number not in (leader, bridge))
-    partition(cluster, "bridge", lambda: cluster.cut((leader, other), (other, leader)), set())
+    partition(cluster, "bridge", lambda: cluster.cut((leader, other), (other, leader)), set(),
+              {leader, bridge})
 
 
 @pytest.mark.parametrize("deaf", ["leader", "standby"])
@@ -130,13 +136,14 @@ def test_one_way(cluster, deaf):
     # What the deaf one says is heard; it hears nothing.
     leader, standby = cluster.leader().number, cluster.standby().number
     number = leader if deaf == "leader" else standby
-    pairs = [(other, number) for other in cluster.nodes if other != number]
-    partition(cluster, f"deaf.{deaf}", lambda: cluster.cut(*pairs), {number})
+    others = [other for other in cluster.nodes if other != number]
+    partition(cluster, f"deaf.{deaf}", lambda: cluster.cut(*((each, number) for each in others)),
+              {number}, set(others))
 
 
 def test_nobody_hears_anybody(cluster):
     partition(cluster, "apart", lambda: cluster.divide(*([n] for n in cluster.nodes)),
-              set(cluster.nodes))
+              set(cluster.nodes), set())
 
 
 @pytest.mark.skipif(not SOAK, reason="a long form only")

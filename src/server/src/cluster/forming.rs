@@ -136,7 +136,10 @@ impl Forming {
             return self.join(&leader).await;
         }
         if !self.is_first() {
-            return Ok(Some("the first of cluster.nodes has not begun it".to_owned()));
+            // Why those do not answer that may know of a cluster.
+            let errors = answers.iter().filter_map(|answer| answer.as_ref().err().cloned());
+            let what = std::iter::once("the first of cluster.nodes has not begun it".to_owned());
+            return Ok(Some(what.chain(errors).collect::<Vec<_>>().join("; ")));
         }
         let missing = answers.iter().take(configured).find_map(|answer| answer.as_ref().err());
         if let Some(error) = missing {

@@ -1,5 +1,6 @@
 //! What this node does for its peers.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -13,13 +14,18 @@ use isthmus_broker::cluster::peer::{
     ClientHeader, ClientStream, Handler, Identity, MemberId, PeerError, SnapshotMeta,
 };
 use isthmus_broker::cluster::raft::{Chunks, Install};
-
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::clients::{Serve, peer_of};
 use super::control::{Answer, Hello, Question};
 use super::forming::{Forming, parse};
+
+/// After how long it is said again that a peer is refused, if it keeps asking.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How many different things are said of refused peers in that time.
+const SAID_MAX: usize = 64;
 
 /// Answers peers.
 pub(super) struct Handling {
@@ -28,8 +34,8 @@ pub(super) struct Handling {
     broker: OnceLock<Broker>,
     /// Once clients are served: whether they are now, and how.
     serve: OnceLock<(watch::Receiver<bool>, Serve)>,
-    /// Refusals since the last that was told.
-    refused: Refusals,
+    /// What was said of refused peers, and when.
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 impl Handling {
@@ -38,7 +44,7 @@ impl Handling {
             forming,
             broker: OnceLock::new(),
             serve: OnceLock::new(),
-            refused: Refusals::default(),
+            said: Mutex::default(),
         }
     }
 
@@ -50,6 +56,14 @@ impl Handling {
     pub(super) fn set_serve(&self, serves: watch::Receiver<bool>, serve: Serve) {
         // Set once, when clients are served.
         self.serve.set((serves, serve)).ok();
+    }
+
+    /// Whether that was not said of the peer for a while.
+    fn is_news(&self, remote: &str, error: &PeerError) -> bool {
+        let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
+        let mut said = self.said.lock();
+        said.retain(|_, at| at.elapsed() < SAY_AGAIN_AFTER);
+        said.len() < SAID_MAX && said.insert(format!("{host} {error}"), Instant::now()).is_none()
     }
 
     fn hello(&self) -> Hello {
@@ -125,27 +139,6 @@ impl Handling {
     }
 }
 
-/// How often refusals are told at the most: strangers must not fill the log.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
-/// Counts refusals that are not told.
-#[derive(Default)]
-struct Refusals(Mutex<(Option<Instant>, u64)>);
-
-impl Refusals {
-    /// How many were not told before this one, if this one is to be told.
-    fn tell(&self) -> Option<u64> {
-        let mut refusals = self.0.lock();
-        let (told_at, untold) = &mut *refusals;
-        if told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
-            *untold += 1;
-            return None;
-        }
-        *told_at = Some(Instant::now());
-        Some(std::mem::take(untold))
-    }
-}
-
 fn refused(reason: impl Into<String>) -> Answer {
     Answer::Refused { reason: reason.into(), leader: None }
 }
@@ -203,12 +196,14 @@ impl Handler for Handling {
     }
 
     fn failed(&self, remote: &str, error: &PeerError) {
-        if matches!(error, PeerError::Io(_)) {
-            // The other end went, which is everyday.
-            return tracing::debug!(peer = remote, %error, "a peer's connection ended");
-        }
-        if let Some(more) = self.refused.tell() {
-            tracing::warn!(peer = remote, more, %error, "a peer was refused");
+        match error {
+            // Nodes come and go.
+            PeerError::Io(_) => tracing::debug!(peer = remote, %error, "a peer's connection ended"),
+            // Most often a mistake in a configuration; whoever it is may ask many times a second.
+            _ if self.is_news(remote, error) => {
+                tracing::warn!(peer = remote, %error, "a peer is not let in");
+            }
+            _ => tracing::debug!(peer = remote, %error, "a peer is not let in"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_admin::Status;
 use isthmus_broker::Broker;
 use isthmus_broker::cluster::member::{Peer, Role};
-use isthmus_broker::cluster::peer::MemberId;
+use isthmus_broker::cluster::peer::{Dialer, MemberId};
 
 use tokio::time::Instant;
 
@@ -20,6 +20,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// that saw to it may have ceased to lead.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// After how long without a leader it is said what the others answer, and how often then.
+const SAY_AFTER: Duration = Duration::from_secs(3);
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// How long one of them may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What `/health/ready` says of the cluster.
 pub(crate) type Health = Arc<Status>;
 
@@ -31,12 +38,22 @@ pub(crate) async fn follow(peers: Arc<Peers>, broker: Broker, health: Health) {
     begin(&peers, &member).await;
     let (mut leads, mut standing) = (broker.leads(), member.standing());
     let mut asked_at = Instant::now();
+    let mut say_at = Instant::now() + SAY_AFTER;
     loop {
         let is_leading = *leads.borrow_and_update();
         let now = standing.borrow_and_update().clone();
         let is_led = is_leading || (now.leader.is_some() && now.role != Role::Leader);
         health.set_cluster(is_leading, is_led);
         let status = member.status();
+        if is_led {
+            say_at = Instant::now() + SAY_AFTER;
+        } else if Instant::now() >= say_at {
+            say_at = Instant::now() + SAY_EVERY;
+            let others = status.peers.iter().map(|peer| peer.peer.clone());
+            let others = others.filter(|peer| peer.id != member.id()).collect();
+            // Not waited for: who leads is to be told at once.
+            tokio::spawn(say_why(peers.dialer.clone(), others));
+        }
         for peer in &status.peers {
             peers.dialer.local().directory.learn(peer.peer.id);
         }
@@ -87,6 +104,24 @@ async fn begin(peers: &Peers, member: &isthmus_broker::cluster::member::Member) 
         && let Err(error) = member.elect().await
     {
         tracing::error!(%error, "this node cannot stand for election");
+    }
+}
+
+/// Says what keeps the others from electing a leader with this node.
+async fn say_why(dialer: Dialer, others: Vec<Peer>) {
+    let own = dialer.local().directory.own();
+    for Peer { id, addr } in others {
+        let asked = tokio::time::timeout(PATIENCE, ask(&dialer, &addr, &Question::Hello)).await;
+        let says = match asked {
+            Err(_) => "it does not answer".to_owned(),
+            Ok(Err(error)) => error,
+            Ok(Ok((other, _))) if other.cluster != own.cluster => {
+                format!("it belongs to cluster {}, and this node to {}", other.cluster, own.cluster)
+            }
+            Ok(Ok((other, _))) if other.member != id => format!("it is member {}", other.member),
+            Ok(Ok(_)) => "it answers".to_owned(),
+        };
+        tracing::warn!(member = %id, addr, "nobody leads the cluster: {says}");
     }
 }
 

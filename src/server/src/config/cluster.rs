@@ -160,6 +160,12 @@ impl Setting for Nodes {
         if let Some([node, _]) = nodes.array_windows().find(|[a, b]| a.number == b.number) {
             return Err(format!("has node {} twice", node.number));
         }
+        for (at, node) in nodes.iter().enumerate() {
+            if let Some(other) = nodes[..at].iter().find(|other| other.addr == node.addr) {
+                let (a, b) = (other.number, node.number);
+                return Err(format!("has nodes {a} and {b} both at {}", node.addr));
+            }
+        }
         Ok(Self(nodes))
     }
 }

@@ -126,7 +126,7 @@ pub(crate) struct LogLevel(pub(crate) Targets);
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self(Targets::new().with_default(LevelFilter::INFO))
+        Self(quiet_raft(Targets::new().with_default(LevelFilter::INFO)))
     }
 }
 
@@ -140,8 +140,24 @@ impl FromStr for LogLevel {
             Some((module, word)) => !module.is_empty() && level(word),
             None => level(part),
         });
-        if well_formed { text.parse().map(Self).map_err(drop) } else { Err(()) }
+        if !well_formed {
+            return Err(());
+        }
+        let targets: Targets = text.parse().map_err(drop)?;
+        let is_named = text.split(',').any(|part| part.starts_with(RAFT));
+        Ok(Self(if is_named { targets } else { quiet_raft(targets) }))
     }
+}
+
+/// openraft's modules.
+const RAFT: &str = "openraft";
+
+/// Of openraft errors alone, unless it is named: what it informs of, many times a second while there
+/// is no majority, is the state of its algorithm, and it warns whenever a peer does not answer. What
+/// matters to operators the modules around it say.
+fn quiet_raft(targets: Targets) -> Targets {
+    let most = targets.default_level().unwrap_or(LevelFilter::OFF);
+    targets.with_target(RAFT, most.min(LevelFilter::ERROR))
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
