@@ -4,10 +4,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use isthmus_admin::Snapshot;
+use isthmus_admin::{Cluster as ClusterFigures, Snapshot};
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
+use isthmus_broker::cluster::member::{PeerStatus, Role, Status as ClusterStatus};
 use isthmus_broker::storage::{self, LogOptions, RealStorage, SharedStorage, Threads};
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
 use isthmus_contract::Shortage;
@@ -160,6 +162,7 @@ impl Broker {
             log_bytes: bytes_of_files(&self.data_dir),
             log_appends_total: figures.log_entries,
             log_syncs_total: figures.log_syncs,
+            cluster: self.broker.membership().map(|membership| cluster(&membership.status())),
             ..Snapshot::default()
         }
     }
@@ -171,6 +174,30 @@ impl Broker {
         if let Ok(Err(error)) = stopped {
             tracing::error!(%error, "the log was not closed cleanly");
         }
+    }
+}
+
+/// A voter that was heard of within this time is there.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+fn cluster(status: &ClusterStatus) -> ClusterFigures {
+    let voters = || status.peers.iter().filter(|peer| peer.is_voter);
+    let is_leader = status.role == Role::Leader;
+    let is_heard = |peer: &&PeerStatus| {
+        peer.peer.id == status.id || peer.silent.is_some_and(|silent| silent < HEARD_WITHIN)
+    };
+    let lags = status
+        .peers
+        .iter()
+        .filter_map(|peer| Some((peer.peer.id.0, status.last.saturating_sub(peer.matched?))));
+    ClusterFigures {
+        is_leader,
+        term: status.term,
+        last_entry: status.last,
+        committed_entry: status.committed,
+        voters: voters().count() as u64,
+        voters_heard: if is_leader { voters().filter(is_heard).count() as u64 } else { 0 },
+        lags: lags.collect(),
     }
 }
 
