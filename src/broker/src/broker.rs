@@ -25,6 +25,7 @@ use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
 use crate::connection::{Connection, ConnectionOptions};
 use crate::driver::Driver;
+use crate::durable::Durable;
 use crate::member::Membership;
 use crate::noted;
 use crate::pager::Pager;
@@ -346,6 +347,8 @@ pub(crate) struct Assembly {
     stop: watch::Sender<bool>,
     pub(crate) rounds: Rounds,
     pub(crate) checkpoint: Arc<Latest>,
+    /// In a cluster: how far the log is durable here.
+    pub(crate) durable: Option<Arc<Durable>>,
 }
 
 /// What a shard is made of, and what is needed when it is there.
@@ -380,6 +383,7 @@ impl Assembly {
             stop: watch::channel(false).0,
             rounds: Rounds::default(),
             checkpoint: Arc::default(),
+            durable: None,
         }
     }
 
@@ -474,6 +478,7 @@ impl Assembly {
             next_file,
             stop: stop.subscribe(),
             on_failure,
+            durable: self.durable,
             running,
             rounds: self.rounds,
             checkpoint: self.checkpoint,

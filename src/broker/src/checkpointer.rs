@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use crate::blocking::blocking;
 use crate::broker::OnFailure;
 use crate::driver::Driver;
+use crate::durable::Durable;
 use crate::pager::Pager;
 use crate::rounds::{Latest, Rounds};
 use crate::shard::{Due, Input, Shard, Snapshot, point_of};
@@ -86,6 +87,8 @@ pub(crate) struct Checkpointer {
     pub(crate) stop: watch::Receiver<bool>,
     /// Called if the disk cannot be relied on any more.
     pub(crate) on_failure: Arc<OnFailure>,
+    /// In a cluster: how far the log is durable here.
+    pub(crate) durable: Option<Arc<Durable>>,
     /// Dropped at the end, when nothing is written any more.
     pub(crate) running: Sender<()>,
     /// How rounds are executed.
@@ -111,6 +114,7 @@ struct Round {
     stop: watch::Receiver<bool>,
     checkpoint: Arc<Latest>,
     threads: Threads,
+    durable: Option<Arc<Durable>>,
 }
 
 /// What came of a round.
@@ -181,6 +185,7 @@ impl Checkpointer {
                 },
                 stop: self.stop.clone(),
                 checkpoint: Arc::clone(&self.checkpoint),
+                durable: self.durable.clone(),
                 threads: self.threads.clone(),
             };
             let turn = tokio::select! {
@@ -272,6 +277,11 @@ impl Round {
         });
         self.page_out(&wanted, outcome)?;
         let Snapshot { ledger, index, term } = self.snapshot()?;
+        if let Some(durable) = &self.durable
+            && !durable.wait(index, || self.has_stopped())
+        {
+            return Err(Ended::Stopped);
+        }
         let kept_from = ledger.logged_from().map_or(index, |first| (first - 1).min(index));
         #[cfg(feature = "planted-bugs")]
         if crate::planted::purges_log_first() {

@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod connection;
 mod driver;
+mod durable;
 mod mailbox;
 mod marks;
 mod member;

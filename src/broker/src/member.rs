@@ -28,6 +28,7 @@ use crate::backup::hold;
 use crate::blocking::blocking;
 use crate::broker::{Assembly, Broker, BrokerOptions, OnFailure};
 use crate::driver::Driver;
+use crate::durable::Durable;
 use crate::pager::Pager;
 use crate::recovery::{RecoveryError, recover_member};
 use crate::rounds::{Latest, Rounds};
@@ -175,8 +176,11 @@ impl Broker {
         let mut assembly = Assembly::new(options);
         let (on_failure, synced) =
             (Arc::clone(&assembly.on_failure), Arc::clone(&assembly.log_syncs));
+        let news = Arc::new(assembly.options().threads.signal());
+        let tell = Arc::clone(&news);
         let on_event = move |event| match event {
             WriterEvent::Durable(_) => {
+                tell.notify_all();
                 synced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             WriterEvent::Failed(error) => on_failure.call(error),
@@ -184,6 +188,7 @@ impl Broker {
         let verified_bytes = assembly.options().scrub.at_start_bytes;
         let storage = assembly.storage();
         let (recovered, log) = recover_member(storage, log, member.id, verified_bytes, on_event)?;
+        assembly.durable = Some(Arc::new(Durable::new(log.reader(), news)));
         let start = point_of(&recovered.ledger, recovered.applied.index, recovered.applied.term);
         if let Some(meta) = recovered.checkpoint {
             // Of who takes part, what is true by now will do: openraft looks at the index.

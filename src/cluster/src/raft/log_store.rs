@@ -178,6 +178,12 @@ impl RaftLog {
 }
 
 impl RaftLogReader {
+    /// The last entry that is on this node's stable storage, or was purged.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.state.lock().durable
+    }
+
     fn vote(&self) -> io::Result<Option<Vote>> {
         vote_from_hard(&self.state.lock().hard)
     }
