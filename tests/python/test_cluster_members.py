@@ -3,6 +3,7 @@
 import os
 import time
 
+import pika
 import pytest
 
 from cluster import Cluster
@@ -16,6 +17,8 @@ JOINED_WITHIN_S = 30
 SMALL = {"storage.segment_bytes": "4 MiB", "storage.checkpoint_after_bytes": "4 MiB",
          "cluster.log_kept_bytes": "1 MiB"}
 
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
+
 pytestmark = [pytest.mark.serial, pytest.mark.soak, pytest.mark.timeout(3600 if SOAK else 90)]
 
 
@@ -26,6 +29,19 @@ def cluster(tmp_path):
         yield cluster
 
 
+def segments(node):
+    """The numbers of the log's files."""
+    names = [file.stem for file in node.data_dir.glob("log-*.seg")]
+    return sorted(int(name.removeprefix("log-"), 16) for name in names)
+
+
+def forget(cluster, queue, megabytes=12):
+    """Publishes large messages, until the leader's log has forgotten all that it had before."""
+    last = segments(cluster.leader())[-1]
+    fill(cluster, queue, megabytes)
+    eventually(lambda: segments(cluster.leader())[0] > last, JOINED_WITHIN_S)
+
+
 def fill(cluster, queue, megabytes):
     """Publishes large messages, so that the log goes on by so much."""
     connection = cluster.leader().connect()
@@ -34,7 +50,7 @@ def fill(cluster, queue, megabytes):
     channel.confirm_delivery()
     body = os.urandom(256 << 10)
     for number in range(4 * megabytes):
-        channel.basic_publish("", queue, number.to_bytes(8, "big") + body)
+        channel.basic_publish("", queue, number.to_bytes(8, "big") + body, PERSISTENT)
     connection.close()
 
 
@@ -51,7 +67,7 @@ def test_wiped_nodes_come_back_as_others(cluster):
             before = node.status()["member"]
             cluster.kill(node.number)
             node.wipe()
-            fill(cluster, "ballast", 10)
+            forget(cluster, f"ballast.{turn}")
             cluster.start_nodes(node.number)
             eventually(lambda: (node.status() or {}).get("member") in voters(cluster),
                        JOINED_WITHIN_S)
@@ -88,7 +104,7 @@ def test_a_node_that_was_away_is_sent_a_snapshot(cluster):
         node = cluster.standby()
         member = node.status()["member"]
         cluster.kill(node.number)
-        fill(cluster, "ballast", 24)
+        forget(cluster, "ballast")
         cluster.start_nodes(node.number)
         cluster.wait_whole(JOINED_WITHIN_S)
         assert node.status()["member"] == member, "it has its data, and is who it was"

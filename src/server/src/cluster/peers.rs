@@ -1,6 +1,6 @@
 //! What this node does for its peers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -36,6 +36,8 @@ pub(super) struct Handling {
     serve: OnceLock<(watch::Receiver<bool>, Serve)>,
     /// What was said of refused peers, and when.
     said: Mutex<HashMap<String, Instant>>,
+    /// Members that this node sees to until they vote.
+    joining: Arc<Mutex<HashSet<MemberId>>>,
 }
 
 impl Handling {
@@ -45,6 +47,7 @@ impl Handling {
             broker: OnceLock::new(),
             serve: OnceLock::new(),
             said: Mutex::default(),
+            joining: Arc::default(),
         }
     }
 
@@ -126,16 +129,23 @@ impl Handling {
             return refused("the member is of another node");
         }
         let peer = Member { id, addr };
-        let joining = membership.member().clone();
+        let cluster = own.cluster.to_string();
+        if !self.joining.lock().insert(id) {
+            // It asks again, and is seen to already.
+            return Answer::Joined { cluster, member: id.0 };
+        }
+        let (member, joining) = (membership.member().clone(), Arc::clone(&self.joining));
         tokio::spawn(async move {
-            match joining.join(&peer).await {
+            let joined = member.join(&peer).await;
+            joining.lock().remove(&peer.id);
+            match joined {
                 Ok(()) => tracing::info!(member = %peer.id, "a node has joined"),
                 // It asks again.
                 Err(ChangeError::NotLeader) => {}
                 Err(error) => tracing::warn!(member = %peer.id, %error, "a node does not join"),
             }
         });
-        Answer::Joined { cluster: own.cluster.to_string(), member: id.0 }
+        Answer::Joined { cluster, member: id.0 }
     }
 }
 

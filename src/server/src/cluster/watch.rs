@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_admin::Status;
 use isthmus_broker::Broker;
-use isthmus_broker::cluster::member::{Peer, Role};
+use isthmus_broker::cluster::member::{Peer, PeerStatus, Role, Status as MemberStatus};
 use isthmus_broker::cluster::peer::{Dialer, MemberId};
 
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// that saw to it may have ceased to lead.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// After how long without a leader it is said what the others answer, and how often then.
+/// After how long without a leader, or without a word of a member, it is said why, and how often then.
 const SAY_AFTER: Duration = Duration::from_secs(3);
 const SAY_EVERY: Duration = Duration::from_secs(30);
 
@@ -45,14 +45,13 @@ pub(crate) async fn follow(peers: Arc<Peers>, broker: Broker, health: Health) {
         let is_led = is_leading || (now.leader.is_some() && now.role != Role::Leader);
         health.set_cluster(is_leading, is_led);
         let status = member.status();
-        if is_led {
+        let missed = missed(&status, is_leading, is_led);
+        if missed.is_empty() {
             say_at = Instant::now() + SAY_AFTER;
         } else if Instant::now() >= say_at {
             say_at = Instant::now() + SAY_EVERY;
-            let others = status.peers.iter().map(|peer| peer.peer.clone());
-            let others = others.filter(|peer| peer.id != member.id()).collect();
             // Not waited for: who leads is to be told at once.
-            tokio::spawn(say_why(peers.dialer.clone(), others));
+            tokio::spawn(say_why(peers.dialer.clone(), missed, is_led));
         }
         for peer in &status.peers {
             peers.dialer.local().directory.learn(peer.peer.id);
@@ -107,10 +106,22 @@ async fn begin(peers: &Peers, member: &isthmus_broker::cluster::member::Member) 
     }
 }
 
-/// Says what keeps the others from electing a leader with this node.
-async fn say_why(dialer: Dialer, others: Vec<Peer>) {
+/// Those that this node misses: while it leads, who has not answered for a while; while nobody does,
+/// all others.
+fn missed(status: &MemberStatus, is_leading: bool, is_led: bool) -> Vec<Peer> {
+    let others = status.peers.iter().filter(|peer| peer.peer.id != status.id);
+    let is_missed = |peer: &&PeerStatus| match is_leading {
+        true => peer.silent.is_none_or(|silent| silent > SAY_AFTER),
+        false => !is_led,
+    };
+    others.filter(is_missed).map(|peer| peer.peer.clone()).collect()
+}
+
+/// Says what those answer that are missed.
+async fn say_why(dialer: Dialer, missed: Vec<Peer>, is_led: bool) {
     let own = dialer.local().directory.own();
-    for Peer { id, addr } in others {
+    let what = if is_led { "a member does not follow" } else { "nobody leads the cluster" };
+    for Peer { id, addr } in missed {
         let asked = tokio::time::timeout(PATIENCE, ask(&dialer, &addr, &Question::Hello)).await;
         let says = match asked {
             Err(_) => "it does not answer".to_owned(),
@@ -121,7 +132,7 @@ async fn say_why(dialer: Dialer, others: Vec<Peer>) {
             Ok(Ok((other, _))) if other.member != id => format!("it is member {}", other.member),
             Ok(Ok(_)) => "it answers".to_owned(),
         };
-        tracing::warn!(member = %id, addr, "nobody leads the cluster: {says}");
+        tracing::warn!(member = %id, addr, "{what}: {says}");
     }
 }
 
