@@ -30,7 +30,7 @@ fn one_seed() {
         |name, default| std::env::var(name).map_or(default, |value: String| value.parse().unwrap());
     let nodes = number("NODES", 3) as usize;
     let faults = [Faults::None, Faults::Crashes, Faults::All][number("FAULTS", 2) as usize];
-    let trace = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
+    let trace = run(seed, Plan { nodes, events: number("EVENTS", 4), faults }, &untouched);
     eprintln!("{trace:?}");
 }
 
@@ -43,9 +43,9 @@ fn many_seeds() {
     let faults = [Faults::None, Faults::Crashes, Faults::All][number("FAULTS", 2) as usize];
     let begin = std::time::Instant::now();
     for seed in number("FIRST", 0)..number("FIRST", 0) + number("COUNT", 20) {
-        let trace = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
+        let trace = run(seed, Plan { nodes, events: number("EVENTS", 4), faults }, &untouched);
         if number("REPLAY", 0) > 0 {
-            let again = run(seed, Plan { nodes, events: number("EVENTS", 8), faults }, &untouched);
+            let again = run(seed, Plan { nodes, events: number("EVENTS", 4), faults }, &untouched);
             eprintln!("{seed}: replays {}", trace == again);
             if let (Ok(a), Ok(b)) = (&trace, &again) {
                 eprintln!("{:?}\n{:?}", a.digests, b.digests);
