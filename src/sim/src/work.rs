@@ -88,6 +88,9 @@ async fn publish(
             let ids = around.oracle.publishing(number, queue, 1 + rng.below(4));
             asked.insert(token, ids.clone());
             client.publish(token, QUEUES[queue], &ids).await;
+            if rng.chance(60) {
+                tokio::time::sleep(Duration::from_millis(rng.below(60))).await;
+            }
         }
         let time = Duration::from_millis(1 + rng.below(120));
         // A connection that says nothing is given up.
