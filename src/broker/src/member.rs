@@ -274,6 +274,8 @@ async fn lead(member: Member, driver: Weak<dyn Driver>, hold: Duration) {
         let Some(shard) = driver.upgrade() else { return };
         shard.submit(Input::Follow);
         tracing::warn!(term, "this node leads no more: {why}");
+        // openraft may refuse for a while and be the leader all the same.
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -272,3 +272,18 @@ impl Message {
         self.history.push(format!("{:?}: {what}", virtual_time()));
     }
 }
+
+impl Tally {
+    /// The sum of two.
+    #[must_use]
+    pub fn and(self, other: Tally) -> Tally {
+        Tally {
+            published: self.published + other.published,
+            confirmed: self.confirmed + other.confirmed,
+            refused: self.refused + other.refused,
+            settled: self.settled + other.settled,
+            redeliveries: self.redeliveries + other.redeliveries,
+            terms: self.terms + other.terms,
+        }
+    }
+}

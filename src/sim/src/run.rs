@@ -104,7 +104,7 @@ async fn disturb(
     oracle: &Oracle,
 ) -> Result<(), Broken> {
     // So long that they have mostly begun.
-    cluster.go_on(Instant::now() + Duration::from_millis(500 + rng.below(1500))).await?;
+    cluster.go_on(Instant::now() + Duration::from_millis(300 + rng.below(700))).await?;
     for _ in 0..plan.events {
         match plan.faults {
             Faults::None => {}
@@ -113,7 +113,7 @@ async fn disturb(
             Faults::All => hinder(cluster, rng).await,
         }
         oracle.broken().map_or(Ok(()), Err)?;
-        let time = if rng.chance(30) { rng.below(100) } else { 100 + rng.below(1200) };
+        let time = if rng.chance(30) { rng.below(100) } else { 100 + rng.below(900) };
         cluster.go_on(Instant::now() + Duration::from_millis(time)).await?;
     }
     Ok(())

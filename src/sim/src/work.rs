@@ -88,8 +88,11 @@ async fn publish(
             let ids = around.oracle.publishing(number, queue, 1 + rng.below(4));
             asked.insert(token, ids.clone());
             client.publish(token, QUEUES[queue], &ids).await;
+            if rng.chance(60) {
+                tokio::time::sleep(Duration::from_millis(rng.below(60))).await;
+            }
         }
-        let time = Duration::from_millis(1 + rng.below(90));
+        let time = Duration::from_millis(1 + rng.below(120));
         // A connection that says nothing is given up.
         let time = if asked.len() >= WINDOW || stops { Duration::from_secs(4) } else { time };
         match client.event(time).await? {
@@ -134,7 +137,7 @@ async fn consume(around: &Around, rng: &mut Rng, client: &mut Client) -> Result<
     let mut left = 20 + rng.below(150);
     while left > 0 && !around.stops() {
         left -= 1;
-        match client.event(Duration::from_millis(1 + rng.below(90))).await? {
+        match client.event(Duration::from_millis(1 + rng.below(120))).await? {
             Some(Event::Deliveries(deliveries)) => {
                 for delivery in deliveries {
                     take(around, connection, &mut has, delivery);

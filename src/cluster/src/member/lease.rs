@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A leader may act for as long as nobody else can have been elected: from the latest moment at
@@ -20,6 +21,11 @@ pub struct Lease {
     /// Nanoseconds since `start` until when it holds; 0 if it does not, `u64::MAX` if it does for as
     /// long as the node leads.
     until: AtomicU64,
+    /// The consensus term that was given up, if one was; 0 if none. Whoever is asked to lead instead
+    /// may be elected at once, whatever the lease says.
+    given_up: AtomicU64,
+    /// One was given up.
+    pub(super) news: Notify,
     /// By how much the clock that also counts while the machine sleeps was ahead of the other when
     /// the lease was renewed, in nanoseconds.
     slept: AtomicU64,
@@ -41,8 +47,23 @@ impl Lease {
             start: Instant::now(),
             term: term.saturating_sub(term / 100 + MARGIN),
             until: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+            news: Notify::new(),
             slept: AtomicU64::new(0),
         }
+    }
+
+    /// Somebody else is about to be asked to lead instead of this leader of `term`, which does not act
+    /// as one any more.
+    pub(super) fn give_up(&self, term: u64) {
+        self.given_up.store(term, Ordering::Release);
+        self.until.store(0, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    /// Whether `term` was given up.
+    pub(super) fn is_given_up(&self, term: u64) -> bool {
+        self.given_up.load(Ordering::Acquire) == term
     }
 
     /// This leader is the only voter: nobody else can be elected, however long it says nothing.

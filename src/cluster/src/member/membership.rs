@@ -152,11 +152,16 @@ impl Member {
         Ok(())
     }
 
-    /// Asks another member to lead.
+    /// Asks another member to lead, if this one does. From here on it does not act as the leader,
+    /// whether or not the other one is elected; if it is not, somebody will be.
     ///
     /// # Errors
     /// If openraft has ended.
     pub async fn transfer(&self, to: MemberId) -> io::Result<()> {
+        let standing = self.standing.borrow().clone();
+        if standing.role == Role::Leader {
+            self.lease.give_up(standing.term);
+        }
         self.raft.trigger().transfer_leader(to.0).await.map_err(io::Error::other)
     }
 

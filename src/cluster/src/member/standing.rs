@@ -48,6 +48,8 @@ pub(super) fn watch(raft: &Raft, lease: &Arc<Lease>) -> watch::Receiver<Standing
                 let acknowledged = metrics.last_quorum_acked.filter(|_| leads);
                 // Before its own entries of the term, it says that it leads term 0.
                 let leads = leads && metrics.current_term > 0;
+                // openraft goes on as the leader until somebody else is elected, but refuses all.
+                let leads = leads && !lease.is_given_up(metrics.current_term);
                 let members = metrics.membership_config.membership();
                 if leads && members.voter_ids().eq([metrics.id]) {
                     lease.keep();
@@ -75,8 +77,15 @@ pub(super) fn watch(raft: &Raft, lease: &Arc<Lease>) -> watch::Receiver<Standing
                 *known = standing;
                 is_new
             });
-            if metrics.changed().await.is_err() {
-                break;
+            tokio::select! {
+                // In this order, so that a simulation replays.
+                biased;
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                () = lease.news.notified() => {}
             }
         }
         lease.renew(None);
