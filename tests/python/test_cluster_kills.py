@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from broker import Broker
 from cluster import Cluster
 from clusterload import Load, held, histogram, summary
 from helpers import eventually
 
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
+ROOT = Path(__file__).resolve().parents[2]
 # Where the long forms write their figures.
-RESULTS = Path(os.environ.get("ISTHMUS_RESULTS", "test-results"))
+RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-results"
 IS_DEBUG = "debug" in os.environ.get("ISTHMUS_BIN", "")
 
 KILLS = 200 if SOAK else 5
@@ -219,7 +219,7 @@ def test_nodes_are_restarted_one_after_the_other(cluster, tmp_path):
 
 
 def test_data_of_the_released_format_opens_as_a_cluster_of_one(tmp_path):
-    fixture = Path(__file__).resolve().parents[2] / "src/broker/tests/fixtures/v2"
+    fixture = ROOT / "src/broker/tests/fixtures/v2"
     alone = Cluster(tmp_path, size=1)
     alone.lay_out()
     node = alone.nodes[1]

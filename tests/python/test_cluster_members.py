@@ -42,6 +42,13 @@ def forget(cluster, queue, megabytes=12):
     eventually(lambda: segments(cluster.leader())[0] > last, JOINED_WITHIN_S)
 
 
+def remove_queue(cluster, queue):
+    """Removes a queue and what is in it."""
+    connection = cluster.leader().connect()
+    connection.channel().queue_delete(queue)
+    connection.close()
+
+
 def fill(cluster, queue, megabytes):
     """Publishes large messages, so that the log goes on by so much."""
     connection = cluster.leader().connect()
@@ -83,6 +90,7 @@ def test_wiped_nodes_come_back_as_others(cluster):
                 assert code == 0, printed
             eventually(lambda: len(voters(cluster)) == 3, JOINED_WITHIN_S)
             cluster.wait_whole(JOINED_WITHIN_S, voters=3)
+            remove_queue(cluster, f"ballast.{turn}")
         load.stop()
     check_everywhere(cluster, "wiped", load)
 

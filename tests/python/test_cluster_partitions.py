@@ -15,6 +15,7 @@ from clusterload import Load, held
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 ROUNDS = 40 if SOAK else 1
 CUT_S = 10 if SOAK else 4
+RUN_S = 14 * 180
 HEALED_WITHIN_S = 5
 
 pytestmark = [pytest.mark.serial, pytest.mark.soak, pytest.mark.timeout(3600 if SOAK else 90)]
@@ -150,7 +151,7 @@ def test_nobody_hears_anybody(cluster):
 def test_any_partitions_one_after_the_other(cluster):
     rng = random.Random()
     with Watch(cluster), loads(cluster, "any") as by_node:
-        until = time.monotonic() + 14 * 180
+        until = time.monotonic() + RUN_S
         while time.monotonic() < until:
             pairs = [(a, b) for a in cluster.nodes for b in cluster.nodes if a != b]
             cluster.cut(*rng.sample(pairs, rng.randint(1, len(pairs))))
