@@ -57,12 +57,12 @@ mod tests {
     #[test]
     fn it_comes_back() {
         let storage = SimStorage::new(1);
-        assert_eq!(load(&storage).unwrap(), None);
-        let member = MemberId::new(3, 7).unwrap();
+        assert_eq!(load(&storage).expect("read"), None);
+        let member = MemberId::new(3, 7).expect("few lives");
         let identity = Identity { cluster: ClusterId([9; 16]), member, node: 3 };
-        save(&storage, &identity).unwrap();
-        assert_eq!(load(&storage).unwrap(), Some(identity));
-        small::write(&storage, NAME, &[2; 25]).unwrap();
-        assert!(load(&storage).unwrap_err().to_string().contains("newer"));
+        save(&storage, &identity).expect("written");
+        assert_eq!(load(&storage).expect("read"), Some(identity));
+        small::write(&storage, NAME, &[2; 25]).expect("written");
+        assert!(load(&storage).expect_err("refused").to_string().contains("newer"));
     }
 }
