@@ -146,7 +146,7 @@ impl<'a> Cluster<'a> {
         loop {
             let due = self.down.iter().min_by_key(|(node, at)| (**at, **node));
             let due = due.map(|(node, at)| (*at, *node)).filter(|(at, _)| *at <= until);
-            let next = due.map_or(until, |(at, _)| at);
+            let next = due.map_or(until, |(at, _)| at).min(Instant::now() + LOOK_EVERY);
             tokio::select! {
                 biased;
                 Some((node, life)) = self.failed.recv() => {
@@ -158,9 +158,16 @@ impl<'a> Cluster<'a> {
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
+            let is_cut = |(node, _): &(usize, Arc<Node>)| self.disks[*node].disk.is_cut();
+            if let Some((node, _)) = self.running.all().into_iter().find(is_cut) {
+                let back_in = Duration::from_millis(self.rng.below(500));
+                self.end(node, true, back_in);
+                continue;
+            }
             match due {
-                Some((_, node)) => self.start(node, true).await?,
-                None => return Ok(()),
+                Some((at, node)) if at <= Instant::now() => self.start(node, true).await?,
+                _ if Instant::now() >= until => return Ok(()),
+                _ => {}
             }
         }
     }
@@ -193,14 +200,12 @@ impl<'a> Cluster<'a> {
         self.net.block(Vec::new());
         for disk in &self.disks {
             disk.slowness.set(Duration::ZERO);
+            disk.disk.forget_faults();
         }
-        // Those whose disk is about to fail fail now, or never.
-        self.go_on(Instant::now() + Duration::from_millis(50)).await?;
+        // Those whose disk has failed end.
+        self.go_on(Instant::now() + 2 * LOOK_EVERY).await?;
         while let Some(node) = self.down.keys().next().copied() {
             self.start(node, false).await?;
-        }
-        for disk in &self.disks {
-            disk.disk.forget_faults();
         }
         Ok(())
     }
