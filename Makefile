@@ -95,7 +95,8 @@ soak: export ISTHMUS_SOAK := 1
 sim: export ISTHMUS_SEEDS ?= 20000
 sim: export ISTHMUS_CASES ?= 20
 sim:
-	cargo test --release --package isthmus-storage --package isthmus-core --package isthmus-broker
+	cargo test --release --package isthmus-storage --package isthmus-core --package isthmus-broker \
+	  --package isthmus-sim
 
 # libFuzzer needs unstable compiler flags; the bootstrap switch lends them to a stable toolchain.
 fuzz: export RUSTC_BOOTSTRAP := 1

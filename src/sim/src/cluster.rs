@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_broker::Broker;
 use isthmus_cluster::member::Role;
 use isthmus_storage::SimStorage;
-use isthmus_storage::fs::{Fault, Rng};
+use isthmus_storage::fs::{Fault, OpKind, Rng};
 use isthmus_storage::threads::Simulation;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::disk::{SlowDisk, Slowness};
 use crate::net::{Farewell, Net};
 use crate::node::{Node, Setup, member_of};
-use crate::oracle::{Broken, Oracle};
+use crate::oracle::{Broken, Oracle, Tally};
 
 /// How often it is looked at who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -79,6 +79,8 @@ pub(crate) struct Cluster<'a> {
     lives: Vec<u64>,
     /// Numbers for all that was asked of disks that are no more.
     pub(crate) digests: Vec<u64>,
+    /// What was written by nodes on those.
+    pub(crate) written: Tally,
 }
 
 impl<'a> Cluster<'a> {
@@ -103,6 +105,7 @@ impl<'a> Cluster<'a> {
             fail,
             lives: vec![0; setup.nodes],
             digests: Vec::new(),
+            written: Tally::default(),
         };
         for node in 0..setup.nodes {
             let disk = SimStorage::new(rng.next_u64());
@@ -131,6 +134,7 @@ impl<'a> Cluster<'a> {
         self.lives[node] += 1;
         let slow = &mut self.disks[node];
         self.digests.push(slow.disk.digest());
+        self.written = self.written.and(written(&slow.disk));
         slow.disk =
             if is_power_cut { slow.disk.crash(self.rng.next_u64()) } else { slow.disk.fork() };
         slow.slowness = Slowness::default();
@@ -142,7 +146,7 @@ impl<'a> Cluster<'a> {
         loop {
             let due = self.down.iter().min_by_key(|(node, at)| (**at, **node));
             let due = due.map(|(node, at)| (*at, *node)).filter(|(at, _)| *at <= until);
-            let next = due.map_or(until, |(at, _)| at);
+            let next = due.map_or(until, |(at, _)| at).min(Instant::now() + LOOK_EVERY);
             tokio::select! {
                 biased;
                 Some((node, life)) = self.failed.recv() => {
@@ -154,9 +158,16 @@ impl<'a> Cluster<'a> {
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
+            let is_cut = |(node, _): &(usize, Arc<Node>)| self.disks[*node].disk.is_cut();
+            if let Some((node, _)) = self.running.all().into_iter().find(is_cut) {
+                let back_in = Duration::from_millis(self.rng.below(500));
+                self.end(node, true, back_in);
+                continue;
+            }
             match due {
-                Some((_, node)) => self.start(node, true).await?,
-                None => return Ok(()),
+                Some((at, node)) if at <= Instant::now() => self.start(node, true).await?,
+                _ if Instant::now() >= until => return Ok(()),
+                _ => {}
             }
         }
     }
@@ -189,14 +200,12 @@ impl<'a> Cluster<'a> {
         self.net.block(Vec::new());
         for disk in &self.disks {
             disk.slowness.set(Duration::ZERO);
+            disk.disk.forget_faults();
         }
-        // Those whose disk is about to fail fail now, or never.
-        self.go_on(Instant::now() + Duration::from_millis(50)).await?;
+        // Those whose disk has failed end.
+        self.go_on(Instant::now() + 2 * LOOK_EVERY).await?;
         while let Some(node) = self.down.keys().next().copied() {
             self.start(node, false).await?;
-        }
-        for disk in &self.disks {
-            disk.disk.forget_faults();
         }
         Ok(())
     }
@@ -213,8 +222,24 @@ impl<'a> Cluster<'a> {
             self.end(node, false, Duration::from_secs(3600));
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let last = self.disks.iter().map(|slow| slow.disk.digest());
-        self.digests.extend(last);
+        for slow in &self.disks {
+            self.digests.push(slow.disk.digest());
+            self.written = self.written.and(written(&slow.disk));
+        }
         std::mem::take(&mut self.digests)
+    }
+}
+
+/// What was written to a disk beside the log.
+fn written(disk: &SimStorage) -> Tally {
+    let trace = disk.trace();
+    let synced = |is_it: fn(&str) -> bool| {
+        trace.iter().filter(|op| op.kind == OpKind::Sync && is_it(&op.file)).count() as u64
+    };
+    Tally {
+        snapshots: synced(|name| name == "snapshot.tmp"),
+        checkpoints: synced(|name| name.ends_with(".ckp.tmp")),
+        page_files: synced(|name| name.starts_with("pages-")),
+        ..Tally::default()
     }
 }

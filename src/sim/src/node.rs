@@ -43,6 +43,8 @@ const CLUSTER: ClusterId = ClusterId([9; 16]);
 pub(crate) struct Setup {
     /// How many nodes.
     pub(crate) nodes: usize,
+    /// By how much the wall clock of each node is ahead of that of the one before.
+    pub(crate) clocks_apart: Duration,
     /// Whether messages go to pages early.
     pub(crate) pages: bool,
     /// Whether the log is forgotten so early that a node which lags needs a snapshot.
@@ -142,8 +144,8 @@ fn broker_options(
     threads: Threads,
     fail: OnFailure,
 ) -> BrokerOptions {
-    let (checkpoint_after_bytes, unpaged_bytes_max) =
-        if setup.pages { (16 << 10, 8 << 10) } else { (32 << 10, 64 << 20) };
+    let unpaged_bytes_max = if setup.pages { 8 << 10 } else { 64 << 20 };
+    let checkpoint_after_bytes = if setup.forgets { 4 << 10 } else { 16 << 10 };
     BrokerOptions {
         storage: Arc::new(disk.clone()),
         node: SingleOptions::default(),
@@ -205,7 +207,8 @@ impl Node {
         simulation: &Simulation,
         on_failure: OnFailure,
     ) -> Result<Node, RecoveryError> {
-        let threads = Threads::simulated(simulation);
+        let ahead = setup.clocks_apart * node as u32;
+        let threads = Threads::simulated(simulation).with_clock_ahead(ahead);
         let member = member_of(node);
         let rng = Mutex::new(Rng::new(seed));
         let local = Local {

@@ -71,6 +71,12 @@ pub struct Tally {
     pub redeliveries: u64,
     /// Consensus terms that somebody led.
     pub terms: u64,
+    /// Snapshots that a node got from another.
+    pub snapshots: u64,
+    /// Checkpoints that were written.
+    pub checkpoints: u64,
+    /// Page files that were written.
+    pub page_files: u64,
 }
 
 impl Oracle {
@@ -110,6 +116,7 @@ impl Oracle {
             settled: count(|message| message.settled),
             redeliveries: state.redeliveries,
             terms: state.leaders.len() as u64,
+            ..Tally::default()
         }
     }
 
@@ -284,6 +291,9 @@ impl Tally {
             settled: self.settled + other.settled,
             redeliveries: self.redeliveries + other.redeliveries,
             terms: self.terms + other.terms,
+            snapshots: self.snapshots + other.snapshots,
+            checkpoints: self.checkpoints + other.checkpoints,
+            page_files: self.page_files + other.page_files,
         }
     }
 }

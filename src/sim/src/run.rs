@@ -68,7 +68,12 @@ async fn in_simulation(
     simulation: Simulation,
     prepare: &dyn Fn(&SimStorage),
 ) -> Result<Trace, Broken> {
-    let setup = Setup { nodes: plan.nodes, pages: rng.chance(40), forgets: rng.chance(40) };
+    let setup = Setup {
+        nodes: plan.nodes,
+        clocks_apart: Duration::from_millis(if rng.chance(50) { 0 } else { rng.below(100_000) }),
+        pages: rng.chance(40),
+        forgets: rng.chance(40),
+    };
     let mut cluster = Cluster::new(setup, simulation, &mut rng, prepare);
     let oracle = Oracle::default();
     let (stop, stopping) = watch::channel(false);
@@ -93,7 +98,7 @@ async fn in_simulation(
     checked?;
     digests.push(oracle.digest());
     oracle.broken().map_or(Ok(()), Err)?;
-    Ok(Trace { digests, tally: oracle.tally() })
+    Ok(Trace { digests, tally: oracle.tally().and(cluster.written) })
 }
 
 /// Lets things go wrong.

@@ -88,8 +88,8 @@ async fn publish(
             let ids = around.oracle.publishing(number, queue, 1 + rng.below(4));
             asked.insert(token, ids.clone());
             client.publish(token, QUEUES[queue], &ids).await;
-            if rng.chance(60) {
-                tokio::time::sleep(Duration::from_millis(rng.below(60))).await;
+            if rng.chance(80) {
+                tokio::time::sleep(Duration::from_millis(rng.below(120))).await;
             }
         }
         let time = Duration::from_millis(1 + rng.below(120));

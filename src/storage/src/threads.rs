@@ -28,25 +28,36 @@ pub use self::simulation::{Host, Next, Simulation};
 
 /// How threads are executed; real by default. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Threads(Option<Simulation>);
+pub struct Threads {
+    simulation: Option<Simulation>,
+    /// By how much the wall clock is ahead of the simulation's.
+    ahead: Duration,
+}
 
 impl Threads {
     /// Threads of the operating system.
     #[must_use]
     pub fn real() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// Threads that `simulation` runs, one at a time.
     #[must_use]
     pub fn simulated(simulation: &Simulation) -> Self {
-        Self(Some(simulation.clone()))
+        Self { simulation: Some(simulation.clone()), ahead: Duration::ZERO }
+    }
+
+    /// The same threads, on a machine whose wall clock is ahead of the others by `ahead`. Without
+    /// effect on real ones.
+    #[must_use]
+    pub fn with_clock_ahead(self, ahead: Duration) -> Self {
+        Self { ahead, ..self }
     }
 
     /// Whether they are simulated.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.0.is_some()
+        self.simulation.is_some()
     }
 
     /// Starts a thread. Dropping what is returned leaves it to itself.
@@ -58,7 +69,7 @@ impl Threads {
         name: &str,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Thread<T>> {
-        let Some(simulation) = &self.0 else {
+        let Some(simulation) = &self.simulation else {
             let handle = thread::Builder::new().name(name.to_owned()).spawn(body)?;
             return Ok(Thread(Handle::Real(handle)));
         };
@@ -76,7 +87,7 @@ impl Threads {
     /// Something to wait on.
     #[must_use]
     pub fn signal(&self) -> Signal {
-        Signal(match &self.0 {
+        Signal(match &self.simulation {
             None => Wakes::Real(Condvar::new()),
             Some(simulation) => {
                 Wakes::Simulated { simulation: simulation.clone(), id: simulation.new_signal() }
@@ -93,7 +104,8 @@ impl Threads {
     /// The time of the wall clock. A simulation's goes with its virtual time.
     #[must_use]
     pub fn wall_clock(&self) -> SystemTime {
-        self.0.as_ref().map_or_else(SystemTime::now, Simulation::wall_clock)
+        let simulated = self.simulation.as_ref();
+        simulated.map_or_else(SystemTime::now, |simulation| simulation.wall_clock() + self.ahead)
     }
 }
 
