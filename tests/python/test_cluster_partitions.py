@@ -150,23 +150,27 @@ def test_nobody_hears_anybody(cluster):
 @pytest.mark.skipif(not SOAK, reason="a long form only")
 def test_any_partitions_one_after_the_other(cluster):
     rng = random.Random()
-    with Watch(cluster), loads(cluster, "any") as by_node:
+    with Watch(cluster), loads(cluster, "any") as by_node, \
+            Load(cluster.nodes.values(), "any.consumed") as consumed:
         until = time.monotonic() + RUN_S
         while time.monotonic() < until:
             pairs = [(a, b) for a in cluster.nodes for b in cluster.nodes if a != b]
             cluster.cut(*rng.sample(pairs, rng.randint(1, len(pairs))))
-            paused = rng.choice(cluster.running) if rng.random() < 0.3 else None
-            if paused:
-                paused.pause()
+            if rng.random() < 0.3:
+                rng.choice(cluster.running).pause()
             time.sleep(rng.uniform(0.1, 5))
             if rng.random() < 0.3:
                 cluster.kill(rng.choice(cluster.running).number)
             healed_s = time.monotonic()
             cluster.heal()
-            for load in by_node.values():
+            for load in (*by_node.values(), consumed):
                 load.outage_s(healed_s)
+            assert consumed.promise.violations == []
         for load in by_node.values():
             load.stop()
+        assert consumed.settle_account(cluster) == []
     leader = cluster.wait_whole()
     for load in by_node.values():
-        assert load.promise.confirmed <= set(held(leader, load.queue))
+        numbers = held(leader, load.queue)
+        assert load.promise.confirmed <= set(numbers), f"{load.queue}: confirmed messages are lost"
+        assert len(numbers) == len(set(numbers)), f"{load.queue}: a message is there twice"

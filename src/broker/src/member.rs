@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use isthmus_cluster::member::{
-    Committed, Content, Lease, Member, MemberId, MemberOptions, Point, Replica, Role, Standing,
-    Status,
+    Committed, Content, Lease, Member, MemberId, MemberOptions, PeerStatus, Point, Replica, Role,
+    Standing, Status,
 };
 use isthmus_cluster::raft::{Chunks, Install, RaftLog, RaftLogOptions, RaftTypes, SnapshotData};
 use isthmus_cluster::{NetSnapshot, RaftNetworkFactory};
@@ -45,6 +45,12 @@ const ROOM_BYTES: usize = 1 << 10;
 /// that do not come by themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How many entries the next leader may lack: those that are on their way under load.
+const HEIR_LAG_MAX: u64 = 64;
+
+/// How long the next leader may not have been heard of.
+const HEIR_SILENT_MAX: Duration = Duration::from_secs(1);
+
 /// How a member of a cluster is started.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -68,6 +74,9 @@ pub enum HandOverError {
     /// The other one does not lead, for now.
     #[error("the other node does not take over: it may be behind, or not be there")]
     Refused,
+    /// The other one was too slow to take over.
+    #[error("member {0} leads now: the other node was too slow to take over")]
+    Another(MemberId),
 }
 
 /// What a broker has that is a member of a cluster.
@@ -110,23 +119,50 @@ impl Membership {
         to: Option<MemberId>,
         patience: Duration,
     ) -> Result<MemberId, HandOverError> {
+        let deadline = Instant::now() + patience;
         let mut standing = self.member.standing();
-        if standing.borrow().role != Role::Leader {
-            return Err(HandOverError::NotLeader);
+        let term = standing.borrow().term;
+        let heir = self.heir(to, deadline).await?;
+        if heir == self.member.id() {
+            return Ok(heir);
         }
-        let status = self.member.status();
-        let to = match to {
-            Some(to) if status.peers.iter().any(|peer| peer.is_voter && peer.peer.id == to) => to,
-            Some(_) => return Err(HandOverError::Nobody),
-            None => successor(&status).ok_or(HandOverError::Nobody)?,
-        };
-        self.member.transfer(to).await.map_err(|_| HandOverError::Refused)?;
-        let is_led =
-            |standing: &Standing| standing.leader.as_ref().is_some_and(|(leader, _)| *leader == to);
-        let led = tokio::time::timeout(patience, standing.wait_for(is_led)).await;
-        match led {
-            Ok(Ok(_)) => Ok(to),
-            _ => Err(HandOverError::Refused),
+        self.member.transfer(heir).await.map_err(|_| HandOverError::Refused)?;
+        let is_led = |standing: &Standing| standing.term > term && standing.leader.is_some();
+        let led = tokio::time::timeout_at(deadline, standing.wait_for(is_led)).await;
+        let Ok(Ok(led)) = led else { return Err(HandOverError::Refused) };
+        match led.leader {
+            Some((leader, _)) if leader == heir || to.is_none() => Ok(leader),
+            Some((leader, _)) => Err(HandOverError::Another(leader)),
+            None => Err(HandOverError::Refused),
+        }
+    }
+
+    /// Whom to hand over to, once it lacks no more than what is on its way: consensus gives one that
+    /// lacks more half an election timeout, and nobody leads meanwhile.
+    async fn heir(
+        &self,
+        to: Option<MemberId>,
+        deadline: Instant,
+    ) -> Result<MemberId, HandOverError> {
+        loop {
+            let status = self.member.status();
+            if status.role != Role::Leader {
+                return Err(HandOverError::NotLeader);
+            }
+            let heir = match to {
+                Some(to) if to == status.id => return Ok(to),
+                Some(to) => status.peers.iter().find(|peer| peer.is_voter && peer.peer.id == to),
+                None => successor(&status),
+            };
+            let heir = heir.ok_or(HandOverError::Nobody)?;
+            let is_near = heir.matched.is_some_and(|at| at + HEIR_LAG_MAX >= status.last);
+            if is_near && is_heard(heir) {
+                return Ok(heir.peer.id);
+            }
+            if Instant::now() >= deadline {
+                return Err(HandOverError::Refused);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -144,11 +180,15 @@ impl Membership {
     }
 }
 
-/// The voter that has most of the log, other than this node.
-fn successor(status: &Status) -> Option<MemberId> {
+/// The voter that has most of the log, other than this node; one that does not answer only if none
+/// does.
+fn successor(status: &Status) -> Option<&PeerStatus> {
     let others = status.peers.iter().filter(|peer| peer.is_voter && peer.peer.id != status.id);
-    let best = others.max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.silent)))?;
-    Some(best.peer.id)
+    others.max_by_key(|peer| (is_heard(peer), peer.matched, std::cmp::Reverse(peer.silent)))
+}
+
+fn is_heard(peer: &PeerStatus) -> bool {
+    peer.silent.is_some_and(|silent| silent < HEIR_SILENT_MAX)
 }
 
 impl Broker {
