@@ -58,6 +58,7 @@ class Load:
         self.reconnects = 0
         self.next_number = 0
         self.errors = []
+        self.closing = set()
         self.stopping = False
         self.is_publishing = True
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -104,6 +105,7 @@ class Load:
         if self.consumes:
             tasks.append(self._again_and_again(self._consume, 1))
         await asyncio.gather(*tasks)
+        await asyncio.gather(*self.closing)
 
     async def _again_and_again(self, work, first):
         """Connects to one node after the other until one serves."""
@@ -121,8 +123,15 @@ class Load:
             finally:
                 if connection is not None:
                     self.reconnects += 1
-                    with contextlib.suppress(Exception):
-                        await asyncio.wait_for(connection.close(), 0.5)
+                    # Not waited for: the next connection is made at once.
+                    closing = asyncio.create_task(self._close(connection))
+                    self.closing.add(closing)
+                    closing.add_done_callback(self.closing.discard)
+
+    @staticmethod
+    async def _close(connection):
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(connection.close(), 0.5)
 
     async def _connect(self, node):
         host, port = node.amqp
