@@ -45,6 +45,10 @@ const ROOM_BYTES: usize = 1 << 10;
 /// that do not come by themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// After how long a node leads again in a term in which it has ceased to: a proposal was refused, or
+/// no majority had answered.
+const LEAD_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How many entries the next leader may lack: those that are on their way under load.
 const HEIR_LAG_MAX: u64 = 64;
 
@@ -314,6 +318,12 @@ async fn lead(member: Member, driver: Weak<dyn Driver>, hold: Duration) {
         let Some(shard) = driver.upgrade() else { return };
         shard.submit(Input::Follow);
         tracing::warn!(term, "this node leads no more: {why}");
+        drop(shard);
+        let is_over = |standing: &Standing| standing.role != Role::Leader || standing.term != term;
+        // Consensus refuses while it hands over, and goes on calling itself the leader for a while.
+        if tokio::time::timeout(LEAD_AGAIN_AFTER, standing.wait_for(is_over)).await.is_err() {
+            tracing::debug!(term, "consensus says that this node leads on");
+        }
         // openraft may refuse for a while and be the leader all the same.
         tokio::time::sleep(LOOK_EVERY).await;
     }
