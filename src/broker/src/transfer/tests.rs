@@ -176,10 +176,15 @@ fn sent(source: Source) -> Vec<Chunk> {
     })
 }
 
-fn arriving(chunks: &[Chunk]) -> Chunks {
-    let (sender, arriving) = mpsc::channel(chunks.len().max(1));
-    chunks.iter().for_each(|chunk| sender.try_send(Ok(chunk.clone())).unwrap());
-    arriving
+fn arriving(chunks: &[Chunk]) -> ChunkReader {
+    let (sender, handed) = Threads::real().channel();
+    chunks.iter().for_each(|chunk| sender.send(Ok(chunk.clone())).unwrap());
+    ChunkReader {
+        chunks: handed,
+        wanted: mpsc::unbounded_channel().0,
+        rest: Bytes::new(),
+        ended: false,
+    }
 }
 
 /// A node that is behind: its log ends at `last`, and what comes after [`BEHIND`] is not known to
