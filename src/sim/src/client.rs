@@ -44,7 +44,7 @@ struct Scripted {
 
 impl Session for Scripted {
     fn handle_bytes(&mut self, _now: Time, input: &mut Input) {
-        while input.len() > 0 {
+        while !input.is_empty() {
             input.skip(1);
             self.commands.extend(self.script.lock().pop_front());
         }

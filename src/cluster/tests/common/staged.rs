@@ -72,8 +72,10 @@ impl Staged {
             hash: number(8).map_err(|_| wrong())?,
         };
         Ok(Box::new(move || {
-            self.0.restore(folded);
-            Ok(())
+            Box::pin(async move {
+                self.0.restore(folded);
+                Ok(())
+            })
         }))
     }
 }
@@ -113,7 +115,7 @@ impl RaftStateMachine<RaftTypes> for Staged {
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         match snapshot {
-            SnapshotData::Staged(install) => install(),
+            SnapshotData::Staged(install) => install().await,
             SnapshotData::Outgoing(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
