@@ -56,6 +56,11 @@ class Broker:
 
     def start(self):
         """Returns once every listener accepts; raises DidNotStart if the process ends before."""
+        self.begin_start()
+        return self.end_start()
+
+    def begin_start(self):
+        """Starts the process, without waiting; `end_start` waits."""
         self.output = []
         self.ports = {}
         self._ready = threading.Event()
@@ -66,7 +71,10 @@ class Broker:
         )
         self._reader = threading.Thread(target=self._read_log, args=(self.process,), daemon=True)
         self._reader.start()
-        if not self._ready.wait(READY_WITHIN_S):
+
+    def end_start(self, within_s=READY_WITHIN_S):
+        """Waits for the process to be ready."""
+        if not self._ready.wait(within_s):
             self.kill()
             raise DidNotStart(None, self.log())
         if not self.ports:

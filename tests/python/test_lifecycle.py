@@ -232,7 +232,8 @@ def test_a_start_on_an_empty_directory_takes_little_time(tmp_path):
 @pytest.mark.serial
 def test_an_idle_broker_takes_little_memory(own_isthmus):
     connect(own_isthmus).close()
-    assert own_isthmus.rss_kib() <= IDLE_RSS_KIB_MAX
+    # What a password took to be verified is kept for a second, for the next one.
+    eventually(lambda: own_isthmus.rss_kib() <= IDLE_RSS_KIB_MAX)
 
 
 @pytest.mark.serial

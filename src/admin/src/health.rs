@@ -11,12 +11,19 @@ use serde::Serialize;
 pub enum Role {
     /// The only node.
     Single,
+    /// It leads a cluster.
+    Leader,
+    /// Another node of its cluster leads, or none does.
+    Standby,
 }
 
 /// The health of this process; shared between those who change it and those who report it.
 #[derive(Debug)]
 pub struct Status {
-    role: Role,
+    is_single: bool,
+    is_leader: AtomicBool,
+    /// Somebody leads, this node or another one.
+    is_led: AtomicBool,
     version: &'static str,
     started: Instant,
     ready: AtomicBool,
@@ -29,7 +36,9 @@ impl Status {
     #[must_use]
     pub fn new(role: Role, version: &'static str) -> Self {
         Self {
-            role,
+            is_single: role == Role::Single,
+            is_leader: AtomicBool::new(role == Role::Leader),
+            is_led: AtomicBool::new(role != Role::Standby),
             version,
             started: Instant::now(),
             ready: AtomicBool::new(false),
@@ -44,6 +53,12 @@ impl Status {
         self.ready.store(ready, Ordering::Release);
     }
 
+    /// Says whether this node leads its cluster, and whether anybody does.
+    pub fn set_cluster(&self, is_leader: bool, is_led: bool) {
+        self.is_leader.store(is_leader, Ordering::Release);
+        self.is_led.store(is_led, Ordering::Release);
+    }
+
     /// Says which alarms are set. They do not make a node unready: its consumers must reach it.
     pub fn set_alarms(&self, memory: bool, disk: bool) {
         self.memory_alarm.store(memory, Ordering::Relaxed);
@@ -53,13 +68,17 @@ impl Status {
     /// Whether clients are served.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && self.is_led.load(Ordering::Acquire)
     }
 
     /// The part this process plays.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.role
+        match (self.is_single, self.is_leader.load(Ordering::Acquire)) {
+            (true, _) => Role::Single,
+            (false, true) => Role::Leader,
+            (false, false) => Role::Standby,
+        }
     }
 
     /// The version of the broker.
@@ -83,7 +102,7 @@ impl Status {
             .collect();
         Report {
             status,
-            role: self.role,
+            role: self.role(),
             version: self.version,
             uptime_s: self.uptime().as_secs(),
             alarms,

@@ -14,4 +14,4 @@ pub use api::{Api, ApiError};
 pub use axum::Router;
 pub use health::{Role, Status};
 pub use http::{Admin, HEAD_TIMEOUT, REQUEST_BODY_BYTES_MAX, router, serve_connection};
-pub use metrics::{Alarms, Metrics, Snapshot};
+pub use metrics::{Alarms, Cluster, Metrics, Snapshot};

@@ -60,6 +60,27 @@ pub struct Snapshot {
     pub log_syncs_total: u64,
     /// Whether publishers are held back, and what is measured for that.
     pub alarms: Alarms,
+    /// The cluster, if the node is one of a cluster.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster as one of its nodes sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// Whether the node leads.
+    pub is_leader: bool,
+    /// The consensus term.
+    pub term: u64,
+    /// The last entry of the node's log.
+    pub last_entry: u64,
+    /// The last entry that it knows to be committed.
+    pub committed_entry: u64,
+    /// Members that vote.
+    pub voters: u64,
+    /// Those that the leader has heard of lately, itself included; 0 on others.
+    pub voters_heard: u64,
+    /// On the leader, how many entries each member lacks, by its id.
+    pub lags: Vec<(u64, u64)>,
 }
 
 /// Whether publishers are held back, and what is measured for that.
@@ -97,6 +118,9 @@ impl Collector for AllMetrics {
         out.broker(&snapshot)?;
         out.log(&snapshot)?;
         out.alarms(&snapshot.alarms)?;
+        if let Some(cluster) = &snapshot.cluster {
+            out.cluster(cluster)?;
+        }
         out.process(&ProcessUsage::read())?;
         out.gauge("ready", "Whether clients are served", u64::from(self.status.is_ready()))?;
         let uptime = self.status.uptime().as_secs_f64();
@@ -170,6 +194,25 @@ impl Output<'_> {
         if let Some(bytes) = now.disk_free_bytes {
             let help = "Free on the file system of the data directory";
             self.measure("disk_free", help, &Unit::Bytes, bytes as f64)?;
+        }
+        Ok(())
+    }
+
+    fn cluster(&mut self, now: &Cluster) -> fmt::Result {
+        self.gauge("cluster_leader", "Whether this node leads", u64::from(now.is_leader))?;
+        self.gauge("cluster_term", "The consensus term", now.term)?;
+        self.gauge("cluster_last_entry", "The last entry of this node's log", now.last_entry)?;
+        let help = "The last entry that this node knows a majority to have";
+        self.gauge("cluster_committed_entry", help, now.committed_entry)?;
+        self.gauge("cluster_voters", "Members that vote", now.voters)?;
+        let help = "Voters that the leader has heard of lately, itself included; 0 on others";
+        self.gauge("cluster_voters_heard", help, now.voters_heard)?;
+        let help = "Entries that a member lacks, as the leader knows";
+        let mut family =
+            self.0.encode_descriptor("cluster_lag_entries", help, None, MetricType::Gauge)?;
+        for (member, entries) in &now.lags {
+            let metric = ConstGauge::new(i64::try_from(*entries).unwrap_or(i64::MAX));
+            metric.encode(family.encode_family(&[("member", member.to_string())])?)?;
         }
         Ok(())
     }

@@ -50,7 +50,10 @@ pub(crate) struct Hashers {
     queue: Arc<Queue>,
 }
 
-type Work = Box<dyn FnOnce(&mut HashMemory) + Send>;
+type Work = Box<dyn FnOnce(&mut HashMemory) -> Answer + Send>;
+
+/// Tells who asked. After the memory is back: he may let the next one in.
+type Answer = Box<dyn FnOnce()>;
 
 #[derive(Default)]
 struct Queue {
@@ -94,8 +97,9 @@ impl Hashers {
     ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         let work: Work = Box::new(move |memory| {
+            let done = work(memory);
             // Who asked may have gone.
-            drop(answer.send(work(memory)));
+            Box::new(move || drop(answer.send(done)))
         });
         self.queue.waiting.lock().work.push_back((Instant::now(), work));
         self.queue.changed.notify_all();
@@ -171,11 +175,15 @@ fn serve(queue: &Queue, priority: Priority) {
     let mut tried = None;
     while let Some((work, mut memory)) = queue.next(priority, &mut tried) {
         let (began, spent_before) = (Instant::now(), scheduling::time_spent());
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut memory))) {
-            let why = words(&*panic);
-            tracing::error!(why, "verifying a password failed");
-        }
+        let done = catch_unwind(AssertUnwindSafe(|| work(&mut memory)));
         queue.waiting.lock().memory.push(memory);
+        match done {
+            Ok(answer) => answer(),
+            Err(panic) => {
+                let why = words(&*panic);
+                tracing::error!(why, "verifying a password failed");
+            }
+        }
         tried = Some(Instant::now());
         let spent = scheduling::time_spent().saturating_sub(spent_before);
         if priority == Priority::Idle && is_late(began.elapsed(), spent) {
@@ -218,7 +226,8 @@ mod tests {
     }
 
     fn waiting(since: Instant, pieces: usize) -> Waiting {
-        let work = (0..pieces).map(|_| (since, Box::new(|_: &mut HashMemory| {}) as Work));
+        let work = (0..pieces)
+            .map(|_| (since, Box::new(|_: &mut HashMemory| Box::new(|| {}) as Answer) as Work));
         Waiting { work: work.collect(), ..Waiting::default() }
     }
 

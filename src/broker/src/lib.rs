@@ -50,7 +50,7 @@ pub use broker::{Broker, BrokerOptions, Figures};
 pub use checkpointer::PagingOptions;
 pub use client::Client;
 pub use driver::{Combining, Driver, abort_on_panic};
-pub use member::{ClusterOptions, Membership};
+pub use member::{ClusterOptions, HandOverError, Membership};
 pub use peer::{CertificateIdentity, Peer, TlsPeer};
 pub use recovery::RecoveryError;
 pub use registry::ConnectionStatus;

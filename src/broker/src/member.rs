@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use isthmus_cluster::member::{
-    Committed, Content, Lease, Member, MemberId, MemberOptions, Point, Replica, Role, Standing,
-    Status,
+    Committed, Content, Lease, Member, MemberId, MemberOptions, PeerStatus, Point, Replica, Role,
+    Standing, Status,
 };
 use isthmus_cluster::raft::{Chunks, Install, RaftLog, RaftLogOptions, RaftTypes, SnapshotData};
 use isthmus_cluster::{NetSnapshot, RaftNetworkFactory};
 use isthmus_storage::threads::Threads;
 use isthmus_storage::{Error as StorageError, LogId, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -44,6 +45,12 @@ const ROOM_BYTES: usize = 1 << 10;
 /// that do not come by themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How many entries the next leader may lack: those that are on their way under load.
+const HEIR_LAG_MAX: u64 = 64;
+
+/// How long the next leader may not have been heard of.
+const HEIR_SILENT_MAX: Duration = Duration::from_secs(1);
+
 /// How a member of a cluster is started.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -53,6 +60,23 @@ pub struct ClusterOptions {
     pub log: RaftLogOptions,
     /// How long a leader that has lost its majority holds what clients say, before it refuses.
     pub hold: Duration,
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HandOverError {
+    /// This node does not lead.
+    #[error("this node does not lead: ask the leader")]
+    NotLeader,
+    /// There is no such voter, or no other one.
+    #[error("there is no such member that votes")]
+    Nobody,
+    /// The other one does not lead, for now.
+    #[error("the other node does not take over: it may be behind, or not be there")]
+    Refused,
+    /// The other one was too slow to take over.
+    #[error("member {0} leads now: the other node was too slow to take over")]
+    Another(MemberId),
 }
 
 /// What a broker has that is a member of a cluster.
@@ -85,22 +109,61 @@ impl Membership {
         self.applier.stage(at, chunks).await
     }
 
-    /// Hands leadership to the member that lacks least, if this one leads and there is another;
-    /// returns once somebody else leads, or `patience` is over.
-    pub async fn hand_over(&self, patience: Duration) {
+    /// Hands leadership to `to`, or to the member that lacks least; returns once it leads.
+    ///
+    /// # Errors
+    /// If this node does not lead, there is nobody to hand over to, or nobody else leads after
+    /// `patience`.
+    pub async fn hand_over(
+        &self,
+        to: Option<MemberId>,
+        patience: Duration,
+    ) -> Result<MemberId, HandOverError> {
+        let deadline = Instant::now() + patience;
         let mut standing = self.member.standing();
-        if standing.borrow().role != Role::Leader {
-            return;
+        let term = standing.borrow().term;
+        let heir = self.heir(to, deadline).await?;
+        if heir == self.member.id() {
+            return Ok(heir);
         }
-        let Some(to) = successor(&self.member.status()) else { return };
-        if self.member.transfer(to).await.is_err() {
-            return;
+        self.member.transfer(heir).await.map_err(|_| HandOverError::Refused)?;
+        let is_led = |standing: &Standing| standing.term > term && standing.leader.is_some();
+        let led = tokio::time::timeout_at(deadline, standing.wait_for(is_led)).await;
+        let Ok(Ok(led)) = led else { return Err(HandOverError::Refused) };
+        match led.leader {
+            Some((leader, _)) if leader == heir || to.is_none() => Ok(leader),
+            Some((leader, _)) => Err(HandOverError::Another(leader)),
+            None => Err(HandOverError::Refused),
         }
-        let is_led = |standing: &Standing| {
-            standing.leader.as_ref().is_some_and(|(leader, _)| *leader == to) || standing.ended
-        };
-        // Who waits in vain goes down without.
-        tokio::time::timeout(patience, standing.wait_for(is_led)).await.ok();
+    }
+
+    /// Whom to hand over to, once it lacks no more than what is on its way: consensus gives one that
+    /// lacks more half an election timeout, and nobody leads meanwhile.
+    async fn heir(
+        &self,
+        to: Option<MemberId>,
+        deadline: Instant,
+    ) -> Result<MemberId, HandOverError> {
+        loop {
+            let status = self.member.status();
+            if status.role != Role::Leader {
+                return Err(HandOverError::NotLeader);
+            }
+            let heir = match to {
+                Some(to) if to == status.id => return Ok(to),
+                Some(to) => status.peers.iter().find(|peer| peer.is_voter && peer.peer.id == to),
+                None => successor(&status),
+            };
+            let heir = heir.ok_or(HandOverError::Nobody)?;
+            let is_near = heir.matched.is_some_and(|at| at + HEIR_LAG_MAX >= status.last);
+            if is_near && is_heard(heir) {
+                return Ok(heir.peer.id);
+            }
+            if Instant::now() >= deadline {
+                return Err(HandOverError::Refused);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Ends consensus and closes the log. Blocks: not for async code.
@@ -117,11 +180,15 @@ impl Membership {
     }
 }
 
-/// The voter that has most of the log, other than this node.
-fn successor(status: &Status) -> Option<MemberId> {
+/// The voter that has most of the log, other than this node; one that does not answer only if none
+/// does.
+fn successor(status: &Status) -> Option<&PeerStatus> {
     let others = status.peers.iter().filter(|peer| peer.is_voter && peer.peer.id != status.id);
-    let best = others.max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.silent)))?;
-    Some(best.peer.id)
+    others.max_by_key(|peer| (is_heard(peer), peer.matched, std::cmp::Reverse(peer.silent)))
+}
+
+fn is_heard(peer: &PeerStatus) -> bool {
+    peer.silent.is_some_and(|silent| silent < HEIR_SILENT_MAX)
 }
 
 impl Broker {

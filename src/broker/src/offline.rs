@@ -11,7 +11,7 @@ use isthmus_core::{Ledger, Part, QueueLedger};
 use isthmus_model::{QueueId, Sequence};
 use isthmus_storage::fs::OverlayStorage;
 use isthmus_storage::pages::{PageAddress, PageFile};
-use isthmus_storage::{LogOptions, SharedStorage};
+use isthmus_storage::{Error, LogOptions, SharedStorage};
 
 use crate::recovery::{RecoveryError, read_ledger};
 
@@ -104,7 +104,8 @@ impl Offline {
     }
 
     /// Reads every page that is needed and compares it with what is known of its messages. A file
-    /// or a page that cannot be read is passed over: verifying the storage tells of it.
+    /// or a page that cannot be read or is damaged is passed over: verifying the storage tells of
+    /// it.
     pub fn check_pages(&self, storage: &SharedStorage, tell: &mut dyn FnMut(BadPage)) {
         check_pages(&self.ledger, &self.page_files(), storage, tell);
     }
@@ -116,7 +117,7 @@ fn each_queue(ledger: &Ledger) -> impl Iterator<Item = (QueueId, &QueueLedger)> 
 }
 
 /// Reads every page of `files` that `ledger` needs and compares it with what is known of its
-/// messages. A file or a page that cannot be read is passed over.
+/// messages. A file or a page that cannot be read or is damaged is passed over.
 pub(crate) fn check_pages(
     ledger: &Ledger,
     files: &BTreeSet<u64>,
@@ -133,17 +134,26 @@ pub(crate) fn check_pages(
     // Each file is opened once, and each page read once.
     runs.sort_by_key(|(_, run)| run.page.key);
     let mut file: Option<Arc<PageFile>> = None;
+    let mut is_whole: Option<bool> = None;
     for of_page in runs.chunk_by(|(_, a), (_, b)| a.page.key == b.page.key) {
         let Some((_, first)) = of_page.first() else { continue };
         let key = first.page.key;
         if file.as_ref().is_none_or(|file| file.number() != key.file) {
             file = PageFile::open(&**storage, key.file).ok();
+            is_whole = None;
         }
-        let Some(content) = file.as_deref().and_then(|file| read(file, key)) else { continue };
+        let Some(file) = &file else { continue };
         let bad = |what| BadPage { file: key.file, offset: key.offset, what };
-        match content {
-            Err(what) => tell(bad(what)),
-            Ok(content) => {
+        match read(file, key) {
+            Read::Failed => {}
+            // Nobody tells of a page that is not there in a file that has no damage.
+            Read::NotThere => {
+                if *is_whole.get_or_insert_with(|| file.verify().is_ok()) {
+                    tell(bad("the file is whole and has no such page there".to_owned()));
+                }
+            }
+            Read::Nonsense(what) => tell(bad(what)),
+            Read::Page(content) => {
                 for (id, run) in of_page.iter().filter(|(_, run)| !holds(&content, run)) {
                     let first = run.first;
                     tell(bad(format!("it does not hold message {first} of queue {id}")));
@@ -153,11 +163,27 @@ pub(crate) fn check_pages(
     }
 }
 
-/// Reads a page; `None` if it is damaged, and an error if it cannot be understood.
-fn read(file: &PageFile, key: PageKey) -> Option<Result<PageContent, String>> {
+/// What comes of reading a page.
+enum Read {
+    Page(PageContent),
+    /// It is whole and cannot be understood.
+    Nonsense(String),
+    /// It is damaged, or there is none at its place.
+    NotThere,
+    /// The disk says no.
+    Failed,
+}
+
+fn read(file: &PageFile, key: PageKey) -> Read {
     let address = PageAddress { file: key.file, offset: key.offset, len: key.len };
-    let bytes = Bytes::from(file.read(address).ok()?);
-    Some(paging::read(&bytes).map_err(|error| format!("its content makes no sense: {error}")))
+    match file.read(address) {
+        Ok(bytes) => match paging::read(&Bytes::from(bytes)) {
+            Ok(content) => Read::Page(content),
+            Err(error) => Read::Nonsense(format!("its content makes no sense: {error}")),
+        },
+        Err(Error::Corrupt { .. }) => Read::NotThere,
+        Err(_) => Read::Failed,
+    }
 }
 
 /// Whether a page holds every message of a run.

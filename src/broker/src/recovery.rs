@@ -312,13 +312,14 @@ fn open_pages(
 }
 
 /// Page files that a member can number: more than it writes in a lifetime.
-const FILE_BITS: u32 = 32;
+const FILE_BITS: u32 = 24;
 
 /// Before the first number of the page files that a member writes. A file that was sent to another
 /// node keeps its number there, so each member numbers its own, and each of its lives. A node that
 /// is alone has the lowest numbers.
 fn first_file(member: MemberId) -> u64 {
-    let life = u64::from(member.incarnation() as u16);
+    // The low 24 bits: lives of one node that are so many apart have no files in common.
+    let life = member.incarnation() & 0xff_ffff;
     (life << 16 | u64::from(member.node())) << FILE_BITS
 }
 

@@ -36,6 +36,9 @@ use crate::checkpointer::{ENTRY_BYTES, write_entries};
 use crate::recovery::{RecoveryError, read_checkpoint};
 use crate::shard::Snapshot;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of a chunk, about.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -288,12 +291,14 @@ pub(crate) fn was_installing(
     Ok(small::read(storage, NOTE)?.is_some_and(|note| note == expected))
 }
 
-/// The log goes on where it should.
+/// The log goes on where it should: removes what an installation, or one that never was, has left.
 ///
 /// # Errors
 /// What the operating system says.
 pub(crate) fn has_installed(storage: &dyn Storage) -> Result<(), StorageError> {
-    small::remove(storage, NOTE)
+    small::remove(storage, NOTE)?;
+    // As large as all messages that are in no page.
+    small::remove(storage, SPOOL)
 }
 
 fn invalid(what: String) -> io::Error {

@@ -93,10 +93,12 @@ async fn no_wake_is_lost_between_connections() {
     );
 }
 
-/// Keeps the log's thread when it reports a commit, as long as the gate is shut.
+/// Keeps the log's thread behind the first commit that it reports once the gate is shut.
 struct Keeping {
     combining: Arc<Combining>,
     gate: Arc<Gate>,
+    /// The last entry that was reported.
+    reported: AtomicU64,
 }
 
 impl Driver for Keeping {
@@ -105,8 +107,19 @@ impl Driver for Keeping {
     }
 
     fn submit_elsewhere(&self, input: Input) {
+        let is_new = match &input {
+            Input::Committed { index } => {
+                self.reported.fetch_max(*index, Ordering::SeqCst) < *index
+            }
+            _ => false,
+        };
+        // Asked before the commit is reported: who is answered because of it may shut the gate
+        // while this thread is still on its way out.
+        let keeps = is_new && self.gate.is_shut();
         self.combining.submit_elsewhere(input);
-        self.gate.pass();
+        if keeps {
+            self.gate.pass();
+        }
     }
 }
 
@@ -115,7 +128,10 @@ async fn the_logs_own_thread_may_be_the_last_to_hold_the_broker() {
     let (sim, gate) = (SimStorage::new(1), Arc::new(Gate::default()));
     let keeps = Arc::clone(&gate);
     let storage = Arc::new(sim.clone());
-    let drive = |shard| Arc::new(Keeping { combining: Combining::start(shard), gate: keeps });
+    let drive = |shard| {
+        let (combining, reported) = (Combining::start(shard), AtomicU64::new(0));
+        Arc::new(Keeping { combining, gate: keeps, reported })
+    };
     let (broker, failures) = setup().start_with(storage, drive).unwrap();
     let mut client = Client::connect(&broker).await;
     client.declare("q").await;

@@ -161,7 +161,7 @@ static TURN: Mutex<()> = Mutex::new(());
 #[test]
 fn what_was_answered_survives_power_cuts() {
     let _turn = TURN.lock();
-    for seed in seeds(500) {
+    for seed in seeds(250) {
         let _announce = Announce(seed);
         run(seed, &|_| {}).unwrap();
     }

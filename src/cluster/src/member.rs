@@ -27,10 +27,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use isthmus_storage::LogId;
 use openraft::network::{NetSnapshot, RaftNetworkFactory};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 
+use crate::raft::convert::id_to_log;
 use crate::raft::{Chunks, RaftLog, RaftTypes, SnapshotData, settings};
 
 pub use self::lease::Lease;
@@ -76,6 +78,11 @@ pub struct Point {
     pub members: Option<(u64, u64, Bytes)>,
 }
 
+/// The last entry that a snapshot holds.
+pub fn end_of(meta: &crate::peer::SnapshotMeta) -> LogId {
+    meta.last_log_id.as_ref().map_or(LogId::ZERO, id_to_log)
+}
+
 /// What the broker does with what is committed.
 pub trait Replica: Send + Sync + 'static {
     /// Where it stands when the member starts; what is committed behind that is applied first.
@@ -99,8 +106,8 @@ pub struct MemberOptions {
     pub id: MemberId,
     /// How often a leader says that it is there.
     pub heartbeat: Duration,
-    /// After how long without a leader's word another one is elected: at least this, at most twice
-    /// this. A leader without a majority's word for that long stops acting as one.
+    /// A leader that has not been heard of for 1.3 to 1.6 times this is replaced. One that has no
+    /// majority's word for 0.8 times this stops acting as a leader.
     pub election_timeout: Duration,
 }
 
@@ -114,17 +121,18 @@ pub struct Member {
 }
 
 impl MemberOptions {
-    /// The longest time until an election begins, which is how long a lease holds.
-    fn election_timeout_max(&self) -> Duration {
-        self.election_timeout * 8 / 5
+    /// How long followers keep to a leader: they do not vote for another one, and do not stand
+    /// themselves. Behind that each waits a random time, of this at the most.
+    fn lease(&self) -> Duration {
+        self.election_timeout * 4 / 5
     }
 
     fn config(&self) -> io::Result<Arc<Config>> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             heartbeat_interval: ms(self.heartbeat),
-            election_timeout_min: ms(self.election_timeout),
-            election_timeout_max: ms(self.election_timeout_max()),
+            election_timeout_min: ms(self.election_timeout / 2),
+            election_timeout_max: ms(self.lease()),
             snapshot_policy: SnapshotPolicy::Never,
             ..settings()
         };
@@ -152,7 +160,7 @@ impl Member {
         let id = options.id.0;
         let raft = Raft::build(id, config, network, log, machine).await;
         let raft = raft.map_err(io::Error::other)?;
-        let lease = Arc::new(Lease::new(options.election_timeout_max()));
+        let lease = Arc::new(Lease::new(options.lease()));
         let standing = standing::watch(&raft, &lease);
         raft.run();
         Ok(Member { raft, id: options.id, standing, lease })

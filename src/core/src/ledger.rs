@@ -1,6 +1,8 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
 mod restore;
+#[cfg(test)]
+mod tests;
 mod write_out;
 
 use std::collections::{BTreeMap, HashMap};

@@ -14,7 +14,9 @@ impl Secret {
         Self(text.into())
     }
 
-    pub(crate) fn reveal(&self) -> &str {
+    /// The text, for whoever needs it and does not show it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

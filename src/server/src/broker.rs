@@ -4,16 +4,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use isthmus_admin::Snapshot;
+use isthmus_admin::{Cluster as ClusterFigures, Snapshot};
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
-use isthmus_broker::storage::{self, LogOptions, RealStorage, Threads};
+use isthmus_broker::cluster::member::{PeerStatus, Role, Status as ClusterStatus};
+use isthmus_broker::storage::{self, LogOptions, RealStorage, SharedStorage, Threads};
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
 use isthmus_contract::Shortage;
 use isthmus_contract::model::{EncodingId, Encodings, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::cluster::Peers;
 use crate::config::Config;
 use crate::connections::Closing;
 use crate::users::{Users, UsersError};
@@ -86,7 +89,11 @@ impl Broker {
     /// # Errors
     ///
     /// If the data is damaged or cannot be read.
-    pub(crate) async fn start(config: Arc<Config>, users: Users) -> Result<Self, BrokerError> {
+    pub(crate) async fn start(
+        config: Arc<Config>,
+        users: Users,
+        peers: Option<Arc<Peers>>,
+    ) -> Result<Self, BrokerError> {
         let session = session_config(&config);
         let data_dir = config.data_dir().to_owned();
         let runtime = tokio::runtime::Handle::current();
@@ -94,13 +101,15 @@ impl Broker {
         let started = tokio::task::spawn_blocking(move || {
             // The broker spawns tasks of its own.
             let _entered = runtime.enter();
-            let started = start(&settings, &recovering);
+            let started = start(&settings, &recovering, peers.as_deref());
             // Recovery has read more than is kept.
             crate::memory::give_back();
             started
         });
         let broker = started.await??;
-        users.make_first(&broker, &config).await?;
+        if broker.membership().is_none() {
+            users.make_first(&broker, &config).await?;
+        }
         Ok(Self { broker, session, data_dir })
     }
 
@@ -153,6 +162,7 @@ impl Broker {
             log_bytes: bytes_of_files(&self.data_dir),
             log_appends_total: figures.log_entries,
             log_syncs_total: figures.log_syncs,
+            cluster: self.broker.membership().map(|membership| cluster(&membership.status())),
             ..Snapshot::default()
         }
     }
@@ -167,17 +177,60 @@ impl Broker {
     }
 }
 
+/// A voter that was heard of within this time is there.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+fn cluster(status: &ClusterStatus) -> ClusterFigures {
+    let voters = || status.peers.iter().filter(|peer| peer.is_voter);
+    let is_leader = status.role == Role::Leader;
+    let is_heard = |peer: &&PeerStatus| {
+        peer.peer.id == status.id || peer.silent.is_some_and(|silent| silent < HEARD_WITHIN)
+    };
+    let lags = status
+        .peers
+        .iter()
+        .filter_map(|peer| Some((peer.peer.id.0, status.last.saturating_sub(peer.matched?))));
+    ClusterFigures {
+        is_leader,
+        term: status.term,
+        last_entry: status.last,
+        committed_entry: status.committed,
+        voters: voters().count() as u64,
+        voters_heard: if is_leader { voters().filter(is_heard).count() as u64 } else { 0 },
+        lags: lags.collect(),
+    }
+}
+
 /// What the files of a directory take, as far as they can be seen.
 fn bytes_of_files(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, BrokerError> {
+/// Opens the data directory.
+///
+/// # Errors
+///
+/// If it cannot be opened.
+pub(crate) fn open_storage(config: &Config) -> Result<SharedStorage, BrokerError> {
+    match RealStorage::open(config.data_dir()) {
+        Ok(storage) => Ok(Arc::new(storage)),
+        Err(source) => {
+            let path = config.data_dir().display().to_string();
+            Err(BrokerError::Directory { path, source })
+        }
+    }
+}
+
+fn start(
+    config: &Config,
+    users: &Users,
+    peers: Option<&Peers>,
+) -> Result<isthmus_broker::Broker, BrokerError> {
     let path = config.data_dir().display().to_string();
-    let storage = match RealStorage::open(config.data_dir()) {
-        Ok(storage) => Arc::new(storage),
-        Err(source) => return Err(BrokerError::Directory { path, source }),
+    let storage = match peers {
+        Some(peers) => SharedStorage::clone(peers.storage()),
+        None => open_storage(config)?,
     };
     let log = LogOptions {
         segment_bytes: config.storage.segment_bytes.0,
@@ -190,7 +243,7 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
     getrandom::fill(&mut name_seed)?;
     let options = BrokerOptions {
         storage,
-        node: SingleOptions { log, ..SingleOptions::default() },
+        node: SingleOptions { log: log.clone(), ..SingleOptions::default() },
         encodings: ENCODINGS,
         authenticate: users.logins.clone(),
         on_settings: users.follow(),
@@ -203,7 +256,7 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
             unpaged_bytes_max: cache_bytes / 4,
             page_bytes: PAGE_BYTES,
             file_bytes: PAGE_FILE_BYTES,
-            log_kept_bytes: 0,
+            log_kept_bytes: config.cluster.log_kept_bytes.0,
         },
         scrub: ScrubOptions {
             bytes_per_second: config.storage.scrub_bytes_per_second.0,
@@ -215,8 +268,11 @@ fn start(config: &Config, users: &Users) -> Result<isthmus_broker::Broker, Broke
         on_log_failure: Box::new(|error| end_process(&error)),
         threads: Threads::real(),
     };
-    isthmus_broker::Broker::start(options, Combining::start)
-        .map_err(|source| BrokerError::Recovery { path, source })
+    let started = match peers {
+        Some(peers) => peers.start_broker(options, log),
+        None => isthmus_broker::Broker::start(options, Combining::start),
+    };
+    started.map_err(|source| BrokerError::Recovery { path, source })
 }
 
 /// Ends the process at once: a write or sync of the log that failed is never tried again, for the

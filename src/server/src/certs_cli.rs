@@ -19,7 +19,7 @@ const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Make an authority, a server certificate and a client certificate for development
+    /// Make an authority and certificates of a server, a client and a cluster's nodes for development
     Dev(DevArgs),
 }
 
@@ -88,9 +88,12 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), CertsError> {
          key = {key:?}\n\
          client_auth = \"wanted\"\n\
          client_ca = {ca:?}\n\n\
-         # Clients trust {ca:?} and may show {:?} with {:?}.",
+         # Clients trust {ca:?} and may show {:?} with {:?}.\n\n\
+         # Nodes of a cluster show each other {:?} with {:?}.",
         at("client.pem"),
         at("client.key"),
+        at("peer.pem"),
+        at("peer.key"),
     )
     .ok();
     Ok(())
@@ -123,6 +126,16 @@ fn make(args: &DevArgs) -> Result<Files, CertsError> {
     let client_key = KeyPair::generate()?;
     let client_pem = client.signed_by(&client_key, &authority)?.pem();
 
+    // For the nodes of a cluster, which dial each other and are dialled.
+    let mut hosts: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
+    hosts.extend(args.host.iter().filter(|host| !LOCAL_NAMES.contains(&host.as_str())).cloned());
+    let mut peer = CertificateParams::new(hosts)?;
+    name(&mut peer, "Isthmus node");
+    peer.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let peer_key = KeyPair::generate()?;
+    let peer_pem = peer.signed_by(&peer_key, &authority)?.pem();
+
     Ok(vec![
         (".gitignore", "*.key\n".to_owned(), 0o644),
         ("ca.pem", ca_pem, 0o644),
@@ -131,6 +144,8 @@ fn make(args: &DevArgs) -> Result<Files, CertsError> {
         ("server.key", server_key.serialize_pem(), 0o600),
         ("client.pem", client_pem, 0o644),
         ("client.key", client_key.serialize_pem(), 0o600),
+        ("peer.pem", peer_pem, 0o644),
+        ("peer.key", peer_key.serialize_pem(), 0o600),
     ])
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backup_cli::{self, BackupArgs};
 use crate::certs_cli::{self, CertsCommand};
+use crate::cluster_cli::{self, ClusterArgs};
 use crate::config::{Config, Problem, Sources};
 use crate::storage_cli::{self, StorageCommand};
 use crate::{logging, run};
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Have a running broker make a consistent copy of its data, while it goes on
     Backup(BackupArgs),
+    /// Ask a node of a cluster, or have it do something
+    Cluster(ClusterArgs),
     /// Look into the data directory of a broker that does not run
     Storage {
         #[command(subcommand)]
@@ -77,6 +80,9 @@ pub(crate) fn main() -> ExitCode {
             }
         },
         Command::Backup(args) => backup_cli::run(&args),
+        Command::Cluster(args) => with_config(&config.sources(), |config| {
+            cluster_cli::run(&args, &config).map_err(|error| error.to_string())
+        }),
         Command::Storage { command } => storage_cli::run(&command),
     }
 }

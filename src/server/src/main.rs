@@ -5,6 +5,8 @@ mod backup_cli;
 mod broker;
 mod certs_cli;
 mod cli;
+mod cluster;
+mod cluster_cli;
 mod config;
 mod connections;
 mod data_dir;

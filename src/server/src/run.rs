@@ -16,16 +16,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isthmus_admin::{Admin, Api, Metrics, Role, Router, Snapshot, Status};
-use isthmus_broker::Peer;
+use isthmus_broker::{HandOverError, Peer};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::Signal;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
 use crate::alarms::Alarms;
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, open_storage};
+use crate::cluster::{self, Clients, ClusterError, Operations, Peers, Serve, Taken};
 use crate::config::{Config, ListenAddrs};
 use crate::connections::{Closing, Connections, Idle, IdlePlace};
 use crate::data_dir::{DataDir, DataDirError};
@@ -53,6 +56,12 @@ const EVENT_INTERVAL: u32 = 8;
 
 /// How long HTTP connections get to finish an answer once everything else has stopped.
 const HTTP_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long another node may take to take over when this one goes down.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// After how long what a new broker begins with is tried again.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long threads that still block get when everything has stopped.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -86,6 +95,9 @@ pub(crate) enum RunError {
     /// The broker cannot start.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// The node cannot be one of a cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Threads, signals or sockets cannot be set up.
     #[error("{doing} failed: {source}")]
     System {
@@ -123,7 +135,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let manager = ServiceManager::from_environment();
     let data_dir = config.data_dir().display();
     tracing::info!(version = VERSION, %data_dir, "isthmus is starting");
-    let status = Arc::new(Status::new(Role::Single, VERSION));
+    let role = if config.cluster.is_on() { Role::Standby } else { Role::Single };
+    let status = Arc::new(Status::new(role, VERSION));
     // Held to the end of this function, and so beyond the broker's stop.
     let _data_dir = DataDir::open(config.data_dir())?;
     let users = Users::new(&config)?;
@@ -151,10 +164,30 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let directory = Arc::clone(&users.directory);
     let api = Arc::new(Api::new(logins, directory, users.hashing.clone(), VERSION));
     let router = isthmus_admin::router(admin, Some(Arc::clone(&api)));
+    let peers = match config.cluster.is_on() {
+        true => Some(Arc::new(Peers::start(&config, open_storage(&config)?).await?)),
+        false => None,
+    };
+    let operations = peers.as_ref().map(|peers| {
+        Arc::new(Operations::new(config.cluster.token.0.clone(), Arc::clone(peers.forming())))
+    });
+    let router = match &operations {
+        Some(operations) => {
+            let router = router.merge(cluster::router(Arc::clone(operations)));
+            cluster::passing(router, Arc::clone(operations))
+        }
+        None => router,
+    };
     let http = HttpServer::start(http, https, tls.as_ref(), &router);
 
+    let starting = async {
+        if let Some(peers) = &peers {
+            peers.form().await?;
+        }
+        Ok::<_, RunError>(Broker::start(Arc::clone(&config), users.clone(), peers.clone()).await?)
+    };
     let broker = tokio::select! {
-        broker = Broker::start(Arc::clone(&config), users.clone()) => broker?,
+        broker = starting => broker?,
         signal = stop_signals.next() => {
             tracing::info!("{} while starting: stopped", signal.name);
             return Ok(());
@@ -163,42 +196,69 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     // Set once, here: nothing else fills the cell.
     figures.broker.set(broker.clone()).ok();
     api.set_broker(broker.inner().clone());
-    import_definitions(&api, &config.definitions.file).await?;
+    let mut watching = JoinSet::new();
+    let clients = match (&peers, &operations) {
+        (Some(peers), Some(operations)) => {
+            operations.set_broker(broker.inner().clone());
+            let (peers, inner) = (Arc::clone(peers), broker.inner().clone());
+            let (dialer, hold) = (peers.dialer.clone(), config.cluster.hold.0);
+            let (serves, served) = watch::channel(false);
+            let serve = serve_for_peers(&broker, &connections, &router);
+            peers.set_serve(served.clone(), serve);
+            let standby = config.cluster.standby_clients;
+            let clients = Clients::of_member(&inner, served, dialer, hold, standby);
+            operations.set_clients(clients.clone());
+            watching.spawn(cluster::follow(peers, inner, Arc::clone(&status)));
+            watching.spawn(prepare_as_leader(
+                broker.clone(),
+                users.clone(),
+                Arc::clone(&api),
+                Arc::clone(&config),
+                serves,
+            ));
+            clients
+        }
+        _ => {
+            import_definitions(&api, &config.definitions.file).await?;
+            Clients::alone()
+        }
+    };
     let (amqp, amqps) = (amqp.listen()?, amqps.listen()?);
     let (amqp_addrs, amqps_addrs) = (addrs(&amqp)?, addrs(&amqps)?);
     let mut accepting = JoinSet::new();
     for listener in amqp {
-        let broker = broker.clone();
+        let (broker, clients) = (broker.clone(), clients.clone());
         accept_into(
             &mut accepting,
             "amqp",
             listener,
             &connections,
             move |stream, peer, closing| {
-                broker.clone().serve_amqp(stream, Peer::plain(peer), closing)
+                let (broker, clients) = (broker.clone(), clients.clone());
+                take(broker, clients, "amqp", stream, Peer::plain(peer), closing)
             },
         );
     }
     for listener in amqps {
         let Some(tls) = tls.clone() else { break };
-        let broker = broker.clone();
+        let (broker, clients) = (broker.clone(), clients.clone());
         accept_into(
             &mut accepting,
             "amqps",
             listener,
             &connections,
             move |stream, peer, closing| {
-                let (broker, tls) = (broker.clone(), tls.clone());
+                let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
                 async move {
                     if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
-                        broker.serve_amqp(stream, peer, closing).await;
+                        take(broker, clients, "amqps", stream, peer, closing).await;
                     }
                 }
             },
         );
     }
-    let mut watching = JoinSet::new();
-    watching.spawn(alarms.watch(broker.clone(), Arc::clone(&status)));
+    let alarmed = (broker.clone(), Arc::clone(&status));
+    watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
     let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
@@ -215,6 +275,7 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     stop_signals.exit_at_next();
     manager.stopping();
     status.set_ready(false);
+    hand_over(&broker).await;
     accepting.shutdown().await;
     let drain = Duration::from_secs(config.shutdown.drain_s.into());
     tracing::info!(
@@ -228,9 +289,100 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     }
     watching.shutdown().await;
     broker.stop().await;
+    if let Some(peers) = peers.and_then(Arc::into_inner) {
+        peers.stop().await;
+    }
     http.stop().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// Serves a client where it is to be served, until it goes.
+async fn take<S>(
+    broker: Broker,
+    clients: Clients,
+    listener: &'static str,
+    stream: S,
+    peer: Peer,
+    closing: Closing,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let taken = tokio::select! {
+        biased;
+        taken = clients.take(listener, stream, peer) => taken,
+        // What is passed through is cut off: its client connects to another node.
+        () = closing.clone().requested() => return,
+    };
+    if let Taken::Here(stream, peer) = taken {
+        broker.serve_amqp(stream, peer, closing).await;
+    }
+}
+
+/// Serves clients that peers pass through: as those that come by themselves, and counted with them.
+fn serve_for_peers(broker: &Broker, connections: &Connections, router: &Router) -> Serve {
+    let (broker, connections, router) = (broker.clone(), connections.clone(), router.clone());
+    Arc::new(move |listener, stream, peer| {
+        let (served, done) = oneshot::channel::<()>();
+        let (broker, router) = (broker.clone(), router.clone());
+        let is_http = listener == cluster::HTTP;
+        let is_known = is_http || matches!(listener, "amqp" | "amqps");
+        let is_taken = is_known
+            && connections.spawn(|closing| async move {
+                if is_http {
+                    let closing = closing.requested();
+                    isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
+                } else {
+                    broker.serve_amqp(stream, peer, closing).await;
+                }
+                drop(served);
+            });
+        Box::pin(async move {
+            if is_taken {
+                // Nothing is ever sent: the end is what is waited for.
+                done.await.unwrap_or_default();
+            }
+        })
+    })
+}
+
+/// Whenever this node begins to lead: makes the first user and imports the definitions, if that was
+/// not done before, and says that clients are served.
+async fn prepare_as_leader(
+    broker: Broker,
+    users: Users,
+    api: Arc<Api>,
+    config: Arc<Config>,
+    serves: watch::Sender<bool>,
+) {
+    let mut leads = broker.inner().leads();
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        let prepared = async {
+            users.make_first(broker.inner(), &config).await?;
+            import_definitions(&api, &config.definitions.file).await
+        };
+        if let Err(error) = prepared.await {
+            tracing::warn!(%error, "what a new broker begins with is not there yet");
+            tokio::time::sleep(PREPARE_AGAIN).await;
+            continue;
+        }
+        serves.send_replace(true);
+        let deposed = leads.wait_for(|leads| !*leads).await.is_ok();
+        serves.send_replace(false);
+        if !deposed {
+            return;
+        }
+    }
+}
+
+/// Hands leadership over before this node goes down, so that nobody has to find out.
+async fn hand_over(broker: &Broker) {
+    let Some(membership) = broker.inner().membership() else { return };
+    match membership.hand_over(None, HAND_OVER).await {
+        Ok(member) => tracing::info!(%member, "handed over"),
+        Err(HandOverError::NotLeader) => {}
+        Err(error) => tracing::warn!(%error, "not handed over"),
+    }
 }
 
 /// Waits for a signal to stop.

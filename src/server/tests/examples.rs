@@ -22,7 +22,10 @@ fn every_example_passes_the_check() {
         names.push(path.file_name().expect("a name").to_string_lossy().into_owned());
     }
     names.sort();
-    assert_eq!(names, ["development.toml", "isthmus.toml", "production.toml", "tls-edge.toml"]);
+    assert_eq!(
+        names,
+        ["cluster.toml", "development.toml", "isthmus.toml", "production.toml", "tls-edge.toml"]
+    );
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use program::Program;
-use program::amqp::Client;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 const COUNT: usize = 2000;
@@ -40,6 +39,20 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
+/// How long the broker takes to answer somebody new. Without a login: whoever dawdles comes to no
+/// password, and how long it takes to verify one says how busy the machine is.
+fn time_to_first_frame(port: u16) -> Duration {
+    let asked = Instant::now();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream.write_all(b"AMQP\0\0\x09\x01").expect("sent");
+    let mut head = [0; 11];
+    stream.read_exact(&mut head).expect("answered");
+    // A method frame of channel 0: connection.start.
+    assert_eq!((&head[..3], &head[7..]), (&[1, 0, 0][..], &[0, 10, 0, 10][..]));
+    asked.elapsed()
+}
+
 fn besiege(program: &Program, port: u16, drip: &[u8]) {
     allow_descriptors();
     let before = resident_bytes(program);
@@ -65,9 +78,8 @@ fn besiege(program: &Program, port: u16, drip: &[u8]) {
         }
         most = most.max(resident_bytes(program));
         if begun.elapsed() < TIMEOUT {
-            let asked = Instant::now();
-            Client::connect(program.port("amqp")).expect("let in");
-            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            let took = time_to_first_frame(program.port("amqp"));
+            assert!(took < Duration::from_secs(1), "{took:?}");
             was_quick += 1;
         }
         slow.retain_mut(|stream| !is_closed(stream));

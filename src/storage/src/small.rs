@@ -79,6 +79,7 @@ pub fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed test may panic
 mod tests {
     use super::*;
     use crate::SimStorage;

@@ -87,6 +87,7 @@ impl Read for SpoolReader {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed test may panic
 mod tests {
     use super::*;
     use crate::{SimStorage, fs::Storage};

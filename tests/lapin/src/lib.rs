@@ -4,6 +4,7 @@
 //! `ISTHMUS_BIN`, or the one this workspace builds.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +26,32 @@ struct Own {
     _data: TempDir,
 }
 
+/// Certificates that the broker made for a test, and their files.
+#[derive(Debug)]
+pub struct Certificates(TempDir);
+
+impl Certificates {
+    /// An authority, a certificate for localhost, and one for a client.
+    ///
+    /// # Panics
+    /// If the broker makes none.
+    pub fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let made = Command::new(binary())
+            .args(["certs", "dev", "--out"])
+            .arg(folder.path().join("dev"))
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.expect("the broker can be run").success(), "no certificates were made");
+        Self(folder)
+    }
+
+    /// Where one of the files is.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join("dev").join(file)
+    }
+}
+
 impl Broker {
     /// Starts a broker on an empty data directory, or takes the one that runs already.
     ///
@@ -34,22 +61,44 @@ impl Broker {
         if let Ok(address) = env::var("ISTHMUS_TEST_AMQP") {
             return Self { address, own: None };
         }
+        Self::start_own("amqp", &[("listeners.amqp", "127.0.0.1:0".into())])
+    }
+
+    /// Starts a broker that speaks TLS alone, and asks clients for certificates as
+    /// `client_auth` (the setting of that name) says.
+    ///
+    /// # Panics
+    /// If the broker ends before it is ready.
+    pub fn start_with_tls(certificates: &Certificates, client_auth: &str) -> Self {
+        let settings = [
+            ("listeners.amqp", "off".into()),
+            ("listeners.amqps", "127.0.0.1:0".into()),
+            ("tls.certificate", certificates.path("server.pem").into_os_string()),
+            ("tls.key", certificates.path("server.key").into_os_string()),
+            ("tls.client_auth", client_auth.into()),
+            ("tls.client_ca", certificates.path("ca.pem").into_os_string()),
+        ];
+        Self::start_own("amqps", &settings)
+    }
+
+    fn start_own(listener: &str, settings: &[(&str, OsString)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let mut process = Command::new(binary())
-            .args(["serve", "--set", "listeners.amqp=127.0.0.1:0"])
-            .args(["--set", "listeners.http=off", "--data-dir"])
-            .arg(data.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the broker can be run");
+        let mut command = Command::new(binary());
+        command.args(["serve", "--set", "listeners.http=off", "--data-dir"]);
+        command.arg(data.path().join("data"));
+        for (key, value) in settings {
+            let mut setting = OsString::from(format!("{key}="));
+            setting.push(value);
+            command.arg("--set").arg(setting);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the broker can be run");
         let stderr = process.stderr.take().expect("standard error is a pipe");
         let mut log = BufReader::new(stderr).lines().map_while(Result::ok);
         let mut seen = String::new();
         let address = log.by_ref().find_map(|line| {
             seen += &(line.clone() + "\n");
-            amqp_address(&line)
+            address_of(listener, &line)
         });
         let Some(address) = address else {
             panic!("the broker ended before it was ready:\n{seen}");
@@ -63,6 +112,12 @@ impl Broker {
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@{}/%2f", self.address)
     }
+
+    /// The same over TLS, by the name that is in the certificate.
+    pub fn tls_uri(&self) -> String {
+        let port = self.address.rsplit(':').next().unwrap_or_default();
+        format!("amqps://guest:guest@localhost:{port}/%2f")
+    }
 }
 
 impl Drop for Broker {
@@ -74,9 +129,10 @@ impl Drop for Broker {
     }
 }
 
-/// The address in the line that says the broker is ready: `… ready … amqp=HOST:PORT …`.
-fn amqp_address(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("amqp=").filter(|_| line.contains("ready"))?;
+/// The address in the line that says the broker is ready: `… ready … LISTENER=HOST:PORT …`.
+fn address_of(listener: &str, line: &str) -> Option<String> {
+    let key = format!("{listener}=");
+    let (_, rest) = line.split_once(&key).filter(|_| line.contains("ready"))?;
     let address = rest.trim_start_matches('"').split([' ', '"', '\u{1b}']).next()?;
     Some(address.to_owned())
 }

@@ -184,6 +184,10 @@ impl Gate {
         self.opened.notify_all();
     }
 
+    pub(crate) fn is_shut(&self) -> bool {
+        *self.shut.lock()
+    }
+
     pub(crate) fn pass(&self) {
         let mut shut = self.shut.lock();
         while *shut {

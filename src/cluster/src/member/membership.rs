@@ -10,6 +10,9 @@ use thiserror::Error;
 
 use super::{Member, MemberId, Role};
 
+/// How many entries a node may lack that is given a vote: what is on its way under load.
+const LEARNER_LAG_MAX: u64 = 256;
+
 /// A member, and where its peers reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -89,8 +92,8 @@ impl Member {
     /// See [`ChangeError`].
     pub async fn join(&self, peer: &Peer) -> Result<(), ChangeError> {
         let node = BasicNode::new(peer.addr.clone());
-        self.raft.add_learner(peer.id.0, node, true).await.map_err(refused)?;
-        let status = self.status();
+        self.raft.add_learner(peer.id.0, node, false).await.map_err(refused)?;
+        let status = self.caught_up(peer.id).await?;
         let earlier: BTreeSet<u64> = status
             .peers
             .iter()
@@ -105,6 +108,29 @@ impl Member {
         // In one step: nobody is without a replacement in between.
         self.raft.change_membership(voters, false).await.map_err(refused)?;
         Ok(())
+    }
+
+    /// Waits until a learner has what the others have, but for what is on its way. What openraft
+    /// would wait for is a lag of a few thousand entries, which here are batches of up to megabytes,
+    /// and which a node without anything may have as well.
+    async fn caught_up(&self, id: MemberId) -> Result<Status, ChangeError> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            // Seen from here on, so that no change is missed.
+            drop(metrics.borrow_and_update());
+            let status = self.status();
+            if status.role != Role::Leader {
+                return Err(ChangeError::NotLeader);
+            }
+            let Some(peer) = status.peers.iter().find(|peer| peer.peer.id == id) else {
+                return Err(ChangeError::Refused(format!("member {id} was removed")));
+            };
+            let is_there = |matched: u64| matched + LEARNER_LAG_MAX >= status.last;
+            if peer.matched.is_some_and(is_there) {
+                return Ok(status);
+            }
+            metrics.changed().await.map_err(|_| ChangeError::Ended)?;
+        }
     }
 
     /// Takes a member out for good.

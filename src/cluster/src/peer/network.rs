@@ -38,6 +38,10 @@ type RpcResult<T> = Result<T, RPCError<RaftTypes>>;
 /// How long openraft waits after an error; connections have their own pauses.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// As [`BACKOFF`], where a snapshot was to be sent: it is taken before it is known whether the other
+/// node is there, and costs a copy of the ledger.
+const SNAPSHOT_BACKOFF: Duration = Duration::from_secs(1);
+
 /// What openraft is run with: connections to the other members. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Network {
@@ -61,11 +65,11 @@ impl RaftNetworkFactory<RaftTypes> for Network {
         if let Some(peer) = peers.get(&target)
             && peer.address() == node.addr
         {
-            return Link { peer: Arc::clone(peer) };
+            return Link { peer: Arc::clone(peer), is_for_snapshots: false };
         }
         let peer = Peer::new(self.dialer.clone(), MemberId(target), node.addr.clone());
         peers.insert(target, Arc::clone(&peer));
-        Link { peer }
+        Link { peer, is_for_snapshots: false }
     }
 }
 
@@ -73,6 +77,8 @@ impl RaftNetworkFactory<RaftTypes> for Network {
 #[derive(Debug)]
 pub struct Link {
     peer: Arc<Peer>,
+    /// Whether a snapshot was to be sent by it.
+    is_for_snapshots: bool,
 }
 
 impl Link {
@@ -189,6 +195,7 @@ impl RaftNetworkV2<RaftTypes> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<RaftTypes>, StreamingError<RaftTypes>> {
+        self.is_for_snapshots = true;
         let sent = snapshot::send(&self.peer, &vote, snapshot, option.soft_ttl());
         tokio::select! {
             // In this order, so that a simulation replays.
@@ -212,6 +219,7 @@ impl RaftNetworkV2<RaftTypes> for Link {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+        let pause = if self.is_for_snapshots { SNAPSHOT_BACKOFF } else { BACKOFF };
+        Some(Backoff::new(std::iter::repeat(pause)))
     }
 }

@@ -499,9 +499,11 @@ fn values_that_nest_as_deep_as_a_client_may_send_them_are_read_and_deeper_ones_r
 
 #[test]
 fn another_version_is_refused() {
-    let mut payload = encoded(&Entry::default()).to_vec();
-    payload[0] += 1;
-    assert_eq!(decode(&payload.into()).unwrap_err().offset, 0);
+    for version in (0..=u8::MAX).filter(|v| ![VERSION, VERSION_PLACED].contains(v)) {
+        let mut payload = encoded(&Entry::default()).to_vec();
+        payload[0] = version;
+        assert_eq!(decode(&payload.into()).unwrap_err().offset, 0, "{version}");
+    }
 }
 
 #[test]

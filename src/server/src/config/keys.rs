@@ -123,9 +123,8 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             TimeSpan::secs(60)..=TimeSpan::secs(365 * 86_400),
         ),
         ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
-        refused("cluster.node", |value| Ok(String::read(value)?.is_empty()), NO_CLUSTER),
-        refused("cluster.nodes", |value| Ok(Vec::<String>::read(value)?.is_empty()), NO_CLUSTER),
     ];
+    keys.extend(cluster_keys());
     keys.extend(oauth2_keys());
     keys.extend(ldap_keys());
     keys.extend(NOT_SERVED.iter().map(|listener| {
@@ -140,6 +139,36 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     }));
     keys
 });
+
+fn cluster_keys() -> Vec<Key> {
+    vec![
+        ranged("cluster.node", |c| &mut c.cluster.node, 0..=65_535),
+        plain("cluster.nodes", |c| &mut c.cluster.nodes),
+        plain("cluster.listen", |c| &mut c.cluster.listen),
+        plain("cluster.tls", |c| &mut c.cluster.tls),
+        plain("cluster.certificate", |c| &mut c.cluster.certificate),
+        plain("cluster.key", |c| &mut c.cluster.key),
+        plain("cluster.ca", |c| &mut c.cluster.ca),
+        plain("cluster.token", |c| &mut c.cluster.token),
+        ranged(
+            "cluster.heartbeat",
+            |c| &mut c.cluster.heartbeat,
+            TimeSpan(Duration::from_millis(10))..=TimeSpan::secs(10),
+        ),
+        ranged(
+            "cluster.election_timeout",
+            |c| &mut c.cluster.election_timeout,
+            TimeSpan(Duration::from_millis(100))..=TimeSpan::secs(60),
+        ),
+        ranged("cluster.hold", |c| &mut c.cluster.hold, TimeSpan::secs(0)..=TimeSpan::secs(60)),
+        plain("cluster.standby_clients", |c| &mut c.cluster.standby_clients),
+        ranged(
+            "cluster.log_kept_bytes",
+            |c| &mut c.cluster.log_kept_bytes,
+            ByteSize::mib(1)..=ByteSize::gib(64),
+        ),
+    ]
+}
 
 fn oauth2_keys() -> Vec<Key> {
     vec![
@@ -205,8 +234,6 @@ fn ldap_keys() -> Vec<Key> {
 /// How long somebody else may take to answer.
 const ASKING: RangeInclusive<TimeSpan> =
     TimeSpan(Duration::from_millis(100))..=TimeSpan(Duration::from_secs(60));
-
-const NO_CLUSTER: &str = "clusters are not in this version; leave it empty or remove it";
 
 /// Reads `value` into the field of the key at `path`.
 ///

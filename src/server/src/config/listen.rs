@@ -35,7 +35,7 @@ pub(crate) struct ListenAddr {
 }
 
 impl ListenAddr {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let malformed = || format!("`{text}` is not an address; write \"host:port\" or \"off\"");
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
         let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

@@ -8,6 +8,7 @@
 
 mod alarms;
 mod backends;
+mod cluster;
 mod keys;
 mod listen;
 mod sources;
@@ -27,6 +28,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
+pub(crate) use cluster::{Cluster, PeerTls, StandbyClients};
 pub(crate) use listen::{ListenAddr, ListenAddrs};
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     /// `[shutdown]`
     pub(crate) shutdown: Shutdown,
+    /// `[cluster]`
+    pub(crate) cluster: Cluster,
 }
 
 /// The data directory; relative paths count from the working directory.
@@ -122,7 +126,7 @@ pub(crate) struct LogLevel(pub(crate) Targets);
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self(Targets::new().with_default(LevelFilter::INFO))
+        Self(quiet_raft(Targets::new().with_default(LevelFilter::INFO)))
     }
 }
 
@@ -136,8 +140,24 @@ impl FromStr for LogLevel {
             Some((module, word)) => !module.is_empty() && level(word),
             None => level(part),
         });
-        if well_formed { text.parse().map(Self).map_err(drop) } else { Err(()) }
+        if !well_formed {
+            return Err(());
+        }
+        let targets: Targets = text.parse().map_err(drop)?;
+        let is_named = text.split(',').any(|part| part.starts_with(RAFT));
+        Ok(Self(if is_named { targets } else { quiet_raft(targets) }))
     }
+}
+
+/// openraft's modules.
+const RAFT: &str = "openraft";
+
+/// Of openraft errors alone, unless it is named: what it informs of, many times a second while there
+/// is no majority, is the state of its algorithm, and it warns whenever a peer does not answer. What
+/// matters to operators the modules around it say.
+fn quiet_raft(targets: Targets) -> Targets {
+    let most = targets.default_level().unwrap_or(LevelFilter::OFF);
+    targets.with_target(RAFT, most.min(LevelFilter::ERROR))
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -381,7 +401,7 @@ impl Config {
                 report(key, message);
             }
         }
-        for (key, message) in self.tls.check() {
+        for (key, message) in self.tls.check().into_iter().chain(self.cluster.check()) {
             report(key, message);
         }
         if !self.tls.is_on() {

@@ -186,6 +186,20 @@ fn log_levels_are_not_taken_for_modules() {
 }
 
 #[test]
+fn consensus_informs_of_nothing_unless_it_is_named() {
+    let level = |text: &str| text.parse::<super::LogLevel>().expect("a level").0.to_string();
+    assert_eq!(level("debug"), "openraft=error,debug");
+    assert_eq!(level("off"), "openraft=off,off");
+    assert_eq!(level("info,openraft=debug"), "openraft=debug,info");
+}
+
+#[test]
+fn two_nodes_of_a_cluster_are_at_two_addresses() {
+    let text = "[cluster]\nnode = 1\ntls = \"off\"\nnodes = [\"1@[::1]:7\", \"2@[::1]:7\"]";
+    assert!(problems(text)[0].contains("nodes 1 and 2 both at [::1]:7"));
+}
+
+#[test]
 fn keys_are_checked_against_each_other() {
     let text = "[listeners]\namqp = \"[::1]:80\"\nhttp = \"[::1]:80\"\n\
                 [storage]\nsegment_bytes = \"1 GiB\"";

@@ -157,6 +157,12 @@ impl Setting for Vec<String> {
         match value {
             Value::List(items) => items.iter().map(String::read).collect(),
             Value::Given(text) if text.is_empty() => Ok(Self::new()),
+            // As it stands in a file.
+            Value::Given(text) if text.trim_start().starts_with('[') => {
+                let list = format!("list = {text}").parse::<toml::Table>();
+                let strings = list.ok().and_then(|mut list| list.remove("list")?.try_into().ok());
+                strings.ok_or_else(|| format!("must be a list of strings, not `{text}`"))
+            }
             Value::Given(text) => Ok(text.split(',').map(|part| part.trim().to_owned()).collect()),
             other => Err(format!("must be a list of strings, not {}", other.kind())),
         }
