@@ -37,6 +37,11 @@ impl ClockSource {
         ClockSource { start, threads, last, wall_read_at: monotonic, offset: 0 }
     }
 
+    /// Log time as it was told last.
+    pub(crate) fn latest(&self) -> Time {
+        self.last.log
+    }
+
     /// The time now.
     pub(crate) fn now(&mut self) -> Clock {
         let monotonic = monotonic(self.start);

@@ -191,6 +191,9 @@ pub struct Shard {
     /// The last entry known to be committed. Behind what is applied only while the first entry of a
     /// node that is alone is on its way.
     committed: u64,
+    /// The latest log time of what this node has proposed. Entries of a time that it led before may
+    /// still be on their way when it leads again, and log time must not go back behind theirs.
+    proposed_time: Time,
     /// The disk cannot be relied on: nothing is proposed and nothing committed any more.
     failed: bool,
     start: Instant,
@@ -287,6 +290,7 @@ impl Shard {
             replica: Replica::new(recovered, around.on_settings),
             role: Role::Standby(None),
             committed,
+            proposed_time: Time(0),
             failed: false,
             start,
             dispatcher,
@@ -304,7 +308,8 @@ impl Shard {
 
     /// A clock that goes on from the ledger's.
     fn clock(&self) -> ClockSource {
-        ClockSource::new(self.start, self.replica.ledger.time(), self.threads.clone())
+        let from = self.replica.ledger.time().max(self.proposed_time);
+        ClockSource::new(self.start, from, self.threads.clone())
     }
 
     fn begin(&mut self, mut leading: Leading) {
@@ -418,12 +423,14 @@ impl Shard {
         let entry = Arc::new(Leading::first_entry(term, clock));
         let place = Place { term, number: 0 };
         elected.election.proposer.propose(Proposal::placed(place, &entry));
+        self.proposed_time = self.proposed_time.max(entry.time);
     }
 
     /// The node leads no more.
     fn abandon(&mut self) {
         if let Role::Leading(leading) = std::mem::replace(&mut self.role, Role::Standby(None)) {
             self.leads.send_replace(false);
+            self.proposed_time = self.proposed_time.max(leading.log_time());
             leading.abandon();
         }
     }

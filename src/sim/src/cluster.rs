@@ -71,6 +71,8 @@ pub(crate) struct Cluster<'a> {
     rng: Rng,
     disks: Vec<SlowDisk>,
     prepare: &'a dyn Fn(&SimStorage),
+    /// No disk is to fail any more.
+    is_healed: bool,
     /// Nodes that are down, and until when.
     down: BTreeMap<usize, Instant>,
     failed: mpsc::UnboundedReceiver<(usize, u64)>,
@@ -100,6 +102,7 @@ impl<'a> Cluster<'a> {
             rng: Rng::new(rng.next_u64()),
             disks: Vec::new(),
             prepare,
+            is_healed: false,
             down: BTreeMap::new(),
             failed,
             fail,
@@ -165,15 +168,15 @@ impl<'a> Cluster<'a> {
                 continue;
             }
             match due {
-                Some((at, node)) if at <= Instant::now() => self.start(node, true).await?,
+                Some((at, node)) if at <= Instant::now() => self.start(node).await?,
                 _ if Instant::now() >= until => return Ok(()),
                 _ => {}
             }
         }
     }
 
-    async fn start(&mut self, node: usize, may_fail: bool) -> Result<(), Broken> {
-        if may_fail && self.lives[node] > 0 && self.rng.chance(10) {
+    async fn start(&mut self, node: usize) -> Result<(), Broken> {
+        if !self.is_healed && self.lives[node] > 0 && self.rng.chance(10) {
             let disk = &self.disks[node].disk;
             disk.inject(disk.operations() + self.rng.below(60), Fault::PowerCut);
         }
@@ -197,6 +200,7 @@ impl<'a> Cluster<'a> {
 
     /// Nothing goes wrong any more, and every node is up.
     pub(crate) async fn heal(&mut self) -> Result<(), Broken> {
+        self.is_healed = true;
         self.net.block(Vec::new());
         for disk in &self.disks {
             disk.slowness.set(Duration::ZERO);
@@ -205,7 +209,7 @@ impl<'a> Cluster<'a> {
         // Those whose disk has failed end.
         self.go_on(Instant::now() + 2 * LOOK_EVERY).await?;
         while let Some(node) = self.down.keys().next().copied() {
-            self.start(node, false).await?;
+            self.start(node).await?;
         }
         Ok(())
     }

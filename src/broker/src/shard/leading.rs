@@ -140,6 +140,11 @@ impl Leading {
         }
     }
 
+    /// The log time that it has come to, which no entry that it has proposed is beyond.
+    pub(super) fn log_time(&self) -> Time {
+        self.clock.latest()
+    }
+
     /// Begins a turn; returns what was held, if it need not be any more, and the time.
     pub(super) fn begin_turn(&mut self) -> (Vec<Input>, Time) {
         let now = self.clock.now();
