@@ -324,8 +324,6 @@ async fn lead(member: Member, driver: Weak<dyn Driver>, hold: Duration) {
         if tokio::time::timeout(LEAD_AGAIN_AFTER, standing.wait_for(is_over)).await.is_err() {
             tracing::debug!(term, "consensus says that this node leads on");
         }
-        // openraft may refuse for a while and be the leader all the same.
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
