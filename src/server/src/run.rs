@@ -380,7 +380,8 @@ async fn hand_over(broker: &Broker) {
     let Some(membership) = broker.inner().membership() else { return };
     match membership.hand_over(None, HAND_OVER).await {
         Ok(member) => tracing::info!(%member, "handed over"),
-        Err(HandOverError::NotLeader) => {}
+        // Nobody is waited for, or nobody else is there.
+        Err(HandOverError::NotLeader | HandOverError::Nobody) => {}
         Err(error) => tracing::warn!(%error, "not handed over"),
     }
 }
