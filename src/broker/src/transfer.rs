@@ -114,9 +114,11 @@ impl ChunkWriter {
         (0..CHUNKS_MAX).for_each(|_| give.send(()).unwrap_or_default());
         tokio::spawn(async move {
             while let Some(chunk) = from.recv().await {
-                if to.send(chunk).await.is_err() || give.send(()).is_err() {
+                if to.send(chunk).await.is_err() {
                     return;
                 }
+                // Nobody waits for room behind the last: what is still here goes on all the same.
+                give.send(()).ok();
             }
         });
         (ChunkWriter { sender, room, buffer: BytesMut::new() }, chunks)

@@ -99,7 +99,6 @@ fn listeners_of_later_versions_are_refused_with_the_reason() {
         ]
     );
     assert!(problems("[listeners]\nmqtts = \"127.0.0.1:8883\"")[0].contains("MQTT over TLS"));
-    assert!(problems("[cluster]\nnodes = [\"a:1\"]")[0].contains("not in this version"));
     assert!(load_text("[listeners]\nmqtt = \"off\"", Sources::default()).is_ok());
 }
 
