@@ -23,6 +23,7 @@ use std::task::Waker;
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Committed, Content, Lease, Proposer};
 use isthmus_contract::Command;
+use isthmus_core::codec::DecodeError;
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Ledger, Place, codec};
 use isthmus_model::{CommandError, SessionId, Time, Token};
@@ -473,8 +474,9 @@ impl Shard {
     /// If what a majority has in its logs cannot be read: another release wrote it, or memory is
     /// damaged. Going on without it would make this replica another one.
     fn apply_proposal(&mut self, index: u64, payload: &bytes::Bytes) {
-        let unreadable = |error| panic!("log entry {index} cannot be applied: {error}");
-        let place = codec::place_of(payload).unwrap_or_else(unreadable);
+        let unreadable =
+            |error: DecodeError| -> ! { panic!("log entry {index} cannot be applied: {error}") };
+        let place = codec::place_of(payload).unwrap_or_else(|error| unreadable(error));
         let own = match (&mut self.role, place) {
             (Role::Leading(leading), Some(place)) if leading.is_own(place) => {
                 match leading.arrived(place.number) {
@@ -491,9 +493,8 @@ impl Shard {
         let replica_applied = match &own {
             Some(entry) => self.replica.apply(index, place, entry),
             None => {
-                let decoded = codec::decode_placed(payload).map(|(_, entry)| entry);
-                let entry = decoded
-                    .unwrap_or_else(|error| panic!("log entry {index} cannot be applied: {error}"));
+                let decoded = codec::decode_placed(payload);
+                let (_, entry) = decoded.unwrap_or_else(|error| unreadable(error));
                 self.replica.apply(index, place, &entry)
             }
         };
