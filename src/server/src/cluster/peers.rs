@@ -128,6 +128,11 @@ impl Handling {
         if id.node() != node {
             return refused("the member is of another node");
         }
+        // Taken in, it would take the place of the one that has replaced it.
+        let known = status.peers.iter().map(|peer| peer.peer.id);
+        if known.into_iter().any(|other| other.node() == node && other > id) {
+            return refused("the member has been replaced: empty its data directory");
+        }
         let peer = Member { id, addr };
         let cluster = own.cluster.to_string();
         if !self.joining.lock().insert(id) {

@@ -7,7 +7,6 @@ use isthmus_admin::Status;
 use isthmus_broker::Broker;
 use isthmus_broker::cluster::member::{Peer, PeerStatus, Role, Status as MemberStatus};
 use isthmus_broker::cluster::peer::{Dialer, MemberId};
-
 use tokio::time::Instant;
 
 use super::Peers;
