@@ -23,5 +23,6 @@ mod users;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::prefer_small_pages();
     cli::main()
 }
