@@ -252,8 +252,9 @@ fn start(
         publish_bytes_max: config.limits.connection_publish_bytes_max.0,
         paging: PagingOptions {
             checkpoint_after_bytes: config.storage.checkpoint_after_bytes.0,
-            // Publishers are held at twice of that: while a round writes, as much again may come.
-            unpaged_bytes_max: cache_bytes / 4,
+            // Publishers are held at twice of that: while a round writes, as much again may come,
+            // and what the log and the sockets have of it is about as much once more.
+            unpaged_bytes_max: cache_bytes / 10,
             page_bytes: PAGE_BYTES,
             file_bytes: PAGE_FILE_BYTES,
             log_kept_bytes: config.cluster.log_kept_bytes.0,
@@ -263,7 +264,8 @@ fn start(
             interval: config.storage.scrub_interval.0,
             ..ScrubOptions::default()
         },
-        page_bytes_max: cache_bytes / 2,
+        // Beside it are the pages that are being read, and what of them is on its way to clients.
+        page_bytes_max: cache_bytes / 4,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
         threads: Threads::real(),
