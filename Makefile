@@ -82,9 +82,10 @@ deb: build
 	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
 	cargo deb --package isthmus --no-build --locked
 
-bench: build
+bench: build $(VENV)/requirements.txt
 	cargo bench --workspace
 	tests/load-peers
+	$(VENV)/bin/python $(PYTHON_TESTS)/load_cluster.py
 
 # The long forms: hundreds of kills, of messages, transactions and dead letters under way.
 soak: build $(VENV)/requirements.txt

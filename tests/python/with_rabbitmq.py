@@ -6,7 +6,9 @@ The server is Debian's (package rabbitmq-server), as a plain process: loopback o
 system picks, all state in a temporary folder.
 """
 
+import contextlib
 import glob
+import json
 import os
 import signal
 import socket
@@ -32,19 +34,35 @@ def free_ports(count):
             each.close()
 
 
-class RabbitMq:
-    """A RabbitMQ server on a data directory; it may be killed and started again."""
+def installed(program):
+    """A program of Debian's package, without the wrapper that changes the user."""
+    found = glob.glob(f"/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/{program}")
+    return max(found) if found else sys.exit("rabbitmq-server is not installed")
 
-    def __init__(self, directory):
+
+def start_port_mapper(port):
+    """Started here, or the first server would leave one of its own behind."""
+    return subprocess.Popen(
+        ["epmd", "-port", str(port), "-address", "127.0.0.1"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class RabbitMq:
+    """A RabbitMQ server on a data directory; it may be killed and started again.
+
+    One of a cluster has a name, and a port mapper that is not its own.
+    """
+
+    def __init__(self, directory, name=None, epmd_port=None, config=""):
         self.directory = Path(directory)
-        self.amqp_port, self.node_port, self.epmd_port = free_ports(3)
+        self.amqp_port, self.node_port, own_epmd_port = free_ports(3)
         self.process = None
-        # Started here, or the server would leave one of its own behind.
-        self.port_mapper = subprocess.Popen(
-            ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.home = self.directory
+        self.name = name or f"isthmus-{os.getpid()}@localhost"
+        self.epmd_port = epmd_port or own_epmd_port
+        self.port_mapper = None if epmd_port else start_port_mapper(own_epmd_port)
         (self.directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n")
+            f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n{config}")
         (self.directory / "plugins").write_text("[rabbitmq_consistent_hash_exchange].\n")
 
     @property
@@ -56,8 +74,8 @@ class RabbitMq:
         """Keeps everything of this node, its port mapper included, in its folder and on loopback."""
         home = self.directory
         return os.environ | {
-            "HOME": str(home),
-            "RABBITMQ_NODENAME": f"isthmus-{os.getpid()}@localhost",
+            "HOME": str(self.home),
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_MNESIA_BASE": str(home / "data"),
             "RABBITMQ_LOG_BASE": str(home / "log"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
@@ -73,12 +91,9 @@ class RabbitMq:
 
     def start(self):
         """Returns once the AMQP port accepts."""
-        installed = glob.glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server")
-        if not installed:
-            sys.exit("rabbitmq-server is not installed")
         with (self.directory / "output").open("ab") as output:
             self.process = subprocess.Popen(
-                [max(installed)], env=self.environment(), stdin=subprocess.DEVNULL,
+                [installed("rabbitmq-server")], env=self.environment(), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
@@ -104,6 +119,63 @@ class RabbitMq:
                 self.process.wait(STOPPED_WITHIN_S)
             except subprocess.TimeoutExpired:
                 self.kill()
+        if self.port_mapper:
+            self.port_mapper.kill()
+            self.port_mapper.wait()
+
+    def pid(self):
+        """The process that does the work, beneath the shell that was started."""
+        found = subprocess.run(["pgrep", "-g", str(self.process.pid), "beam"], check=True,
+                               capture_output=True, text=True)
+        return int(found.stdout.split()[0])
+
+
+class RabbitMqCluster:
+    """Several that are one, for comparisons of speed."""
+
+    def __init__(self, directory, size):
+        self.port, = free_ports(1)
+        self.port_mapper = start_port_mapper(self.port)
+        names = [f"isthmus-{os.getpid()}-{number}@localhost" for number in range(size)]
+        config = ("tcp_listen_options.nodelay = true\n"
+                  "cluster_formation.peer_discovery_backend = classic_config\n")
+        config += "".join(f"cluster_formation.classic_config.nodes.{place} = {name}\n"
+                          for place, name in enumerate(names, 1))
+        self.nodes = []
+        home = Path(directory) / "home"
+        home.mkdir()
+        for name in names:
+            own = Path(directory) / name
+            own.mkdir()
+            node = RabbitMq(own, name, self.port, config)
+            # They know each other by a cookie in their home, which the first one makes.
+            node.home = home
+            self.nodes.append(node)
+        try:
+            for node in self.nodes:
+                node.start()
+            self._wait_whole()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_whole(self):
+        deadline = time.monotonic() + READY_WITHIN_S
+        while True:
+            seen = subprocess.run(
+                [installed("rabbitmqctl"), "-n", self.nodes[0].name, "cluster_status", "--formatter", "json"],
+                env=self.nodes[0].environment(), capture_output=True, text=True, check=False)
+            with contextlib.suppress(ValueError, KeyError):
+                if len(json.loads(seen.stdout)["running_nodes"]) == len(self.nodes):
+                    return
+            assert time.monotonic() < deadline, "the nodes do not find each other: " + seen.stdout
+            time.sleep(0.5)
+
+    def close(self):
+        """Stops all of them."""
+        for node in self.nodes:
+            if node.process:
+                node.stop()
         self.port_mapper.kill()
         self.port_mapper.wait()
 
