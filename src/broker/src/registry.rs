@@ -188,9 +188,10 @@ impl Registry {
 }
 
 impl Registered {
-    /// The client has logged in.
-    pub(crate) fn logged_in(&self, user: &Arc<str>) {
+    /// The client has logged in, and by now has said which version of `protocol` it speaks.
+    pub(crate) fn logged_in(&self, user: &Arc<str>, protocol: &'static str) {
         if let Some(entry) = self.registry.connections.lock().open.get_mut(&self.id) {
+            entry.protocol = protocol;
             entry.user = Some(Arc::clone(user));
         }
     }

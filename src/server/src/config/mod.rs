@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) alarms: Alarms,
     /// `[amqp]`
     pub(crate) amqp: Amqp,
+    /// `[mqtt]`
+    pub(crate) mqtt: Mqtt,
     /// `[storage]`
     pub(crate) storage: Storage,
     /// `[shutdown]`
@@ -81,10 +83,14 @@ pub(crate) struct Listeners {
     pub(crate) amqp: ListenAddrs,
     /// Health and metrics over HTTP in plain text.
     pub(crate) http: ListenAddrs,
+    /// MQTT in plain text.
+    pub(crate) mqtt: ListenAddrs,
     /// AMQP 0-9-1 over TLS; opened if there is a certificate.
     pub(crate) amqps: ListenAddrs,
     /// Health and metrics over HTTPS; opened if there is a certificate.
     pub(crate) https: ListenAddrs,
+    /// MQTT over TLS; opened if there is a certificate.
+    pub(crate) mqtts: ListenAddrs,
 }
 
 impl Default for Listeners {
@@ -92,21 +98,23 @@ impl Default for Listeners {
         Self {
             amqp: ListenAddrs::loopback(5672),
             http: ListenAddrs::loopback(15672),
+            mqtt: ListenAddrs::loopback(1883),
             amqps: ListenAddrs::loopback(5671),
             https: ListenAddrs::loopback(15671),
+            mqtts: ListenAddrs::loopback(8883),
         }
     }
 }
 
 impl Listeners {
     /// The listeners in plain text by name.
-    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 2] {
-        [("amqp", &self.amqp), ("http", &self.http)]
+    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 3] {
+        [("amqp", &self.amqp), ("http", &self.http), ("mqtt", &self.mqtt)]
     }
 
     /// Their twins with TLS.
-    fn secure(&self) -> [(&'static str, &ListenAddrs); 2] {
-        [("amqps", &self.amqps), ("https", &self.https)]
+    fn secure(&self) -> [(&'static str, &ListenAddrs); 3] {
+        [("amqps", &self.amqps), ("https", &self.https), ("mqtts", &self.mqtts)]
     }
 }
 
@@ -303,6 +311,36 @@ pub(crate) struct Amqp {
 impl Default for Amqp {
     fn default() -> Self {
         Self { heartbeat: TimeSpan::secs(60), default_vhost: "/".to_owned() }
+    }
+}
+
+/// MQTT.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mqtt {
+    /// The virtual host of clients whose user name names none; empty for that of AMQP.
+    pub(crate) vhost: String,
+    /// The topic exchange that clients publish to and subscribe at.
+    pub(crate) exchange: String,
+    /// The largest packet.
+    pub(crate) packet_bytes_max: ByteSize,
+    /// The highest topic alias that clients may use.
+    pub(crate) topic_alias_max: u32,
+    /// Deliveries of QoS 1 at the most that a client has not acknowledged.
+    pub(crate) inflight_max: u32,
+    /// Subscriptions per client.
+    pub(crate) subscriptions_max: u32,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            vhost: String::new(),
+            exchange: "amq.topic".to_owned(),
+            packet_bytes_max: ByteSize::mib(16),
+            topic_alias_max: 16,
+            inflight_max: 1000,
+            subscriptions_max: 10_000,
+        }
     }
 }
 
