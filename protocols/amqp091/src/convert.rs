@@ -3,7 +3,7 @@
 //! `isthmus-`, so that a message that comes back says what it said; the table is in
 //! `docs/interop.md`.
 
-use isthmus_model::{Properties, Table, Value};
+use isthmus_model::{Properties, Value};
 
 use crate::codec::fields::Fields;
 use crate::codec::table;
@@ -251,6 +251,7 @@ pub fn from_neutral(neutral: &Properties) -> Vec<u8> {
 mod tests {
     use proptest::collection::vec;
     use proptest::option::of;
+    use isthmus_model::Table;
     use proptest::prelude::*;
 
     use super::*;
