@@ -249,9 +249,9 @@ pub fn from_neutral(neutral: &Properties) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::Table;
     use proptest::collection::vec;
     use proptest::option::of;
-    use isthmus_model::Table;
     use proptest::prelude::*;
 
     use super::*;

@@ -253,7 +253,7 @@ mod tests {
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
         let registered =
             registry.add(SessionId(id), &peer, "test", SystemTime::UNIX_EPOCH, &Arc::default());
-        registered.logged_in(&user.into());
+        registered.logged_in(&user.into(), "AMQP 0-9-1");
         registered
     }
 
