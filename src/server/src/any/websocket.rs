@@ -1,6 +1,7 @@
 //! MQTT over WebSockets (RFC 6455; MQTT 5.0, section 6): a stream of bytes in binary frames.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -9,7 +10,7 @@ use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::header::{HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -67,8 +68,10 @@ where
 fn look_at(headers: &HeaderMap, settings: &AnySettings) -> Result<&'static str, Refusal> {
     // Whatever runs in a browser says where it comes from; nothing else need.
     let origins = &settings.origins;
+    let host = headers.get(HOST);
     let is_welcome = |origin: &HeaderValue| {
         origins.iter().any(|known| known == "*" || known.as_bytes() == origin.as_bytes())
+            || host.is_some_and(|host| is_own_address(origin, host))
     };
     if !headers.get_all(ORIGIN).iter().all(is_welcome) {
         let why = "scripts of this origin are not let in: see websocket.origins\n";
@@ -78,6 +81,20 @@ fn look_at(headers: &HeaderMap, settings: &AnySettings) -> Result<&'static str, 
     let mut offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
     let known = offered.find_map(|word| SUBPROTOCOLS.iter().find(|known| **known == word.trim()));
     known.copied().ok_or((StatusCode::BAD_REQUEST, "offer the WebSocket subprotocol mqtt\n"))
+}
+
+/// Whether `origin` is the address that the client has come to, as clients say that run in no
+/// browser. A name does not count: whoever owns one can let it stand for this node's address after
+/// his page has come from another.
+fn is_own_address(origin: &HeaderValue, host: &HeaderValue) -> bool {
+    let (Ok(origin), Ok(host)) = (origin.to_str(), host.to_str()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is_address = name == "localhost" || address.parse::<IpAddr>().is_ok();
+    is_address && origin.split_once("://").is_some_and(|(_, authority)| authority == host)
 }
 
 /// The bytes in the binary frames of a WebSocket.
@@ -189,5 +206,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
             Err(error) => return Poll::Ready(Err(io_error(error))),
         }
         Pin::new(self.socket.get_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings(origins: &[&str]) -> AnySettings {
+        AnySettings {
+            timeout: Duration::from_secs(1),
+            frame_bytes_max: 1 << 20,
+            origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+        }
+    }
+
+    fn asked(headers: &[(&'static str, &'static str)], origins: &[&str]) -> Result<String, u16> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        let answer = look_at(&map, &settings(origins));
+        answer.map(str::to_owned).map_err(|(status, _)| status.as_u16())
+    }
+
+    #[test]
+    fn the_first_subprotocol_that_is_known_is_spoken() {
+        let spoken = |offered| asked(&[("sec-websocket-protocol", offered)], &[]);
+        assert_eq!(spoken("mqtt"), Ok("mqtt".to_owned()));
+        assert_eq!(spoken("v12.stomp, mqttv3.1,mqtt"), Ok("mqttv3.1".to_owned()));
+        assert_eq!(spoken("amqp"), Err(400));
+        assert_eq!(asked(&[], &[]), Err(400));
+        let twice = [("sec-websocket-protocol", "other"), ("sec-websocket-protocol", "mqtt")];
+        assert_eq!(asked(&twice, &[]), Ok("mqtt".to_owned()));
+    }
+
+    #[test]
+    fn scripts_come_from_where_they_may() {
+        let from = |origin, host, origins: &[&str]| {
+            let headers = [("sec-websocket-protocol", "mqtt"), ("origin", origin), ("host", host)];
+            asked(&headers, origins).is_ok()
+        };
+        let own = &["https://app.example"];
+        assert!(from("https://app.example", "broker.example:61616", own));
+        assert!(!from("https://app.example.evil", "broker.example:61616", own));
+        assert!(!from("http://app.example", "broker.example:61616", own));
+        assert!(!from("https://app.example", "broker.example:61616", &[]));
+        assert!(from("https://any.example", "broker.example:61616", &["*"]));
+        assert!(from("https://127.0.0.1:61616", "127.0.0.1:61616", &[]));
+        assert!(from("http://localhost:61616", "localhost:61616", &[]));
+        assert!(from("https://[::1]:61617", "[::1]:61617", &[]));
+        assert!(!from("http://127.0.0.1:8000", "127.0.0.1:61616", &[]), "another server's page");
+        assert!(!from("http://evil.example:61616", "evil.example:61616", &[]), "a name");
+        assert!(!from("null", "127.0.0.1:61616", &[]));
     }
 }
