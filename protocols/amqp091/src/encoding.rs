@@ -1,9 +1,10 @@
 //! The heads of AMQP 0-9-1 messages, for whoever must see a property of one.
 
-use isthmus_model::{Encoding, Table, Value};
+use isthmus_model::{Encoding, Properties, Table, Value};
 
 use crate::codec::head::Head;
 use crate::codec::table;
+use crate::convert;
 
 /// Reads flags and property lists of content headers
 /// ([`EncodingId::AMQP_0_9_1`](isthmus_model::EncodingId::AMQP_0_9_1)).
@@ -31,5 +32,9 @@ impl Encoding for Amqp091Encoding {
 
     fn property(&self, head: &[u8], name: &str) -> Option<String> {
         Head::property(head, name).ok().flatten()
+    }
+
+    fn properties(&self, head: &[u8]) -> Properties {
+        convert::to_neutral(head)
     }
 }

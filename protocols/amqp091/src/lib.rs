@@ -10,6 +10,7 @@
 //! [`codec`]: a body is never copied between the read buffer and the write.
 
 pub mod codec;
+pub mod convert;
 mod encoding;
 mod fault;
 mod session;

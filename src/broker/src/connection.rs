@@ -27,7 +27,7 @@ use crate::quota::{Share, read_bytes_max};
 use crate::registry::{Registered, Registry};
 use crate::shard::{Input, MailboxHandle};
 
-/// Bytes read at a time from a client that has not logged in; it may hold no more undecoded.
+/// Bytes read at a time from a client that has not logged in.
 const STRANGER_READ_BYTES: usize = 4 * 1024;
 
 /// Bytes read at a time, once a connection has shown that it fills smaller reads.
@@ -130,6 +130,8 @@ pub(crate) struct Connection<S> {
     /// Something was written since the session last decoded.
     wrote: bool,
     goodbye: Goodbye,
+    /// Why the connection is broken.
+    broken: Option<io::Error>,
     /// What the session was told that the node is short of.
     shortage: Shortage,
 }
@@ -181,6 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             closing,
             wrote: false,
             goodbye: Goodbye::NotYet,
+            broken: None,
             shortage: Shortage::NONE,
         }
     }
@@ -232,13 +235,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         {
             self.expiry = None;
             self.session.handle_event(now, Event::Closed(CloseReason::Expired));
-            self.leave();
+            self.leave_with_last_words(cx);
             moved = true;
         }
         // Last, so that what was answered before is still told.
         if self.closing.as_mut().poll(cx).is_ready() {
             self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
-            self.leave();
+            self.leave_with_last_words(cx);
             moved = true;
         }
         moved
@@ -261,6 +264,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.entered {
             self.driver.submit(Input::Close { session: self.options.id });
         }
+    }
+
+    /// Leaves, after what the session asks for as its last (a will).
+    fn leave_with_last_words(&mut self, cx: &mut Context<'_>) {
+        self.submit(cx);
+        self.leave();
     }
 
     /// A publish is answered: its bytes no longer hold the connection back.
@@ -330,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(false);
         }
         let (room_max, resumed) = self.renew_allowance(cx);
-        let limit = if self.entered { INPUT_BYTES_MAX } else { STRANGER_READ_BYTES };
+        let limit = if self.entered { INPUT_BYTES_MAX } else { self.session.greeting_bytes_max() };
         let mut arrived = false;
         if !self.eof && self.input.len() < limit && !self.session.is_holding() {
             let room = self.read_bytes.min(room_max);
@@ -446,7 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn logged_in(&mut self, user: Arc<dyn User>) -> Result<Reply, CommandError> {
         let name = Arc::clone(user.name());
         match &self.user {
-            None => self.registered.logged_in(&name),
+            None => self.registered.logged_in(&name, self.session.protocol()),
             Some(before) if before.name() == &name => {}
             Some(before) => {
                 let text = format!("this connection is of user '{}'", before.name());
@@ -596,9 +605,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Pending
     }
 
+    /// Hands on what the session has asked for as its last; whether some of it waits until it is
+    /// known to be allowed.
+    fn has_last_words(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.left {
+            return false;
+        }
+        self.submit(cx);
+        self.held.is_some()
+    }
+
     fn go_round(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         for _ in 0..ROUNDS_MAX {
             if self.session.is_closed() {
+                if self.has_last_words(cx) {
+                    return Ok(Poll::Pending);
+                }
                 return self.finish(cx);
             }
             let mut moved = self.take_events(cx);
@@ -624,11 +646,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.mailbox.register(cx.waker());
-        match this.go_round(cx) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error)),
+        if this.broken.is_none() {
+            match this.go_round(cx) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => return Poll::Ready(Ok(())),
+                Err(error) => {
+                    let now = this.now();
+                    this.session.handle_eof(now);
+                    this.broken = Some(error);
+                }
+            }
         }
+        if this.has_last_words(cx) {
+            return Poll::Pending;
+        }
+        Poll::Ready(this.broken.take().map_or(Ok(()), Err))
     }
 }
 

@@ -188,9 +188,10 @@ impl Registry {
 }
 
 impl Registered {
-    /// The client has logged in.
-    pub(crate) fn logged_in(&self, user: &Arc<str>) {
+    /// The client has logged in, and by now has said which version of `protocol` it speaks.
+    pub(crate) fn logged_in(&self, user: &Arc<str>, protocol: &'static str) {
         if let Some(entry) = self.registry.connections.lock().open.get_mut(&self.id) {
+            entry.protocol = protocol;
             entry.user = Some(Arc::clone(user));
         }
     }
@@ -252,7 +253,7 @@ mod tests {
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
         let registered =
             registry.add(SessionId(id), &peer, "test", SystemTime::UNIX_EPOCH, &Arc::default());
-        registered.logged_in(&user.into());
+        registered.logged_in(&user.into(), "AMQP 0-9-1");
         registered
     }
 

@@ -17,7 +17,8 @@ pub trait Session: Send {
     /// waits for an answer); the driver calls again after the next event.
     fn handle_bytes(&mut self, now: Time, input: &mut Input);
 
-    /// The client will send no more.
+    /// The client will send no more, or is gone: its connection is broken. What the session asks
+    /// for then (a will) is still carried out, though nothing may reach the client any more.
     fn handle_eof(&mut self, now: Time);
 
     /// Takes in what the broker has to say.
@@ -54,6 +55,12 @@ pub trait Session: Send {
     /// Channels, or what the protocol has in their place, take their place here from now on.
     fn set_places(&mut self, places: Arc<Places>) {
         drop(places);
+    }
+
+    /// Bytes that a client may send before it has entered a virtual host, at the least that is
+    /// taken in one piece then: what it says of itself is whole within that. More are left unread.
+    fn greeting_bytes_max(&self) -> usize {
+        4 * 1024
     }
 
     /// A word for logs and the management API: protocol and version.

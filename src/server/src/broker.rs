@@ -12,17 +12,20 @@ use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::cluster::member::{PeerStatus, Role, Status as ClusterStatus};
 use isthmus_broker::storage::{self, LogOptions, RealStorage, SharedStorage, Threads};
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
-use isthmus_contract::Shortage;
-use isthmus_contract::model::{EncodingId, Encodings, SessionId};
+use isthmus_contract::model::{EncodingId, Encodings, SessionId, Time};
+use isthmus_contract::{Session, Shortage};
+use isthmus_mqtt::{MqttEncoding, MqttSession};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::any::AnySettings;
 use crate::cluster::Peers;
 use crate::config::Config;
 use crate::connections::Closing;
 use crate::users::{Users, UsersError};
 
 /// How the heads of messages are read, for every protocol this node speaks.
-const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encoding)]);
+const ENCODINGS: Encodings =
+    Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encoding), (EncodingId::MQTT, &MqttEncoding)]);
 
 /// The largest log entry, above the largest message by what a transaction may add to it.
 const ENTRY_BYTES_MAX: usize = 1 << 30;
@@ -42,9 +45,36 @@ const CACHE_OF_MEMORY: u64 = 4;
 #[derive(Clone)]
 pub(crate) struct Broker {
     broker: isthmus_broker::Broker,
-    /// What every AMQP session is told, but for its id.
-    session: SessionConfig,
+    /// What every session is told, but for what is its client's own.
+    settings: Arc<Settings>,
     data_dir: PathBuf,
+}
+
+/// What sessions are told of this node.
+struct Settings {
+    amqp: SessionConfig,
+    mqtt: isthmus_mqtt::SessionConfig,
+    any: AnySettings,
+}
+
+/// What is spoken to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// AMQP 0-9-1.
+    Amqp091,
+    /// MQTT of any version: its first packet tells.
+    Mqtt,
+}
+
+impl Protocol {
+    /// What is spoken at the listener called `name`; `None` if no client of the broker comes there.
+    pub(crate) fn of_listener(name: &str) -> Option<Protocol> {
+        match name {
+            "amqp" | "amqps" => Some(Protocol::Amqp091),
+            "mqtt" | "mqtts" => Some(Protocol::Mqtt),
+            _ => None,
+        }
+    }
 }
 
 /// Why the broker does not start.
@@ -94,14 +124,14 @@ impl Broker {
         users: Users,
         peers: Option<Arc<Peers>>,
     ) -> Result<Self, BrokerError> {
-        let session = session_config(&config);
+        let settings = Arc::new(Settings::new(&config));
         let data_dir = config.data_dir().to_owned();
         let runtime = tokio::runtime::Handle::current();
-        let (settings, recovering) = (Arc::clone(&config), users.clone());
+        let (starting, recovering) = (Arc::clone(&config), users.clone());
         let started = tokio::task::spawn_blocking(move || {
             // The broker spawns tasks of its own.
             let _entered = runtime.enter();
-            let started = start(&settings, &recovering, peers.as_deref());
+            let started = start(&starting, &recovering, peers.as_deref());
             // Recovery has read more than is kept.
             crate::memory::give_back();
             started
@@ -110,13 +140,13 @@ impl Broker {
         if broker.membership().is_none() {
             users.make_first(&broker, &config).await?;
         }
-        Ok(Self { broker, session, data_dir })
+        Ok(Self { broker, settings, data_dir })
     }
 
-    /// Serves one connection to an AMQP 0-9-1 listener until it ends. When `closing` completes,
-    /// the connection closes in the protocol's way; if that takes longer than
-    /// `shutdown.drain_s`, this future is dropped.
-    pub(crate) async fn serve_amqp<S>(self, stream: S, peer: Peer, closing: Closing)
+    /// Serves one connection that speaks `protocol` until it ends. When `closing` completes, the
+    /// connection closes in the protocol's way; if that takes longer than `shutdown.drain_s`, this
+    /// future is dropped.
+    pub(crate) async fn serve<S>(self, protocol: Protocol, stream: S, peer: Peer, closing: Closing)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -127,14 +157,17 @@ impl Broker {
         let name_secret = u128::from_le_bytes(secret);
         let has_certificate = peer.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
         let address = peer.address;
-        let config = SessionConfig { name_secret, has_certificate, ..self.session };
-        let session = |id: SessionId, now| {
-            Box::new(Amqp091Session::new(SessionConfig { id, ..config }, now)) as Box<_>
-        };
+        let own = Own { name_secret, has_certificate };
+        let session = |id, now| self.settings.session(protocol, id, own, now);
         let served = self.broker.serve(stream, peer, session, closing.requested()).await;
         if let Err(error) = served {
             tracing::debug!(peer = %address, %error, "connection lost");
         }
+    }
+
+    /// What the listeners go by that serve every protocol.
+    pub(crate) fn any_settings(&self) -> &AnySettings {
+        &self.settings.any
     }
 
     /// Says what the node is short of.
@@ -285,14 +318,63 @@ fn end_process(error: &storage::Error) {
     std::process::abort();
 }
 
-fn session_config(config: &Config) -> SessionConfig {
-    let limits = &config.limits;
-    SessionConfig {
-        frame_max: u32::try_from(limits.frame_bytes_max.0).unwrap_or(u32::MAX),
-        channel_max: u16::try_from(limits.channels_max).unwrap_or(u16::MAX),
-        heartbeat_s: u16::try_from(config.amqp.heartbeat.0.as_secs()).unwrap_or(u16::MAX),
-        message_bytes_max: limits.message_bytes_max.0,
-        handshake_timeout: limits.handshake_timeout.0,
-        ..SessionConfig::new(SessionId(0))
+/// What is one client's own.
+#[derive(Clone, Copy)]
+struct Own {
+    name_secret: u128,
+    has_certificate: bool,
+}
+
+impl Settings {
+    fn new(config: &Config) -> Settings {
+        let u16_of = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+        let u32_of = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let limits = &config.limits;
+        let amqp = SessionConfig {
+            frame_max: u32_of(limits.frame_bytes_max.0),
+            channel_max: u16_of(limits.channels_max),
+            heartbeat_s: u16::try_from(config.amqp.heartbeat.0.as_secs()).unwrap_or(u16::MAX),
+            message_bytes_max: limits.message_bytes_max.0,
+            handshake_timeout: limits.handshake_timeout.0,
+            encodings: ENCODINGS,
+            ..SessionConfig::new(SessionId(0))
+        };
+        let settings = &config.mqtt;
+        let vhost = match settings.vhost.as_str() {
+            "" => &config.amqp.default_vhost,
+            vhost => vhost,
+        };
+        let bytes_max = settings.packet_bytes_max.0.min(limits.message_bytes_max.0);
+        let defaults = isthmus_mqtt::SessionConfig::new(SessionId(0));
+        let mqtt = isthmus_mqtt::SessionConfig {
+            vhost: vhost.into(),
+            exchange: settings.exchange.as_str().into(),
+            packet_bytes_max: u32_of(bytes_max),
+            connect_bytes_max: defaults.connect_bytes_max.min(u32_of(bytes_max)),
+            connect_timeout: limits.handshake_timeout.0,
+            subscriptions_max: settings.subscriptions_max as usize,
+            inflight_max: u16_of(settings.inflight_max),
+            topic_alias_max: u16_of(settings.topic_alias_max),
+            encodings: ENCODINGS,
+            ..defaults
+        };
+        Settings { amqp, mqtt, any: AnySettings::new(config) }
+    }
+
+    fn session(&self, protocol: Protocol, id: SessionId, own: Own, now: Time) -> Box<dyn Session> {
+        let Own { name_secret, has_certificate } = own;
+        match protocol {
+            Protocol::Amqp091 => {
+                let shared = self.amqp.clone();
+                let config = SessionConfig { id, name_secret, has_certificate, ..shared };
+                Box::new(Amqp091Session::new(config, now))
+            }
+            Protocol::Mqtt => {
+                let shared = self.mqtt.clone();
+                let config =
+                    isthmus_mqtt::SessionConfig { id, name_secret, has_certificate, ..shared };
+                Box::new(MqttSession::new(config, now))
+            }
+        }
     }
 }

@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
 use crate::alarms::Alarms;
+use crate::any;
 use crate::broker::{Broker, BrokerError, open_storage};
 use crate::cluster::{self, Clients, ClusterError, Operations, Peers, Serve, Taken};
 use crate::config::{Config, ListenAddrs};
@@ -146,10 +147,14 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let tls = load_tls(&config)?;
 
     let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
+    let mqtt = Reserved::bind("mqtt", &config.listeners.mqtt).await?;
+    let any = Reserved::bind("any", &config.listeners.any).await?;
     let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
     let off = ListenAddrs::default();
     let secure = |addrs| if tls.is_some() { addrs } else { &off };
     let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
+    let mqtts = Reserved::bind("mqtts", secure(&config.listeners.mqtts)).await?;
+    let anys = Reserved::bind("anys", secure(&config.listeners.anys)).await?;
     let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
     let alarms = Alarms::new(&config.alarms, config.data_dir());
@@ -223,47 +228,27 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             Clients::alone()
         }
     };
-    let (amqp, amqps) = (amqp.listen()?, amqps.listen()?);
-    let (amqp_addrs, amqps_addrs) = (addrs(&amqp)?, addrs(&amqps)?);
-    let mut accepting = JoinSet::new();
-    for listener in amqp {
-        let (broker, clients) = (broker.clone(), clients.clone());
-        accept_into(
-            &mut accepting,
-            "amqp",
-            listener,
-            &connections,
-            move |stream, peer, closing| {
-                let (broker, clients) = (broker.clone(), clients.clone());
-                take(broker, clients, "amqp", stream, Peer::plain(peer), closing)
-            },
-        );
-    }
-    for listener in amqps {
-        let Some(tls) = tls.clone() else { break };
-        let (broker, clients) = (broker.clone(), clients.clone());
-        accept_into(
-            &mut accepting,
-            "amqps",
-            listener,
-            &connections,
-            move |stream, peer, closing| {
-                let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
-                async move {
-                    if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
-                        take(broker, clients, "amqps", stream, peer, closing).await;
-                    }
-                }
-            },
-        );
-    }
+    let mut accepting = Accepting {
+        tasks: JoinSet::new(),
+        broker: broker.clone(),
+        clients,
+        connections: connections.clone(),
+    };
+    let amqp = accepting.plain("amqp", amqp.listen()?)?;
+    let mqtt = accepting.plain("mqtt", mqtt.listen()?)?;
+    let any = accepting.plain("any", any.listen()?)?;
+    let amqps = accepting.secure("amqps", amqps.listen()?, tls.as_ref())?;
+    let mqtts = accepting.secure("mqtts", mqtts.listen()?, tls.as_ref())?;
+    let anys = accepting.secure("anys", anys.listen()?, tls.as_ref())?;
+    let mut accepting = accepting.tasks;
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
-    let (amqp, http_at) = (amqp_addrs.map(display), http_addrs.map(display));
-    let (amqps, https) = (amqps_addrs.map(display), https_addrs.map(display));
-    tracing::info!(amqp, amqps, http = http_at, https, "ready");
+    let [amqp, mqtt, any, http_at] = [amqp, mqtt, any, http_addrs].map(|addrs| addrs.map(display));
+    let [amqps, mqtts, anys, https] =
+        [amqps, mqtts, anys, https_addrs].map(|addrs| addrs.map(display));
+    tracing::info!(amqp, amqps, mqtt, mqtts, any, anys, http = http_at, https, "ready");
 
     manager.ready();
     let outcome = tokio::select! {
@@ -297,6 +282,58 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     outcome
 }
 
+/// What accepts clients.
+struct Accepting {
+    tasks: JoinSet<()>,
+    broker: Broker,
+    clients: Clients,
+    connections: Connections,
+}
+
+impl Accepting {
+    /// Serves those that come to the listener `name`, in plain text; returns where that is.
+    fn plain(
+        &mut self,
+        name: &'static str,
+        listeners: Vec<TcpListener>,
+    ) -> Result<Option<String>, RunError> {
+        let addrs = addrs(&listeners)?;
+        for listener in listeners {
+            let (broker, clients) = (self.broker.clone(), self.clients.clone());
+            let serve = move |stream, peer, closing| {
+                let (broker, clients) = (broker.clone(), clients.clone());
+                take(broker, clients, name, stream, Peer::plain(peer), closing)
+            };
+            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
+        }
+        Ok(addrs)
+    }
+
+    /// As [`Accepting::plain`], over TLS.
+    fn secure(
+        &mut self,
+        name: &'static str,
+        listeners: Vec<TcpListener>,
+        tls: Option<&Tls>,
+    ) -> Result<Option<String>, RunError> {
+        let addrs = addrs(&listeners)?;
+        for listener in listeners {
+            let Some(tls) = tls.cloned() else { break };
+            let (broker, clients) = (self.broker.clone(), self.clients.clone());
+            let serve = move |stream, peer, closing| {
+                let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
+                async move {
+                    if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
+                        take(broker, clients, name, stream, peer, closing).await;
+                    }
+                }
+            };
+            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
+        }
+        Ok(addrs)
+    }
+}
+
 /// Serves a client where it is to be served, until it goes.
 async fn take<S>(
     broker: Broker,
@@ -315,7 +352,7 @@ async fn take<S>(
         () = closing.clone().requested() => return,
     };
     if let Taken::Here(stream, peer) = taken {
-        broker.serve_amqp(stream, peer, closing).await;
+        any::serve(broker, listener, stream, peer, closing).await;
     }
 }
 
@@ -326,14 +363,15 @@ fn serve_for_peers(broker: &Broker, connections: &Connections, router: &Router) 
         let (served, done) = oneshot::channel::<()>();
         let (broker, router) = (broker.clone(), router.clone());
         let is_http = listener == cluster::HTTP;
-        let is_known = is_http || matches!(listener, "amqp" | "amqps");
+        let is_known = is_http || any::is_served(listener);
+        let listener = listener.to_owned();
         let is_taken = is_known
             && connections.spawn(|closing| async move {
                 if is_http {
                     let closing = closing.requested();
                     isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
                 } else {
-                    broker.serve_amqp(stream, peer, closing).await;
+                    any::serve(broker, &listener, stream, peer, closing).await;
                 }
                 drop(served);
             });

@@ -84,7 +84,9 @@ impl Broker {
     fn start_own(listener: &str, settings: &[(&str, OsString)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary());
-        command.args(["serve", "--set", "listeners.http=off", "--data-dir"]);
+        command.args(["serve", "--set", "listeners.http=off", "--set", "listeners.mqtt=off"]);
+        command.args(["--set", "listeners.mqtts=off", "--set", "listeners.any=off"]);
+        command.args(["--set", "listeners.anys=off", "--data-dir"]);
         command.arg(data.path().join("data"));
         for (key, value) in settings {
             let mut setting = OsString::from(format!("{key}="));

@@ -9,23 +9,23 @@ use super::reader::{Malformed, Reader};
 use super::table;
 
 /// Flag bits of the properties of class basic, by their order in section 1.8.
-mod flag {
-    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
-    pub(super) const CONTENT_ENCODING: u16 = 1 << 14;
-    pub(super) const HEADERS: u16 = 1 << 13;
-    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
-    pub(super) const PRIORITY: u16 = 1 << 11;
-    pub(super) const CORRELATION_ID: u16 = 1 << 10;
-    pub(super) const REPLY_TO: u16 = 1 << 9;
-    pub(super) const EXPIRATION: u16 = 1 << 8;
-    pub(super) const MESSAGE_ID: u16 = 1 << 7;
-    pub(super) const TIMESTAMP: u16 = 1 << 6;
-    pub(super) const TYPE: u16 = 1 << 5;
-    pub(super) const USER_ID: u16 = 1 << 4;
-    pub(super) const APP_ID: u16 = 1 << 3;
-    pub(super) const CLUSTER_ID: u16 = 1 << 2;
+pub(super) mod flag {
+    pub(in crate::codec) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(in crate::codec) const CONTENT_ENCODING: u16 = 1 << 14;
+    pub(in crate::codec) const HEADERS: u16 = 1 << 13;
+    pub(in crate::codec) const DELIVERY_MODE: u16 = 1 << 12;
+    pub(in crate::codec) const PRIORITY: u16 = 1 << 11;
+    pub(in crate::codec) const CORRELATION_ID: u16 = 1 << 10;
+    pub(in crate::codec) const REPLY_TO: u16 = 1 << 9;
+    pub(in crate::codec) const EXPIRATION: u16 = 1 << 8;
+    pub(in crate::codec) const MESSAGE_ID: u16 = 1 << 7;
+    pub(in crate::codec) const TIMESTAMP: u16 = 1 << 6;
+    pub(in crate::codec) const TYPE: u16 = 1 << 5;
+    pub(in crate::codec) const USER_ID: u16 = 1 << 4;
+    pub(in crate::codec) const APP_ID: u16 = 1 << 3;
+    pub(in crate::codec) const CLUSTER_ID: u16 = 1 << 2;
     /// The properties in the order of the list, with their names.
-    pub(super) const NAMES: [(u16, &str); 14] = [
+    pub(in crate::codec) const NAMES: [(u16, &str); 14] = [
         (CONTENT_TYPE, "content_type"),
         (CONTENT_ENCODING, "content_encoding"),
         (HEADERS, "headers"),
@@ -42,7 +42,7 @@ mod flag {
         (CLUSTER_ID, "cluster_id"),
     ];
     /// Unassigned, and the announcement of further flags, of which class basic has none.
-    pub(super) const UNKNOWN: u16 = 0b11;
+    pub(in crate::codec) const UNKNOWN: u16 = 0b11;
 }
 
 /// Headers that name further routing keys, of which receivers do not see the second

@@ -4,6 +4,7 @@
 
 pub mod deaths;
 pub mod deliver;
+pub mod fields;
 pub mod frame;
 pub mod head;
 pub mod method;

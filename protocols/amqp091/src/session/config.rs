@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::SessionId;
+use isthmus_model::{Encodings, SessionId};
 
 use crate::codec::frame;
 
@@ -28,6 +28,8 @@ pub struct SessionConfig {
     pub has_certificate: bool,
     /// From which the names of reply queues are made: unpredictable, and of this session alone.
     pub name_secret: u128,
+    /// What messages of other protocols are read with.
+    pub encodings: Encodings,
     /// The product's name, in the server properties.
     pub product: Arc<str>,
     /// The product's version, in the server properties.
@@ -51,6 +53,7 @@ impl SessionConfig {
             close_timeout: Duration::from_secs(10),
             has_certificate: false,
             name_secret: 0,
+            encodings: Encodings(&[]),
             product: Arc::from("Isthmus"),
             version: Arc::from(env!("CARGO_PKG_VERSION")),
             cluster_name: Arc::from("isthmus"),

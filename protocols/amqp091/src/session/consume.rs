@@ -6,7 +6,8 @@ use std::sync::Arc;
 use amq_protocol::protocol::{AMQPClass, basic};
 use isthmus_contract::{Attach, AttachMode, Command, Credit, Delivery, Reply};
 use isthmus_model::{
-    Annotations, ConsumerId, Outcome, Record, RecordFlags, Settlement, Token, WindowId,
+    Annotations, ConsumerId, EncodingId, Encodings, Outcome, Record, RecordFlags, Settlement,
+    Token, WindowId,
 };
 
 use crate::codec::deaths;
@@ -14,6 +15,7 @@ use crate::codec::deliver::{self, Content, DeliverPrefix, Route};
 use crate::codec::head::Head;
 use crate::codec::method::{self, Method};
 use crate::codec::publish::REPLY_TO;
+use crate::convert;
 use crate::fault::{Fault, ReplyCode};
 
 use super::channel::{Answer, Op, Slot};
@@ -344,7 +346,7 @@ impl Amqp091Session {
                         break;
                     };
                     let message = Message { delivery: &delivery, record };
-                    message.with_content(|route, content| {
+                    message.with_content(self.config.encodings, |route, content| {
                         let redelivered = delivery.redelivered;
                         deliver::deliver(
                             out,
@@ -390,7 +392,7 @@ impl Amqp091Session {
         };
         let ready = u32::try_from(ready).unwrap_or(u32::MAX);
         let out = &mut self.out.outbox;
-        message.with_content(|route, content| {
+        message.with_content(self.config.encodings, |route, content| {
             let redelivered = message.delivery.redelivered;
             deliver::get_ok(out, number, tag, redelivered, route, ready, content, payload_max);
         });
@@ -407,10 +409,15 @@ struct Message<'a> {
 impl Message<'_> {
     /// Passes on how the message reads after what the broker wrote beside it.
     #[inline]
-    fn with_content(&self, encode: impl FnOnce(Route<'_>, Content<'_>)) {
+    fn with_content(&self, encodings: Encodings, encode: impl FnOnce(Route<'_>, Content<'_>)) {
         let Message { delivery, record } = self;
         let chunk = &delivery.batch.chunk;
         let mut content = Content { head: record.head.of(chunk), chunk, body: record.body };
+        let converted;
+        if delivery.batch.encoding != EncodingId::AMQP_0_9_1 {
+            converted = head_of_other(encodings, delivery.batch.encoding, content.head);
+            content.head = &converted;
+        }
         let annotations: Option<&Annotations> = delivery.annotations.as_deref();
         let stripped = record.flags.has(RecordFlags::MORE_KEYS).then(|| without_bcc(content.head));
         if let Some(head) = stripped.as_ref().and_then(|head| head.as_deref()) {
@@ -434,6 +441,13 @@ impl Message<'_> {
         }
         encode(route, content);
     }
+}
+
+/// The head of a message of another protocol, in this one's words.
+#[cold]
+fn head_of_other(encodings: Encodings, encoding: EncodingId, head: &[u8]) -> Vec<u8> {
+    let properties = encodings.get(encoding).map(|encoding| encoding.properties(head));
+    convert::from_neutral(&properties.unwrap_or_default())
 }
 
 /// A head without what receivers are not to see; `None` if it is as they may see it.

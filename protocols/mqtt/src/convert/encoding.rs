@@ -1,6 +1,6 @@
 //! The heads of MQTT messages, for whoever must see a property of one.
 
-use isthmus_model::{Encoding, Table};
+use isthmus_model::{Encoding, Properties, Table};
 
 use super::properties::{Carried, delivery_mode, reply_to};
 use super::stored::Head;
@@ -44,5 +44,9 @@ impl Encoding for MqttEncoding {
             "delivery_mode" => Some(delivery_mode(head.qos).to_string()),
             _ => Carried::of_property(name)?.find(head.properties),
         }
+    }
+
+    fn properties(&self, head: &[u8]) -> Properties {
+        super::properties::to_neutral(head).unwrap_or_default()
     }
 }

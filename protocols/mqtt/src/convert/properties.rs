@@ -189,24 +189,7 @@ fn take_back(neutral: &mut Neutral, field: Carried, value: &str, announced: Opti
 /// # Errors
 /// If a text in it is longer than 65,535 bytes.
 pub fn of_encoding(encoding: &dyn Encoding, head: &[u8]) -> Result<PropertiesBuf, TooLong> {
-    let text = |name| encoding.property(head, name);
-    from_neutral(&Neutral {
-        message_id: text("message_id").map(Value::String),
-        correlation_id: text("correlation_id").map(Value::String),
-        reply_to: text("reply_to"),
-        expiry_ms: text("expiration").and_then(|ms| ms.parse().ok()),
-        durable: text("delivery_mode").is_some_and(|mode| mode == "2"),
-        priority: text("priority").and_then(|priority| priority.parse().ok()),
-        subject: text("type"),
-        content_type: text("content_type"),
-        content_encoding: text("content_encoding"),
-        group_id: text("group_id"),
-        user_id: text("user_id"),
-        app_id: text("app_id"),
-        timestamp_ms: text("timestamp").and_then(|s| s.parse::<i64>().ok()?.checked_mul(1000)),
-        body_is_text: None,
-        headers: encoding.headers(head),
-    })
+    from_neutral(&encoding.properties(head))
 }
 
 /// `neutral` as the properties of a PUBLISH of 5.0, for a receiver that speaks it.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use isthmus_contract::{CloseReason, Command, CommandError, Credentials, Publish, Reply, Secret};
+use isthmus_contract::{CloseReason, Command, CommandError, Publish, Reply};
 use isthmus_model::{Time, Token};
 
 use super::MqttSession;
+use super::login::Login;
 use super::subscribe::Answered;
 use crate::ReasonCode;
 use crate::codec::{
@@ -95,18 +96,13 @@ impl MqttSession {
             self.refuse(reason);
             return;
         }
-        let credentials = match (connect.user_name, connect.password) {
-            (None, _) if self.config.has_certificate => Credentials::Certificate,
-            (Some(user), Some(password)) => match std::str::from_utf8(password) {
-                Ok(password) => Credentials::Password {
-                    user: user.to_owned(),
-                    password: Secret(password.to_owned()),
-                },
-                Err(_) => return self.refuse(ReasonCode::BAD_USER_NAME_OR_PASSWORD),
-            },
-            // Nobody is let in without saying who they are.
-            _ => return self.refuse(ReasonCode::NOT_AUTHORIZED),
+        let login = match Login::of(connect, self.config.has_certificate) {
+            Ok(login) => login,
+            Err(reason) => return self.refuse(reason),
         };
+        if let Some(vhost) = login.vhost {
+            self.config.vhost = vhost.into();
+        }
         if connect.client_id.is_empty() {
             self.peer.assigned_id = Some(format!("isthmus-{:032x}", self.config.name_secret));
         }
@@ -123,6 +119,7 @@ impl MqttSession {
         }
         let token = self.token();
         self.phase = Phase::Authenticating { token, deadline };
+        let credentials = login.credentials;
         self.commands.push_back(Command::Authenticate { token, credentials });
     }
 

@@ -10,6 +10,7 @@
 mod config;
 mod connect;
 mod deliver;
+mod login;
 mod publish;
 mod subscribe;
 
@@ -199,6 +200,10 @@ impl Session for MqttSession {
 
     fn is_holding(&self) -> bool {
         self.holding && self.shortage.is_any() && matches!(self.phase, Phase::Running)
+    }
+
+    fn greeting_bytes_max(&self) -> usize {
+        self.config.connect_bytes_max as usize
     }
 
     fn protocol(&self) -> &'static str {

@@ -30,8 +30,13 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         checked("data_dir", |c| &mut c.data_dir.0, |path| not_empty(path)),
         plain("listeners.amqp", |c| &mut c.listeners.amqp),
         plain("listeners.http", |c| &mut c.listeners.http),
+        plain("listeners.mqtt", |c| &mut c.listeners.mqtt),
+        plain("listeners.any", |c| &mut c.listeners.any),
         plain("listeners.amqps", |c| &mut c.listeners.amqps),
         plain("listeners.https", |c| &mut c.listeners.https),
+        plain("listeners.mqtts", |c| &mut c.listeners.mqtts),
+        plain("listeners.anys", |c| &mut c.listeners.anys),
+        plain("websocket.origins", |c| &mut c.websocket.origins),
         plain("tls.certificate", |c| &mut c.tls.certificate),
         plain("tls.key", |c| &mut c.tls.key),
         plain("tls.client_auth", |c| &mut c.tls.client_auth),
@@ -124,6 +129,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         ),
         ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
     ];
+    keys.extend(mqtt_keys());
     keys.extend(cluster_keys());
     keys.extend(oauth2_keys());
     keys.extend(ldap_keys());
@@ -139,6 +145,21 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     }));
     keys
 });
+
+fn mqtt_keys() -> Vec<Key> {
+    vec![
+        checked("mqtt.vhost", |c| &mut c.mqtt.vhost, |name| empty_or(name, vhost_name)),
+        checked("mqtt.exchange", |c| &mut c.mqtt.exchange, |name| vhost_name(name)),
+        ranged(
+            "mqtt.packet_bytes_max",
+            |c| &mut c.mqtt.packet_bytes_max,
+            ByteSize::kib(1)..=ByteSize::mib(16),
+        ),
+        ranged("mqtt.topic_alias_max", |c| &mut c.mqtt.topic_alias_max, 0..=65_535),
+        ranged("mqtt.inflight_max", |c| &mut c.mqtt.inflight_max, 1..=65_535),
+        ranged("mqtt.subscriptions_max", |c| &mut c.mqtt.subscriptions_max, 1..=1_000_000),
+    ]
+}
 
 fn cluster_keys() -> Vec<Key> {
     vec![
@@ -350,6 +371,10 @@ fn scrub_rate(rate: ByteSize) -> Result<(), String> {
     } else {
         Err(format!("must be 0, which turns it off, or from {least} to {most}, not {rate}"))
     }
+}
+
+fn empty_or(text: &str, check: fn(&str) -> Result<(), String>) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { check(text) }
 }
 
 fn vhost_name(name: &str) -> Result<(), String> {

@@ -56,6 +56,10 @@ pub(crate) struct Config {
     pub(crate) alarms: Alarms,
     /// `[amqp]`
     pub(crate) amqp: Amqp,
+    /// `[mqtt]`
+    pub(crate) mqtt: Mqtt,
+    /// `[websocket]`
+    pub(crate) websocket: WebSocket,
     /// `[storage]`
     pub(crate) storage: Storage,
     /// `[shutdown]`
@@ -81,10 +85,18 @@ pub(crate) struct Listeners {
     pub(crate) amqp: ListenAddrs,
     /// Health and metrics over HTTP in plain text.
     pub(crate) http: ListenAddrs,
+    /// MQTT in plain text.
+    pub(crate) mqtt: ListenAddrs,
+    /// Whichever protocol a client's first bytes tell, in plain text.
+    pub(crate) any: ListenAddrs,
     /// AMQP 0-9-1 over TLS; opened if there is a certificate.
     pub(crate) amqps: ListenAddrs,
     /// Health and metrics over HTTPS; opened if there is a certificate.
     pub(crate) https: ListenAddrs,
+    /// MQTT over TLS; opened if there is a certificate.
+    pub(crate) mqtts: ListenAddrs,
+    /// As `any`, over TLS; opened if there is a certificate.
+    pub(crate) anys: ListenAddrs,
 }
 
 impl Default for Listeners {
@@ -92,21 +104,27 @@ impl Default for Listeners {
         Self {
             amqp: ListenAddrs::loopback(5672),
             http: ListenAddrs::loopback(15672),
+            mqtt: ListenAddrs::loopback(1883),
+            any: ListenAddrs::loopback(61616),
             amqps: ListenAddrs::loopback(5671),
             https: ListenAddrs::loopback(15671),
+            mqtts: ListenAddrs::loopback(8883),
+            anys: ListenAddrs::loopback(61617),
         }
     }
 }
 
 impl Listeners {
     /// The listeners in plain text by name.
-    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 2] {
-        [("amqp", &self.amqp), ("http", &self.http)]
+    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 4] {
+        let Self { amqp, http, mqtt, any, .. } = self;
+        [("amqp", amqp), ("http", http), ("mqtt", mqtt), ("any", any)]
     }
 
     /// Their twins with TLS.
-    fn secure(&self) -> [(&'static str, &ListenAddrs); 2] {
-        [("amqps", &self.amqps), ("https", &self.https)]
+    fn secure(&self) -> [(&'static str, &ListenAddrs); 4] {
+        let Self { amqps, https, mqtts, anys, .. } = self;
+        [("amqps", amqps), ("https", https), ("mqtts", mqtts), ("anys", anys)]
     }
 }
 
@@ -304,6 +322,43 @@ impl Default for Amqp {
     fn default() -> Self {
         Self { heartbeat: TimeSpan::secs(60), default_vhost: "/".to_owned() }
     }
+}
+
+/// MQTT.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mqtt {
+    /// The virtual host of clients whose user name names none; empty for that of AMQP.
+    pub(crate) vhost: String,
+    /// The topic exchange that clients publish to and subscribe at.
+    pub(crate) exchange: String,
+    /// The largest packet.
+    pub(crate) packet_bytes_max: ByteSize,
+    /// The highest topic alias that clients may use.
+    pub(crate) topic_alias_max: u32,
+    /// Deliveries of QoS 1 at the most that a client has not acknowledged.
+    pub(crate) inflight_max: u32,
+    /// Subscriptions per client.
+    pub(crate) subscriptions_max: u32,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            vhost: String::new(),
+            exchange: "amq.topic".to_owned(),
+            packet_bytes_max: ByteSize::mib(16),
+            topic_alias_max: 16,
+            inflight_max: 1000,
+            subscriptions_max: 10_000,
+        }
+    }
+}
+
+/// WebSockets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WebSocket {
+    /// Where scripts may come from that speak to this node, as browsers name it; `*` for anywhere.
+    pub(crate) origins: Vec<String>,
 }
 
 /// The log and its checkpoints.

@@ -93,13 +93,39 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn listeners_of_later_versions_are_refused_with_the_reason() {
     assert_eq!(
-        problems("[listeners]\nmqtt = \"127.0.0.1:1883\""),
+        problems("[listeners]\nstomp = \"127.0.0.1:61613\""),
         [
-            "FILE:2: listeners.mqtt: MQTT is not served by this version; set it to \"off\" or remove it"
+            "FILE:2: listeners.stomp: STOMP is not served by this version; set it to \"off\" or remove it"
         ]
     );
-    assert!(problems("[listeners]\nmqtts = \"127.0.0.1:8883\"")[0].contains("MQTT over TLS"));
-    assert!(load_text("[listeners]\nmqtt = \"off\"", Sources::default()).is_ok());
+    assert!(problems("[listeners]\nstomps = \"127.0.0.1:61614\"")[0].contains("STOMP over TLS"));
+    assert!(load_text("[listeners]\nstomp = \"off\"", Sources::default()).is_ok());
+}
+
+#[test]
+fn mqtt_has_settings_of_its_own() {
+    let text = "[mqtt]\nvhost = \"things\"\nexchange = \"mqtt.topic\"\npacket_bytes_max = \"64 KiB\"\n\
+                topic_alias_max = 0\ninflight_max = 10\nsubscriptions_max = 5";
+    let mqtt = load_text(text, Sources::default()).expect("loaded").mqtt;
+    let expected = Mqtt {
+        vhost: "things".to_owned(),
+        exchange: "mqtt.topic".to_owned(),
+        packet_bytes_max: ByteSize::kib(64),
+        topic_alias_max: 0,
+        inflight_max: 10,
+        subscriptions_max: 5,
+    };
+    assert_eq!(mqtt, expected);
+    assert_eq!(
+        problems("[mqtt]\npacket_bytes_max = \"17 MiB\""),
+        ["FILE:2: mqtt.packet_bytes_max: must be from 1 KiB to 16 MiB, not 17 MiB"]
+    );
+    assert_eq!(
+        problems("[mqtt]\nexchange = \"\""),
+        ["FILE:2: mqtt.exchange: must be 1 to 255 bytes without control characters"]
+    );
+    let needs = "listeners.mqtts: needs tls.certificate and tls.key";
+    assert!(problems("[listeners]\nmqtts = \"0.0.0.0:8883\"")[0].contains(needs));
 }
 
 #[test]
@@ -215,7 +241,7 @@ fn keys_are_checked_against_each_other() {
 #[test]
 fn at_least_one_listener_is_on() {
     assert!(
-        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"")[0]
+        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"\nmqtt = \"off\"\nany = \"off\"")[0]
             .contains("every listener is off")
     );
 }

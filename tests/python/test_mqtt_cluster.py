@@ -1,0 +1,73 @@
+"""MQTT clients of a cluster, by way of the nodes that do not lead."""
+
+import pytest
+
+from cluster import Cluster
+from helpers import eventually
+from mqttclient import V3, V5, Client, Refused, tls_context
+
+ADMIN = "Basic Z3Vlc3Q6Z3Vlc3Q="
+
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(60)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, certificates):
+    settings = {
+        "listeners.mqtts": "127.0.0.1:0", "listeners.amqps": "off", "listeners.https": "off",
+        "tls.certificate": certificates / "server.pem", "tls.key": certificates / "server.key",
+        "tls.client_auth": "wanted", "tls.client_ca": certificates / "ca.pem",
+    }
+    with Cluster(tmp_path_factory.mktemp("cluster"), settings) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5.0"])
+def test_a_standby_passes_clients_through(cluster, certificates, name, version):
+    leader, standby = cluster.leader(), cluster.standby()
+    known = tls_context(certificates, is_known=True)
+    with Client(leader.ports["mqtt"], version) as direct, \
+            Client(standby.ports["mqtt"], version) as passed, \
+            Client(standby.ports["mqtts"], version, user=None, context=known) as secured, \
+            Client(standby.ports["any"], version, transport="websockets") as framed:
+        clients = direct, passed, secured, framed
+        for client in clients:
+            assert client.subscribe(f"{name}/#") == 1
+        for number, client in enumerate(clients):
+            assert client.publish(f"{name}/{number}") == "Success"
+        for client in clients:
+            assert [client.receive().topic for _ in range(4)] == [f"{name}/{n}" for n in range(4)]
+        listed = leader.api("/api/connections", user=ADMIN)
+        assert [each["user"] for each in listed] == ["guest"] * 4, listed
+    with pytest.raises(Refused):
+        Client(standby.ports["mqtt"], version, password="wrong").connect()
+
+
+@pytest.mark.parametrize("end", ["reset", "hang_up"])
+def test_a_will_is_published_when_a_connection_breaks_that_is_passed_through(cluster, name, end):
+    leader, standby = cluster.leader(), cluster.standby()
+    with Client(leader.ports["mqtt"]) as heir:
+        heir.subscribe(name)
+        will = {"topic": name, "payload": b"gone", "qos": 1}
+        getattr(Client(standby.ports["mqtt"], will=will).connect(), end)()
+        assert heir.receive().payload == b"gone"
+
+
+def test_clients_are_cut_off_when_another_node_leads_and_come_back(cluster, name):
+    leader, standby = cluster.leader(), cluster.standby()
+    client = Client(standby.ports["mqtt"]).connect()
+    client.subscribe(name)
+    cluster.transfer()
+    client.wait_closed()
+    assert cluster.leader() is not leader
+
+    def returns():
+        try:
+            with Client(leader.ports["mqtt"]) as again:
+                again.subscribe(name)
+                again.publish(name, b"again")
+                return again.receive().payload == b"again"
+        except Refused:
+            return False
+
+    eventually(returns)
