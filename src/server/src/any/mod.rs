@@ -1,6 +1,7 @@
 //! The listeners `any` and `anys`, where a client's first bytes tell what it speaks: `AMQP` is
 //! AMQP 0-9-1, a CONNECT is MQTT, `GET ` is a WebSocket.
 
+mod frames;
 mod websocket;
 
 use std::io::{self, IoSlice};
@@ -25,8 +26,6 @@ const TELLING: usize = 4;
 pub(crate) struct AnySettings {
     /// How long a client may take to say what it speaks, and for the handshake of a WebSocket.
     timeout: Duration,
-    /// The largest frame, and the largest message, of a WebSocket.
-    frame_bytes_max: usize,
     /// Where scripts may come from that speak to this node.
     origins: Arc<[String]>,
 }
@@ -34,10 +33,8 @@ pub(crate) struct AnySettings {
 impl AnySettings {
     /// As configured.
     pub(crate) fn new(config: &Config) -> AnySettings {
-        let frame = config.mqtt.packet_bytes_max.0;
         AnySettings {
             timeout: config.limits.handshake_timeout.0,
-            frame_bytes_max: usize::try_from(frame).unwrap_or(usize::MAX),
             origins: config.websocket.origins.clone().into(),
         }
     }
@@ -97,7 +94,7 @@ where
 /// A client that is understood.
 enum Met<S> {
     Stream(Protocol, Begun<S>),
-    Frames(websocket::Frames<Begun<S>>),
+    Frames(frames::Frames<Begun<S>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

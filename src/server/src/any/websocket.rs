@@ -1,31 +1,20 @@
-//! MQTT over WebSockets (RFC 6455; MQTT 5.0, section 6): a stream of bytes in binary frames.
+//! The handshake of WebSockets that carry MQTT (RFC 6455, section 4; MQTT 5.0, section 6).
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::accept_hdr_async;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::header::{HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use super::AnySettings;
+use super::frames::Frames;
 
 /// The subprotocols that are MQTT [MQTT-6.0.0-3]; the second is that of 3.1.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
-
-/// Bytes of a frame that is written, at the most.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
-
-/// Bytes of the buffer that frames are read into, which each connection has.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
 
 /// Why a request is refused: its status, and a line of text.
 type Refusal = (StatusCode, &'static str);
@@ -38,12 +27,6 @@ pub(super) async fn accept<S>(stream: S, settings: &AnySettings) -> io::Result<F
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        // Each frame is written at once: more of it is not gathered here.
-        .write_buffer_size(0)
-        .max_message_size(Some(settings.frame_bytes_max))
-        .max_frame_size(Some(settings.frame_bytes_max));
     #[allow(clippy::result_large_err)] // the library's type
     let look =
         |request: &Request, mut response: Response| match look_at(request.headers(), settings) {
@@ -58,9 +41,11 @@ where
                 Err(refused)
             }
         };
-    match accept_hdr_async_with_config(stream, look, Some(config)).await {
-        Ok(socket) => Ok(Frames { socket, read: Bytes::new(), writing: 0 }),
-        Err(error) => Err(io_error(error)),
+    match accept_hdr_async(stream, look).await {
+        // A client that has sent more than its request by now was refused: nothing is lost.
+        Ok(socket) => Ok(Frames::new(socket.into_inner())),
+        Err(Error::Io(error)) => Err(error),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 
@@ -97,118 +82,6 @@ fn is_own_address(origin: &HeaderValue, host: &HeaderValue) -> bool {
     is_address && origin.split_once("://").is_some_and(|(_, authority)| authority == host)
 }
 
-/// The bytes in the binary frames of a WebSocket.
-pub(super) struct Frames<S> {
-    socket: WebSocketStream<S>,
-    /// What is left of the frame that was read last.
-    read: Bytes,
-    /// Bytes of the frame that is being written, of which nothing was said yet; 0 if none is.
-    writing: usize,
-}
-
-fn io_error(error: Error) -> io::Error {
-    match error {
-        Error::Io(error) => error,
-        other => io::Error::new(io::ErrorKind::InvalidData, other),
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Frames<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.read.is_empty() {
-            match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                Some(Ok(Message::Binary(bytes))) => self.read = bytes,
-                // [MQTT-6.0.0-1].
-                Some(Ok(Message::Text(_))) => {
-                    let text = "MQTT comes in binary frames, not in text";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
-                }
-                // A ping is answered by the library.
-                Some(Ok(_)) => {}
-                None
-                | Some(Err(
-                    Error::ConnectionClosed
-                    | Error::AlreadyClosed
-                    | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
-                )) => return Poll::Ready(Ok(())),
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-            }
-        }
-        let len = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read[..len]);
-        self.read.advance(len);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
-    /// Says that bytes are written once their frame has left: then nothing need be polled to get
-    /// it out for whom nothing else is to be written. Until then the caller comes with the same
-    /// bytes again, and perhaps with more behind them.
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        gather: impl FnOnce() -> Vec<u8>,
-    ) -> Poll<io::Result<usize>> {
-        if self.writing == 0 {
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(io_error)?;
-            let bytes = gather();
-            let len = bytes.len();
-            let frame = Message::Binary(bytes.into());
-            Pin::new(&mut self.socket).start_send(frame).map_err(io_error)?;
-            self.writing = len;
-        }
-        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(io_error)?;
-        Poll::Ready(Ok(std::mem::take(&mut self.writing)))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_frame(cx, || {
-            let total: usize = slices.iter().map(|slice| slice.len()).sum();
-            let mut frame = Vec::with_capacity(total.min(FRAME_BYTES_MAX));
-            for slice in slices {
-                let room = FRAME_BYTES_MAX - frame.len();
-                frame.extend_from_slice(&slice[..slice.len().min(room)]);
-            }
-            frame
-        })
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(io_error)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.socket).poll_close(cx)) {
-            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
-            Err(error) => return Poll::Ready(Err(io_error(error))),
-        }
-        Pin::new(self.socket.get_mut()).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -218,7 +91,6 @@ mod tests {
     fn settings(origins: &[&str]) -> AnySettings {
         AnySettings {
             timeout: Duration::from_secs(1),
-            frame_bytes_max: 1 << 20,
             origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
         }
     }
