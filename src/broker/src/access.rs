@@ -209,6 +209,10 @@ fn look_at(access: &mut dyn Access, encodings: Encodings, command: Command) -> C
         }
         Command::Authenticate { .. }
         | Command::Enter { .. }
+        | Command::OpenSession(_)
+        | Command::CloseSession { .. }
+        | Command::Note { .. }
+        | Command::Recall(_)
         | Command::Detach { .. }
         | Command::Credit { .. }
         | Command::Window { .. }
@@ -265,7 +269,9 @@ fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), 
     match change {
         TopologyChange::LookUpExchange { .. }
         | TopologyChange::LookUpQueue { .. }
-        | TopologyChange::DeclareOwnQueue(_) => Ok(()),
+        | TopologyChange::DeclareOwnQueue(_)
+        | TopologyChange::HoldQueue { .. }
+        | TopologyChange::ReleaseQueue { .. } => Ok(()),
         TopologyChange::DeclareExchange(def) => {
             let exchange = Resource::Exchange(&def.name);
             access.check(Action::Configure, exchange)?;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Encode, Lease, Proposer};
-use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_contract::{
+    CloseReason, Command, Event, ManageOp, OpenSession, Publish, Recall, TransactOp,
+};
 use isthmus_core::{
     Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, Place, codec,
 };
@@ -205,6 +207,13 @@ impl Leading {
         match command {
             // The connection answers these itself.
             Command::Authenticate { .. } | Command::Enter { .. } => {}
+            Command::OpenSession(OpenSession { token, .. })
+            | Command::CloseSession { token, .. }
+            | Command::Note { token, .. }
+            | Command::Recall(Recall { token, .. }) => {
+                let error = CommandError::NotImplemented("no lasting sessions yet".into());
+                dispatcher.refuse(ledger, session, token, error);
+            }
             Command::Topology { token, change } => {
                 dispatcher.change_topology(ledger, session, token, change);
             }

@@ -177,9 +177,9 @@ fn annotations() -> impl Strategy<Value = Arc<Annotations>> {
                     original_ttl_ms,
                 }
             });
-    (option::of(name()), option::of(name()), vec(death, 0..3), any::<bool>()).prop_map(
-        |(exchange, routing_key, deaths, delay_spent)| {
-            Arc::new(Annotations { exchange, routing_key, deaths, delay_spent })
+    (option::of(name()), option::of(name()), vec(death, 0..3), any::<(bool, bool)>()).prop_map(
+        |(exchange, routing_key, deaths, (delay_spent, recalled))| {
+            Arc::new(Annotations { exchange, routing_key, deaths, delay_spent, recalled })
         },
     )
 }

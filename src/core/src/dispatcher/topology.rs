@@ -123,6 +123,9 @@ impl Dispatcher {
             TopologyChange::DeleteQueue { name, if_unused, if_empty } => {
                 self.delete_queue(id, vhost, &name, if_unused, if_empty)
             }
+            TopologyChange::HoldQueue { .. } | TopologyChange::ReleaseQueue { .. } => {
+                Err(CommandError::NotImplemented("no lasting sessions yet".into()))
+            }
             TopologyChange::Bind(def) => {
                 check_nesting(&def.arguments)?;
                 self.check_destination(id, &def)?;

@@ -854,6 +854,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         lease_ms: None,
         exclusive: false,
         look: false,
+        no_local: false,
         arguments: Table::default(),
         tag: "".into(),
     }
