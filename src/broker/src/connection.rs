@@ -514,7 +514,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.vhost = Some(Arc::clone(&vhost));
         let session = self.options.id;
         let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
-        self.driver.submit(Input::Open { session, token, vhost: Some(vhost), refusal, mailbox });
+        let (user, vhost) = (Arc::clone(user.name()), Some(vhost));
+        self.driver.submit(Input::Open { session, token, user, vhost, refusal, mailbox });
     }
 
     /// Writes what waits, once.
