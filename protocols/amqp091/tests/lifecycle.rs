@@ -354,6 +354,7 @@ fn a_dead_lettered_message_tells_its_deaths() {
             death("first", DeathReason::Expired, Some(10)),
         ],
         delay_spent: false,
+        recalled: false,
     };
     let mut delivery = sample_delivery(head, Some(annotations));
     delivery.delivery_count = 3;

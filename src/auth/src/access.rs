@@ -20,6 +20,8 @@ pub struct Access {
     seen: Arc<Directory>,
     permission: Option<Arc<Permission>>,
     topics: Option<Arc<TopicPermission>>,
+    /// Which of its user's clients it is, once it has said so.
+    client: Option<Box<str>>,
     writes_everything: bool,
     /// Exchanges, or queues, that were found to be allowed.
     allowed: Vec<(Action, bool, Box<str>)>,
@@ -43,6 +45,7 @@ impl Access {
             seen: Arc::default(),
             permission: None,
             topics: None,
+            client: None,
             writes_everything: false,
             allowed: Vec::new(),
         };
@@ -58,6 +61,11 @@ impl Access {
     fn look(&mut self, directory: Arc<Directory>) {
         self.permission = directory.permission(&self.user, &self.vhost).cloned();
         self.topics = directory.topics(&self.user, &self.vhost).cloned();
+        if let (Some(topics), Some(client)) = (&self.topics, &self.client)
+            && let Some(own) = topics.of_client(client)
+        {
+            self.topics = Some(Arc::new(own));
+        }
         let all = self.permission.as_ref().is_some_and(|p| p.write.matches_all());
         self.writes_everything = all && self.topics.is_none();
         self.allowed.clear();
@@ -86,6 +94,13 @@ pub(crate) fn refused_action(action: Action, what: &str, vhost: &str, user: &str
 }
 
 impl isthmus_broker::Access for Access {
+    fn identify(&mut self, client: &str) {
+        if self.client.as_deref() != Some(client) {
+            self.client = Some(client.into());
+            self.look(self.directory.load_full());
+        }
+    }
+
     fn writes_everything(&mut self) -> bool {
         self.refresh();
         self.writes_everything
@@ -204,6 +219,28 @@ mod tests {
         assert!(access.check_topic(Action::Read, "amq.topic", "all").is_ok());
         assert!(access.check_topic(Action::Read, "amq.topic", "anna.temp").is_err());
         assert!(access.check_topic(Action::Write, "other", "bert.temp").is_ok());
+    }
+
+    #[test]
+    fn topics_may_depend_on_which_client_it_is() {
+        let entry = TopicPermission::entry("amq.topic", "^c\\.{client_id}$", "^%u\\.%c$|^all$");
+        let topics = || Some(Table(vec![entry.clone()]));
+        let (mut access, shared) = access(directory(".*", ".*", ".*", topics()));
+        let write = |access: &mut Access, key| access.check_topic(Action::Write, "amq.topic", key);
+        let read = |access: &mut Access, key| access.check_topic(Action::Read, "amq.topic", key);
+        // A client without an identifier is none of those that patterns speak of.
+        assert!(read(&mut access, "all").is_ok());
+        for key in ["c.", "c.{client_id}", "c.x.1", "c.%c"] {
+            assert!(write(&mut access, key).is_err(), "{key}");
+        }
+        access.identify("x.1");
+        for _ in 0..2 {
+            assert!(write(&mut access, "c.x.1").is_ok());
+            assert!(write(&mut access, "c.x21").is_err(), "it stands for itself");
+            assert!(read(&mut access, "anna.x.1").is_ok() && read(&mut access, "all").is_ok());
+            assert!(read(&mut access, "bert.x.1").is_err());
+            shared.store(Arc::new(directory(".*", ".*", ".*", topics())));
+        }
     }
 
     #[test]

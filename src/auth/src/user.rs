@@ -148,11 +148,72 @@ impl Permission {
 #[derive(Clone, Debug)]
 pub struct TopicPermission(Vec<(String, TopicPatterns)>);
 
-/// The patterns of one exchange, in which `{username}` and `{vhost}` stand for their values.
+/// The patterns of one exchange, in which `{username}` (or `%u`), `{vhost}` and `{client_id}` (or
+/// `%c`) stand for their values.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicPatterns {
     pub(crate) write: Patterns,
     pub(crate) read: Patterns,
+    /// As they are written, where they differ from one client to the next.
+    of_clients: Option<Templates>,
+}
+
+/// Patterns with variables in them, and for whom.
+#[derive(Clone, Debug)]
+struct Templates {
+    write: String,
+    read: String,
+    user: String,
+    vhost: String,
+}
+
+/// Matches nothing: what a client that has not said which it is stands for.
+const NOBODY: &str = "[^\\s\\S]";
+
+/// The variables that stand for the client.
+const CLIENT_VARIABLES: [&str; 2] = ["{client_id}", "%c"];
+
+impl Templates {
+    fn has_clients(&self) -> bool {
+        CLIENT_VARIABLES.iter().any(|v| self.write.contains(v) || self.read.contains(v))
+    }
+
+    /// Fills one in. Each variable is replaced once: a value that looks like one stays as it is.
+    fn fill(&self, template: &str, client: Option<&str>) -> String {
+        let client = client.map_or_else(|| NOBODY.to_owned(), regex::escape);
+        let (user, vhost) = (regex::escape(&self.user), regex::escape(&self.vhost));
+        let [long, short] = CLIENT_VARIABLES;
+        let variables = [
+            ("{username}", &user),
+            ("%u", &user),
+            ("{vhost}", &vhost),
+            (long, &client),
+            (short, &client),
+        ];
+        let (mut filled, mut rest) = (String::new(), template);
+        while let Some(next) = rest.chars().next() {
+            let variable = variables.iter().find(|(name, _)| rest.starts_with(name));
+            match variable {
+                Some((name, value)) => {
+                    filled.push_str(value);
+                    rest = &rest[name.len()..];
+                }
+                None => {
+                    filled.push(next);
+                    rest = &rest[next.len_utf8()..];
+                }
+            }
+        }
+        filled
+    }
+
+    fn patterns(&self, client: Option<&str>) -> Result<TopicPatterns, FormError> {
+        Ok(TopicPatterns {
+            write: Patterns::new("write", &self.fill(&self.write, client))?,
+            read: Patterns::new("read", &self.fill(&self.read, client))?,
+            of_clients: self.has_clients().then(|| self.clone()),
+        })
+    }
 }
 
 impl TopicPermission {
@@ -166,15 +227,26 @@ impl TopicPermission {
             let Value::Map(patterns) = value else {
                 return Err(FormError::new(name, "must have patterns for write and read"));
             };
-            let pattern = |field| {
-                let own = text(patterns, field)?
-                    .replace("{username}", &regex::escape(user))
-                    .replace("{vhost}", &regex::escape(vhost));
-                Patterns::new(field, &own)
+            let templates = Templates {
+                write: text(patterns, "write")?.to_owned(),
+                read: text(patterns, "read")?.to_owned(),
+                user: user.to_owned(),
+                vhost: vhost.to_owned(),
             };
-            Ok((name.clone(), TopicPatterns { write: pattern("write")?, read: pattern("read")? }))
+            Ok((name.clone(), templates.patterns(None)?))
         };
         table.0.iter().map(exchange).collect::<Result<_, _>>().map(TopicPermission)
+    }
+
+    /// As they are for one of the user's clients; `None` if they are the same for all.
+    pub(crate) fn of_client(&self, client: &str) -> Option<TopicPermission> {
+        self.0.iter().find(|(_, patterns)| patterns.of_clients.is_some())?;
+        let own = |(name, patterns): &(String, TopicPatterns)| {
+            // With an identifier that is too long for a pattern it is as if there were none.
+            let own = patterns.of_clients.as_ref().and_then(|t| t.patterns(Some(client)).ok());
+            (name.clone(), own.unwrap_or_else(|| patterns.clone()))
+        };
+        Some(TopicPermission(self.0.iter().map(own).collect()))
     }
 
     pub(crate) fn of(&self, exchange: &str) -> Option<&TopicPatterns> {

@@ -4,7 +4,8 @@
 //! is to configure; a binding writes to its destination and reads from its source; a publish
 //! writes to its exchange; consuming and purging read from the queue. A queue that dead-letters is
 //! read and its exchange written to, and so it is with an exchange and its alternate. Asking
-//! whether something is there needs no permission.
+//! whether something is there needs no permission, nor does what a session does with a queue of
+//! its own. A client's will is published in its name, and so is checked when it is left.
 
 use std::fmt;
 use std::future::Future;
@@ -12,12 +13,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use isthmus_contract::{Command, Credentials, ManageOp, Publish};
+use isthmus_contract::{Command, Credentials, ManageOp, Publish, Recall};
 use isthmus_model::{
     Action, Batch, BindingDef, CommandError, Destination, Encodings, QueueDef, REPLY_QUEUE_PREFIX,
     RecordFlags, Resource, Token, TopologyChange, Value,
 };
 
+use crate::owned::Owned;
 use crate::peer::Peer;
 
 /// A login under way: who the client is, or why he may not come in.
@@ -127,6 +129,12 @@ pub trait Access: Send {
     /// Whether every publish would be allowed, so that none need be looked at.
     fn writes_everything(&mut self) -> bool;
 
+    /// The client has said which of its user's clients it is. Said again after each change of what
+    /// the user may do, and for the same connection always the same.
+    fn identify(&mut self, client: &str) {
+        let _ = client;
+    }
+
     /// A command has been decided on. What was asked for its sake ([`Denied::Asking`]) is needed
     /// until then, however long that takes: each time the command is looked at from its beginning.
     fn decided(&mut self) {}
@@ -179,15 +187,41 @@ impl Checked {
 }
 
 /// Compares a command with what its user may do.
-pub(crate) fn check(access: &mut dyn Access, encodings: Encodings, command: Command) -> Checked {
-    let checked = look_at(access, encodings, command);
+pub(crate) fn check(
+    access: &mut dyn Access,
+    owned: &mut Owned,
+    encodings: Encodings,
+    command: Command,
+) -> Checked {
+    let checked = look_at(access, owned, encodings, command);
+    if let Some(command) = &checked.command {
+        note_owned(owned, command);
+    }
     if checked.waiting.is_none() {
         access.decided();
     }
     checked
 }
 
-fn look_at(access: &mut dyn Access, encodings: Encodings, command: Command) -> Checked {
+/// Remembers what an allowed command makes the connection's own.
+fn note_owned(owned: &mut Owned, command: &Command) {
+    let Command::Topology { token, change } = command else { return };
+    match change {
+        TopologyChange::DeclareOwnQueue(def) => owned.ask(*token, &def.name),
+        TopologyChange::HoldQueue { name } => owned.ask(*token, name),
+        TopologyChange::ReleaseQueue { name } | TopologyChange::DeleteQueue { name, .. } => {
+            owned.give_up(name);
+        }
+        _ => {}
+    }
+}
+
+fn look_at(
+    access: &mut dyn Access,
+    owned: &mut Owned,
+    encodings: Encodings,
+    command: Command,
+) -> Checked {
     let (token, result) = match &command {
         Command::Publish(_) if access.writes_everything() => return Checked::allowed(command),
         Command::Publish(publish) => {
@@ -198,10 +232,21 @@ fn look_at(access: &mut dyn Access, encodings: Encodings, command: Command) -> C
             let (rest, token) = (up_to(publish, at), publish.token);
             return Checked::denied(rest, command, token, denied);
         }
-        Command::Topology { token, change } => (*token, check_change(access, change)),
-        Command::Attach(attach) => (attach.token, check_read(access, &attach.queue)),
+        Command::OpenSession(open) => {
+            owned.set_client(&open.client);
+            if let Some(client) = owned.client() {
+                access.identify(client);
+            }
+            let will = open.will.as_ref().filter(|_| !access.writes_everything());
+            let records = will.map_or(0, |will| will.batch.records.len());
+            let check = |at| check_record(access, encodings, &will?.batch, at).err();
+            (open.token, (0..records).find_map(check).map_or(Ok(()), Err))
+        }
+        Command::Recall(recall) => (recall.token, check_recall(access, owned, recall)),
+        Command::Topology { token, change } => (*token, check_change(access, owned, change)),
+        Command::Attach(attach) => (attach.token, check_read(access, owned, &attach.queue)),
         Command::Manage { token, op: ManageOp::Purge { queue } } => {
-            (*token, check_read(access, queue))
+            (*token, check_read(access, owned, queue))
         }
         Command::Manage { token, .. } => {
             let text = "this is for operators: use the management API";
@@ -209,6 +254,8 @@ fn look_at(access: &mut dyn Access, encodings: Encodings, command: Command) -> C
         }
         Command::Authenticate { .. }
         | Command::Enter { .. }
+        | Command::CloseSession { .. }
+        | Command::Note { .. }
         | Command::Detach { .. }
         | Command::Credit { .. }
         | Command::Window { .. }
@@ -254,18 +301,46 @@ fn check_record(
 }
 
 /// Replies are for the session that asked for them, and for no other: the core sees to that.
-fn check_read(access: &mut dyn Access, queue: &str) -> Result<(), Denied> {
+fn check_read(access: &mut dyn Access, owned: &mut Owned, queue: &str) -> Result<(), Denied> {
     if queue.starts_with(REPLY_QUEUE_PREFIX) {
         return Ok(());
     }
-    access.check(Action::Read, Resource::Queue(queue))
+    check_use(access, owned, Action::Read, queue)
 }
 
-fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), Denied> {
+/// Whether a queue may be used that may be the session's own. Where that is not known yet and the
+/// user may not use it otherwise, it is waited for.
+fn check_use(
+    access: &mut dyn Access,
+    owned: &mut Owned,
+    action: Action,
+    queue: &str,
+) -> Result<(), Denied> {
+    if owned.has(queue) {
+        return Ok(());
+    }
+    let checked = access.check(action, Resource::Queue(queue));
+    match checked {
+        Err(denied) => match owned.wait_for(queue) {
+            Some(asking) => Err(Denied::Asking(asking)),
+            None => Err(denied),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+fn check_change(
+    access: &mut dyn Access,
+    owned: &mut Owned,
+    change: &TopologyChange,
+) -> Result<(), Denied> {
     match change {
         TopologyChange::LookUpExchange { .. }
         | TopologyChange::LookUpQueue { .. }
-        | TopologyChange::DeclareOwnQueue(_) => Ok(()),
+        | TopologyChange::DeclareOwnQueue(_)
+        | TopologyChange::ReleaseQueue { .. } => Ok(()),
+        // It is the session's own from then on.
+        TopologyChange::HoldQueue { name } => check_use(access, owned, Action::Read, name),
         TopologyChange::DeclareExchange(def) => {
             let exchange = Resource::Exchange(&def.name);
             access.check(Action::Configure, exchange)?;
@@ -289,7 +364,7 @@ fn check_change(access: &mut dyn Access, change: &TopologyChange) -> Result<(), 
             access.check(Action::Configure, Resource::Queue(name))
         }
         TopologyChange::Bind(binding) | TopologyChange::Unbind(binding) => {
-            check_binding(access, binding)
+            check_binding(access, owned, binding)
         }
     }
 }
@@ -304,12 +379,22 @@ fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<()
     Ok(())
 }
 
-fn check_binding(access: &mut dyn Access, binding: &BindingDef) -> Result<(), Denied> {
-    let destination = match &binding.destination {
-        Destination::Queue(name) => Resource::Queue(name),
-        Destination::Exchange(name) => Resource::Exchange(name),
-    };
-    access.check(Action::Write, destination)?;
+fn check_binding(
+    access: &mut dyn Access,
+    owned: &mut Owned,
+    binding: &BindingDef,
+) -> Result<(), Denied> {
+    match &binding.destination {
+        Destination::Queue(name) => check_use(access, owned, Action::Write, name)?,
+        Destination::Exchange(name) => access.check(Action::Write, Resource::Exchange(name))?,
+    }
     access.check(Action::Read, Resource::Exchange(&binding.source))?;
     access.check_topic(Action::Read, &binding.source, &binding.routing_key)
+}
+
+/// What an exchange keeps is read as what it will route is by a binding.
+fn check_recall(access: &mut dyn Access, owned: &mut Owned, recall: &Recall) -> Result<(), Denied> {
+    check_use(access, owned, Action::Write, &recall.queue)?;
+    access.check(Action::Read, Resource::Exchange(&recall.exchange))?;
+    access.check_topic(Action::Read, &recall.exchange, &recall.pattern)
 }

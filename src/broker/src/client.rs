@@ -11,6 +11,7 @@ use isthmus_model::{CommandError, Encodings, Reply, SessionId, Token};
 use crate::access::{Access, Checked, check};
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
+use crate::owned::Owned;
 use crate::shard::{Input, MailboxHandle};
 
 /// A session for management, bridges and whatever else acts within the process. Its requests are
@@ -20,6 +21,7 @@ pub struct Client {
     mailbox: Arc<Mailbox>,
     id: SessionId,
     access: Option<Box<dyn Access>>,
+    owned: Owned,
     encodings: Encodings,
     last_token: u64,
     events: VecDeque<Event>,
@@ -46,13 +48,16 @@ impl Client {
             mailbox,
             id,
             access,
+            owned: Owned::default(),
             encodings,
             last_token: 0,
             events: VecDeque::new(),
             taken: Vec::new(),
         };
         let token = client.next_token();
-        let open = Input::Open { session: id, token, vhost, refusal: None, mailbox: handle };
+        // Nobody's: what it does has been allowed to it by whoever made it.
+        let user = Arc::from("");
+        let open = Input::Open { session: id, token, user, vhost, refusal: None, mailbox: handle };
         client.driver.submit(open);
         client.answer(token).await.map(|_| client)
     }
@@ -74,7 +79,7 @@ impl Client {
         let mut command = command(token);
         let checked = loop {
             let checked = match &mut self.access {
-                Some(access) => check(&mut **access, self.encodings, command),
+                Some(access) => check(&mut **access, &mut self.owned, self.encodings, command),
                 None => Checked { command: Some(command), refused: None, waiting: None },
             };
             match checked.waiting {
@@ -103,6 +108,7 @@ impl Client {
             if let Some(at) = self.events.iter().position(is_it)
                 && let Some(Event::Done { result, .. }) = self.events.remove(at)
             {
+                self.owned.answered(token, result.is_ok());
                 return result;
             }
             self.more().await;

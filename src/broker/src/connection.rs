@@ -21,6 +21,7 @@ use crate::access::{Access, Asking, Authenticate, Entering, Login, User, check};
 use crate::clock::monotonic;
 use crate::driver::Driver;
 use crate::mailbox::Mailbox;
+use crate::owned::Owned;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::quota::{Share, read_bytes_max};
@@ -97,6 +98,8 @@ pub(crate) struct Connection<S> {
     entering: Option<(Token, Arc<str>, Entering)>,
     /// What the user may do, once he has entered.
     access: Option<Box<dyn Access>>,
+    /// What needs no permission.
+    owned: Owned,
     /// A command that waits until it is known whether it is allowed; what comes after it waits
     /// with it.
     held: Option<(Command, Asking)>,
@@ -162,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             user: None,
             entering: None,
             access: None,
+            owned: Owned::default(),
             held: None,
             expiry: None,
             registered,
@@ -224,8 +228,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         moved |= !self.events.is_empty();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
-            if let Event::Done { token, .. } = &event {
+            if let Event::Done { token, result } = &event {
                 self.answered(*token);
+                self.owned.answered(*token, result.is_ok());
             }
             self.session.handle_event(now, event);
         }
@@ -427,7 +432,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.publishing.push_back((publish.token, bytes));
             self.publishing_bytes += bytes;
         }
-        let checked = check(&mut **access, self.options.encodings, command);
+        let encodings = self.options.encodings;
+        let checked = check(&mut **access, &mut self.owned, encodings, command);
         self.held = checked.waiting;
         self.commands.extend(checked.command);
         if let Some((token, error)) = checked.refused {
@@ -495,7 +501,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.entered {
             // Refreshed: he is in already, and stays with what he may do now.
             match result {
-                Ok(access) => self.access = Some(access),
+                Ok(mut access) => {
+                    if let Some(client) = self.owned.client() {
+                        access.identify(client);
+                    }
+                    self.access = Some(access);
+                }
                 Err(error) => {
                     tracing::info!(peer = %self.options.peer.address, %error, "closed");
                     let now = self.now();
@@ -523,7 +534,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.vhost = Some(Arc::clone(&vhost));
         let session = self.options.id;
         let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
-        self.driver.submit(Input::Open { session, token, vhost: Some(vhost), refusal, mailbox });
+        let (user, vhost) = (Arc::clone(user.name()), Some(vhost));
+        self.driver.submit(Input::Open { session, token, user, vhost, refusal, mailbox });
     }
 
     /// Writes what waits, once.

@@ -25,6 +25,7 @@ mod marks;
 mod member;
 mod noted;
 pub mod offline;
+mod owned;
 mod pager;
 mod peer;
 #[cfg(feature = "planted-bugs")]

@@ -49,6 +49,8 @@ pub enum Input {
         session: SessionId,
         /// Names the answer.
         token: Token,
+        /// The user's name; empty for the broker's own sessions.
+        user: Arc<str>,
         /// The virtual host; `None` for the broker's own sessions, which are in none.
         vhost: Option<Arc<str>>,
         /// Why it may not enter, if it may not: told if there is such a virtual host.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, SettingKey, Settlement, Table, Time, Token, TopologyChange,
-    TransactionId, WindowId,
+    Attach, Batch, ConsumerId, Credit, Note, OpenSession, Recall, SettingKey, Settlement, Table,
+    Time, Token, TopologyChange, TransactionId, WindowId,
 };
 
 /// A request of a session. The set is as large as the protocols need together, and no protocol
@@ -29,6 +29,28 @@ pub enum Command {
         /// The virtual host's name.
         vhost: Arc<str>,
     },
+    /// Open the lasting session of a client, once in a connection and after [`Command::Enter`].
+    OpenSession(OpenSession),
+    /// The client says goodbye: its lasting session is closed before its connection is.
+    CloseSession {
+        /// Names the answer.
+        token: Token,
+        /// Another expiry than it was opened with, in milliseconds.
+        expiry_ms: Option<u64>,
+        /// Whether its will is published as if there had been no goodbye.
+        publish_will: bool,
+    },
+    /// Note something in the lasting session.
+    Note {
+        /// Names the answer.
+        token: Token,
+        /// What, in order.
+        notes: Vec<Note>,
+        /// To take effect with this transaction only.
+        transaction: Option<TransactionId>,
+    },
+    /// Put copies of what an exchange keeps into a queue.
+    Recall(Recall),
     /// Declare, bind, look up or delete.
     Topology {
         /// Names the answer.

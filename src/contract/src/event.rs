@@ -90,6 +90,8 @@ pub enum CloseReason {
     Forced,
     /// What the client has logged in with has run out.
     Expired,
+    /// The lasting session that it had open was opened by another connection.
+    TakenOver,
     /// Its virtual host was deleted.
     VhostDeleted,
 }

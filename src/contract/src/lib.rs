@@ -38,8 +38,8 @@ pub use event::{CloseReason, Event, Shortage};
 pub use input::Input;
 pub use isthmus_model as model;
 pub use isthmus_model::{
-    Attach, AttachMode, CommandError, Credit, Delivery, DetachReason, PublishException,
-    PublishRefusal, Reply, Token, TopologyChange,
+    Attach, AttachMode, CommandError, Credit, Delivery, DetachReason, Note, OpenSession,
+    PublishException, PublishRefusal, Recall, Reply, Token, TopologyChange,
 };
 pub use outbox::Outbox;
 pub use places::{Place, Places};

@@ -7,6 +7,7 @@ use isthmus_model::{
     Time,
 };
 
+use crate::clients::{ClientChange, ClientKey};
 use crate::dedup::{DedupKey, WindowOf};
 use crate::paging::{Over, Page, PageKey};
 
@@ -220,6 +221,13 @@ pub enum Fact {
     Members(Arc<Members>),
     /// The number of the term's latest entry, in a checkpoint.
     EntryNumber(u64),
+    /// Something happened to a lasting session.
+    Client {
+        /// Whose it is.
+        key: ClientKey,
+        /// What happened.
+        change: ClientChange,
+    },
 }
 
 /// Consecutive records of a batch that came into one queue.

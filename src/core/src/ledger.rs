@@ -1,5 +1,6 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
+mod clients;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -13,11 +14,13 @@ use isthmus_model::{
 };
 use rpds::RedBlackTreeMapSync;
 
+use crate::clients::Clients;
 use crate::dedup::{Window, WindowOf};
 use crate::paging::Moved;
 use crate::topology::{Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Members, Part, Place, Placement, Run, RunMap};
 
+pub(crate) use self::clients::client_bytes;
 use self::restore::Restoring;
 pub use self::write_out::Wanted;
 
@@ -34,6 +37,7 @@ pub struct Ledger {
     settings: Settings,
     /// Shared with copies of the ledger until they differ.
     windows: BTreeMap<WindowOf, Arc<Window>>,
+    clients: Clients,
     next_queue: QueueId,
     term: u64,
     /// The number of the term's latest entry.
@@ -127,6 +131,7 @@ impl Ledger {
             queues: HashMap::new(),
             settings: Settings::default(),
             windows: BTreeMap::new(),
+            clients: Clients::default(),
             next_queue: QueueId(1),
             term: 0,
             number: 0,
@@ -297,6 +302,7 @@ impl Ledger {
             Fact::Members(members) => self.members = Some(Arc::clone(members)),
             Fact::EntryNumber(number) => self.number = *number,
             Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
+            Fact::Client { key, change } => self.clients.apply(key, change),
         }
     }
 
@@ -312,6 +318,7 @@ impl Ledger {
         assert!(term > self.term, "term {term} began after term {}", self.term);
         self.term = term;
         self.number = 0;
+        self.clients.lose_connections(self.time);
         // The order of a hash map does not matter to an assignment in each place.
         for queue in self.queues.values_mut() {
             let queue = Arc::make_mut(queue);
@@ -335,6 +342,7 @@ impl Ledger {
             self.paged_len -= queue.runs.paged_len();
         }
         self.windows.remove(&WindowOf::Queue(id));
+        self.clients.forget_queue(id);
     }
 
     fn apply_topology(&mut self, fact: &Fact) {
@@ -359,6 +367,7 @@ impl Ledger {
                 }
                 self.windows.retain(|of, _| !of.is_exchange_in(name));
                 self.settings.forget_vhost(name);
+                self.clients.forget_vhost(name);
             }
             Fact::DeleteExchange { vhost, name } => {
                 let (host, exchange) = (Arc::clone(vhost), Arc::clone(name));

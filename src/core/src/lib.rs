@@ -4,10 +4,12 @@
 //!
 //! - [`topology`]: exchanges, bindings and queues by name; where a message goes.
 //! - [`Entry`], [`Fact`]: what the log says; [`codec`]: as bytes.
+//! - [`clients`]: sessions that outlive their connections.
 //! - [`paging`]: messages that were written out of memory.
 //! - [`Ledger`]: what is true on every replica, a fold over the log.
 //! - [`Dispatcher`]: what the leader decides; it proposes facts and delivers what is committed.
 
+pub mod clients;
 pub mod codec;
 pub mod dedup;
 mod dispatcher;

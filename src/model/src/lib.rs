@@ -6,6 +6,7 @@
 //! never copied on its way from one connection to any number of others.
 
 mod access;
+mod client;
 mod delivery;
 mod encoding;
 mod ids;
@@ -20,6 +21,9 @@ mod topology;
 mod value;
 
 pub use access::{Action, Resource};
+pub use client::{
+    NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, OpenSession, Will,
+};
 pub use delivery::Delivery;
 pub use encoding::{Encoding, EncodingId, Encodings};
 pub use ids::{
@@ -29,7 +33,7 @@ pub use message::{Annotations, Batch, Death, DeathReason, NO_TTL, Record, Record
 pub use outcome::{Outcome, Settlement};
 pub use properties::Properties;
 pub use reply::{CommandError, DetachReason, PublishException, PublishRefusal, Reply};
-pub use request::{Attach, AttachMode, Credit, TopologyChange};
+pub use request::{Attach, AttachMode, Credit, Recall, TopologyChange};
 pub use setting::{SettingKey, SettingKind};
 pub use time::Time;
 pub use topology::{

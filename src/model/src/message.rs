@@ -57,6 +57,9 @@ impl RecordFlags {
     ///
     /// [`Encoding::more_routing_keys`]: crate::Encoding::more_routing_keys
     pub const MORE_KEYS: RecordFlags = RecordFlags(8);
+    /// To be kept by its exchange as the latest message of its routing key, for those who ask for
+    /// it later ([`Recall`](crate::Recall)); one with an empty body removes what is kept.
+    pub const RETAIN: RecordFlags = RecordFlags(16);
 
     /// Whether every flag of `other` is set.
     #[inline]
@@ -78,7 +81,7 @@ impl RecordFlags {
 
     /// The flags of stored bits; `None` if bits are set that this version does not know.
     pub fn from_bits(bits: u8) -> Option<RecordFlags> {
-        (bits < 16).then_some(RecordFlags(bits))
+        (bits < 32).then_some(RecordFlags(bits))
     }
 }
 
@@ -241,6 +244,8 @@ pub struct Annotations {
     pub deaths: Vec<Death>,
     /// Whether an exchange has held it for as long as it asked for: it is not held again.
     pub delay_spent: bool,
+    /// Whether it is not news but what an exchange has kept ([`RecordFlags::RETAIN`]).
+    pub recalled: bool,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::Batch;
+use crate::{Batch, Note};
 
 /// The good outcome of a command.
 #[derive(Clone, Debug)]
@@ -24,6 +24,13 @@ pub enum Reply {
         ready: u64,
         /// Its consumers.
         consumers: u32,
+    },
+    /// A lasting session is open.
+    Session {
+        /// Whether it was there before.
+        present: bool,
+        /// What its protocol has noted in it, in the order of the keys.
+        notes: Vec<Note>,
     },
     /// A consumer is attached.
     Attached,

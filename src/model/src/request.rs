@@ -50,6 +50,20 @@ pub enum TopologyChange {
         /// Only if no message is ready in it.
         if_empty: bool,
     },
+    /// Hold a queue for the lasting session that is open: a queue that sessions hold is in use
+    /// ([`QueueOptions::expires_ms`](crate::QueueOptions)), is not deleted with its last consumer,
+    /// and is deleted when the last that holds it releases it or ends, unless somebody consumes.
+    /// A durable queue of [`TopologyChange::DeclareOwnQueue`] is held from the beginning. A session
+    /// that ends with its connection holds nothing durably, and need not: it consumes.
+    HoldQueue {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Hold a queue no longer.
+    ReleaseQueue {
+        /// Its name.
+        name: Arc<str>,
+    },
     /// Bind; an equal binding may exist.
     Bind(BindingDef),
     /// Unbind; a binding that does not exist counts as unbound.
@@ -114,8 +128,26 @@ pub struct Attach {
     /// nobody counts it: an auto-delete queue neither begins nor ends with it. `exclusive` means
     /// nothing then.
     pub look: bool,
+    /// Messages that this session publishes pass its queue by.
+    pub no_local: bool,
     /// Options of the protocol that the broker understands (`x-priority` …).
     pub arguments: Table,
     /// The name under which operators see it.
     pub tag: Arc<str>,
+}
+
+/// A request for what a topic exchange keeps ([`RecordFlags::RETAIN`](crate::RecordFlags)): copies
+/// of the messages whose routing key matches come into a queue, marked as
+/// [`recalled`](crate::Annotations), with what is left of their time to live. Answer:
+/// [`Reply::Messages`](crate::Reply::Messages), how many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recall {
+    /// Names the answer.
+    pub token: Token,
+    /// The exchange.
+    pub exchange: Arc<str>,
+    /// A binding key: words between dots, `*` for one, `#` for any number.
+    pub pattern: Arc<str>,
+    /// The queue's name.
+    pub queue: Arc<str>,
 }

@@ -423,6 +423,7 @@ impl Amqp091Session {
         let reason = match reason {
             CloseReason::Shutdown => "shutdown",
             CloseReason::NotLeader => "this node does not lead any more",
+            CloseReason::TakenOver => "its session was opened by another connection",
             CloseReason::Forced => "closed by an operator",
             CloseReason::VhostDeleted => "vhost is gone",
             CloseReason::Expired => "credentials have expired",

@@ -145,6 +145,7 @@ impl Amqp091Session {
             lease_ms: None,
             exclusive: consume.exclusive,
             look: false,
+            no_local: false,
             arguments,
             tag,
         }));
@@ -264,6 +265,7 @@ impl Amqp091Session {
             lease_ms: None,
             exclusive: false,
             look: true,
+            no_local: false,
             arguments: isthmus_model::Table::default(),
             tag,
         }));

@@ -265,6 +265,7 @@ impl MqttSession {
             CloseReason::NotLeader => ReasonCode::USE_ANOTHER_SERVER,
             CloseReason::Forced | CloseReason::VhostDeleted => ReasonCode::ADMINISTRATIVE_ACTION,
             CloseReason::Expired => ReasonCode::NOT_AUTHORIZED,
+            CloseReason::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
         };
         self.disconnect(reason, None);
     }

@@ -203,6 +203,7 @@ impl MqttSession {
                     lease_ms: None,
                     exclusive: true,
                     look: false,
+                    no_local: false,
                     arguments: Table::default(),
                 })
             });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Encode, Lease, Proposer};
-use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, Recall, TransactOp};
 use isthmus_core::{
     Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, Place, codec,
 };
@@ -158,8 +158,8 @@ impl Leading {
             return self.held.push(input);
         }
         match input {
-            Input::Open { session, token, vhost, refusal, mailbox } => {
-                let result = self.open(session, vhost.as_ref(), refusal, &mailbox.0);
+            Input::Open { session, token, user, vhost, refusal, mailbox } => {
+                let result = self.open(session, &user, vhost.as_ref(), refusal, &mailbox.0);
                 mailbox.0.send(Event::Done { token, result });
             }
             Input::Close { session } => {
@@ -182,6 +182,7 @@ impl Leading {
     fn open(
         &mut self,
         session: SessionId,
+        user: &Arc<str>,
         vhost: Option<&Arc<str>>,
         refusal: Option<CommandError>,
         mailbox: &Arc<Mailbox>,
@@ -195,7 +196,7 @@ impl Leading {
             return Err(refusal);
         }
         let nowhere = Arc::from("");
-        self.dispatcher.open_session(session, vhost.unwrap_or(&nowhere));
+        self.dispatcher.open_session(session, vhost.unwrap_or(&nowhere), user);
         self.mailboxes.insert(session, Arc::clone(mailbox));
         Ok(Reply::Ok)
     }
@@ -205,6 +206,17 @@ impl Leading {
         match command {
             // The connection answers these itself.
             Command::Authenticate { .. } | Command::Enter { .. } => {}
+            Command::OpenSession(open) => dispatcher.open_client(ledger, session, open),
+            Command::CloseSession { token, expiry_ms, publish_will } => {
+                dispatcher.close_client(ledger, session, token, expiry_ms, publish_will);
+            }
+            Command::Note { token, notes, transaction } => {
+                dispatcher.note(ledger, session, token, notes, transaction);
+            }
+            Command::Recall(Recall { token, .. }) => {
+                let error = CommandError::NotImplemented("exchanges keep nothing yet".into());
+                dispatcher.refuse(ledger, session, token, error);
+            }
             Command::Topology { token, change } => {
                 dispatcher.change_topology(ledger, session, token, change);
             }
@@ -328,6 +340,9 @@ impl Leading {
                         }
                         Output::VhostDeleted => {
                             post.event(Event::Closed(CloseReason::VhostDeleted));
+                        }
+                        Output::TakenOver => {
+                            post.event(Event::Closed(CloseReason::TakenOver));
                         }
                         Output::Detached { consumer, reason } => {
                             post.event(Event::Detached { consumer, reason });

@@ -425,6 +425,7 @@ impl Client {
                 lease_ms: None,
                 exclusive: false,
                 look: false,
+                no_local: false,
                 arguments: Table::default(),
                 tag: "test".into(),
             })

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) unpaged_bytes_max: u64,
     pub(crate) encodings: Encodings,
     pub(crate) scrub: ScrubOptions,
+    /// What everybody may do.
+    pub(crate) access: fn() -> Box<dyn Access>,
 }
 
 impl Default for Setup {
@@ -71,15 +73,16 @@ impl Default for Setup {
             encodings: Encodings(&[]),
             // What is read behind the start would be in the way of a test that counts.
             scrub: ScrubOptions { bytes_per_second: 0, ..ScrubOptions::default() },
+            access: || Box::new(Unrestricted),
         }
     }
 }
 
 /// Lets everybody in.
-struct Anybody;
+struct Anybody(fn() -> Box<dyn Access>);
 
-/// May do everything.
-struct Somebody(Arc<str>);
+/// By his name, and what he may do.
+struct Somebody(Arc<str>, fn() -> Box<dyn Access>);
 
 impl User for Somebody {
     fn name(&self) -> &Arc<str> {
@@ -91,7 +94,7 @@ impl User for Somebody {
     }
 
     fn enter(&self, _vhost: &Arc<str>) -> Entering {
-        Box::pin(std::future::ready(Ok(Box::new(Unrestricted) as Box<dyn Access>)))
+        Box::pin(std::future::ready(Ok((self.1)())))
     }
 
     fn limits(&self, _vhost: &str) -> Limits {
@@ -104,7 +107,7 @@ impl Authenticate for Anybody {
         let Credentials::Password { user, .. } = credentials else {
             unreachable!("no test gives a certificate");
         };
-        let user: Arc<dyn User> = Arc::new(Somebody(user.into()));
+        let user: Arc<dyn User> = Arc::new(Somebody(user.into(), self.0));
         Box::pin(std::future::ready(Ok(user)))
     }
 }
@@ -139,7 +142,7 @@ impl Setup {
                 },
             },
             encodings: self.encodings,
-            authenticate: Arc::new(Anybody),
+            authenticate: Arc::new(Anybody(self.access)),
             on_settings: Box::new(|_| {}),
             vhosts: vec![VHOST.to_owned()],
             outbox_bytes_max: self.outbox_bytes_max,

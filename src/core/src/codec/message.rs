@@ -118,8 +118,9 @@ pub(super) fn enqueue(r: &mut Reader<'_>) -> Result<(Arc<Batch>, Vec<Placement>)
 }
 
 pub(super) fn put_annotations(out: &mut Vec<u8>, a: &Annotations) {
-    // Whether its delay is over shares a byte with whether an exchange is named.
-    out.push(u8::from(a.exchange.is_some()) | u8::from(a.delay_spent) << 1);
+    // Yes or no shares a byte with whether an exchange is named.
+    let flags = u8::from(a.delay_spent) << 1 | u8::from(a.recalled) << 2;
+    out.push(u8::from(a.exchange.is_some()) | flags);
     if let Some(exchange) = &a.exchange {
         put_bytes(out, exchange.as_bytes());
     }
@@ -155,11 +156,12 @@ pub(super) fn opt_annotations(r: &mut Reader<'_>) -> Result<Option<Arc<Annotatio
 
 pub(super) fn annotations(r: &mut Reader<'_>) -> Result<Arc<Annotations>, DecodeError> {
     let flags = r.u8()?;
-    if flags > 3 {
+    if flags > 7 {
         return Err(r.error("unknown flags of annotations"));
     }
     Ok(Arc::new(Annotations {
         delay_spent: flags & 2 != 0,
+        recalled: flags & 4 != 0,
         exchange: if flags & 1 != 0 { Some(r.arc_str()?) } else { None },
         routing_key: r.opt_str()?,
         deaths: r.list(death)?,

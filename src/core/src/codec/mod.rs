@@ -5,6 +5,7 @@
 //! one, and the place's two numbers follow on it, eight bytes each, low ones first. What a message says is written once, however many
 //! queues it came into. A reader keeps the payload as the chunk of the batches in it.
 
+mod clients;
 mod dedup;
 mod message;
 mod page;
@@ -225,6 +226,10 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             out.push(24);
             put_uint(out, *number);
         }
+        Fact::Client { key, change } => {
+            out.push(30);
+            clients::put_client(out, key, change);
+        }
     }
 }
 
@@ -307,6 +312,10 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             members: r.bytes()?.into(),
         })),
         24 => Fact::EntryNumber(r.uint()?),
+        30 => {
+            let (key, change) = clients::client(r)?;
+            Fact::Client { key, change }
+        }
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })
 }

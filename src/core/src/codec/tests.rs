@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use isthmus_model::{
     Annotations, Batch, BindingDef, Death, DeathReason, Destination, EncodingId, ExchangeDef,
-    ExchangeKind, Lifetime, NO_TTL, Overflow, QueueDef, QueueOptions, Record, RecordFlags,
-    SettingKey, SettingKind, Span, Table, Value,
+    ExchangeKind, Lifetime, NO_TTL, Note, Overflow, QueueDef, QueueOptions, Record, RecordFlags,
+    SettingKey, SettingKind, Span, Table, Value, Will,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -18,6 +18,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Placement;
+use crate::clients::{ClientChange, ClientKey};
 use crate::dedup::{DedupKey, WindowOf};
 use crate::testing::cases;
 
@@ -177,9 +178,9 @@ fn annotations() -> impl Strategy<Value = Arc<Annotations>> {
                     original_ttl_ms,
                 }
             });
-    (option::of(name()), option::of(name()), vec(death, 0..3), any::<bool>()).prop_map(
-        |(exchange, routing_key, deaths, delay_spent)| {
-            Arc::new(Annotations { exchange, routing_key, deaths, delay_spent })
+    (option::of(name()), option::of(name()), vec(death, 0..3), any::<(bool, bool)>()).prop_map(
+        |(exchange, routing_key, deaths, (delay_spent, recalled))| {
+            Arc::new(Annotations { exchange, routing_key, deaths, delay_spent, recalled })
         },
     )
 }
@@ -260,8 +261,35 @@ fn fact() -> impl Strategy<Value = Fact> {
         enqueue.boxed(),
         restore.boxed(),
         moved.boxed(),
-        remembering().boxed()
+        remembering().boxed(),
+        client().boxed()
     ]
+}
+
+fn client() -> impl Strategy<Value = Fact> {
+    let will = (batch(), number()).prop_map(|(batch, delay_ms)| {
+        let batch = Arc::new(batch.compacted(0, 1));
+        Will { batch, delay_ms }
+    });
+    let bytes = || vec(any::<u8>(), 0..20).prop_map(Arc::from);
+    let note = (bytes(), option::of(bytes())).prop_map(|(key, value)| Note { key, value });
+    let change = prop_oneof![
+        (name(), number(), option::of(will))
+            .prop_map(|(user, expiry_ms, will)| ClientChange::Opened { user, expiry_ms, will }),
+        (number(), any::<(bool, bool)>(), number()).prop_map(
+            |(at, (lost, keeps_will), expiry_ms)| {
+                ClientChange::Closed { at: Time(at), lost, expiry_ms, keeps_will }
+            }
+        ),
+        Just(ClientChange::Ended),
+        vec(note, 0..4).prop_map(ClientChange::Noted),
+        number().prop_map(|id| ClientChange::Held(QueueId(id))),
+        number().prop_map(|id| ClientChange::Released(QueueId(id))),
+    ];
+    (name(), name(), change).prop_map(|(vhost, client, change)| Fact::Client {
+        key: ClientKey { vhost, client },
+        change,
+    })
 }
 
 fn remembering() -> impl Strategy<Value = Fact> {
@@ -331,6 +359,19 @@ fn same(read: &Fact, written: &Fact) -> Result<(), TestCaseError> {
                 _ => unreachable!(),
             };
             prop_assert_eq!(without_batch(read), without_batch(written));
+        }
+        (
+            Fact::Client { key: k, change: ClientChange::Opened { user, expiry_ms, will } },
+            Fact::Client {
+                key: l,
+                change: ClientChange::Opened { user: u, expiry_ms: e, will: w },
+            },
+        ) => {
+            prop_assert_eq!((k, user, expiry_ms), (l, u, e));
+            let said = |will: &Option<Will>| {
+                will.as_ref().map(|will| (message(&will.batch, 0), will.delay_ms))
+            };
+            prop_assert_eq!(said(will), said(w));
         }
         _ => prop_assert_eq!(read, written),
     }

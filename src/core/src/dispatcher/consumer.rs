@@ -20,6 +20,8 @@ pub(super) struct Consumer {
     pub(super) mode: AttachMode,
     /// Whether it only takes what is there: no consumer in the eyes of anybody.
     pub(super) look: bool,
+    /// Whether what its session publishes passes its queue by.
+    pub(super) no_local: bool,
     /// Higher ones are served first.
     pub(super) priority: i64,
     pub(super) credit: Credit,
@@ -133,6 +135,7 @@ impl Dispatcher {
             queue: queue_id,
             mode: attach.mode,
             look: attach.look,
+            no_local: attach.no_local,
             priority,
             credit: attach.credit,
             lease_ms: attach.lease_ms,
@@ -141,6 +144,9 @@ impl Dispatcher {
         });
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
+        if attach.no_local {
+            session.no_local.insert(queue_id);
+        }
         if attach.look {
             queue.looks.push(key);
             self.in_use(queue_id);
@@ -223,6 +229,9 @@ impl Dispatcher {
     /// session.
     pub(super) fn end_consumer(&mut self, key: usize) -> QueueId {
         let consumer = self.consumers.remove(key);
+        if consumer.no_local {
+            self.end_no_local(&consumer);
+        }
         let mut was_active = false;
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             let alike = if consumer.look { &mut queue.looks } else { &mut queue.consumers };
@@ -240,6 +249,16 @@ impl Dispatcher {
         }
         self.in_use(consumer.queue);
         consumer.queue
+    }
+
+    /// What a session publishes goes into a queue again, unless another of its consumers there
+    /// does not want it.
+    fn end_no_local(&mut self, gone: &Consumer) {
+        let Some(session) = self.sessions.get_mut(&gone.session) else { return };
+        let mut others = session.consumers.values().filter_map(|key| self.consumers.get(*key));
+        if !others.any(|other| other.no_local && other.queue == gone.queue) {
+            session.no_local.remove(&gone.queue);
+        }
     }
 
     /// Ends a consumer of a queue that goes away, and tells its session.

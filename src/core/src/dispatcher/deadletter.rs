@@ -262,5 +262,7 @@ fn buried(
         routing_key: Some(options.dead_letter_routing_key.clone().unwrap_or(key)),
         deaths,
         delay_spent: old.delay_spent,
+        // What dies is news to whoever gets it now.
+        recalled: false,
     }
 }

@@ -11,6 +11,7 @@
 //! durable effect of its session waits for the entry that holds it ([`Dispatcher::behind`]).
 
 mod checkouts;
+mod clients;
 mod consumer;
 mod deadletter;
 mod dedup;
@@ -38,6 +39,7 @@ use isthmus_model::{
 };
 use slab::Slab;
 
+use self::clients::OpenClients;
 use self::consumer::Consumer;
 use self::pages::Pages;
 use self::queue::Queue;
@@ -81,6 +83,8 @@ pub enum Output {
     },
     /// Its virtual host is gone: the session is to end.
     VhostDeleted,
+    /// Another connection has opened its lasting session: the session has ended.
+    TakenOver,
     /// A consumer was ended.
     Detached {
         /// Which.
@@ -194,6 +198,7 @@ pub struct Dispatcher {
     /// Deduplication windows of exchanges and queues, durable or not.
     windows: HashMap<WindowOf, Window>,
     sessions: HashMap<SessionId, Session>,
+    clients: OpenClients,
     consumers: Slab<Consumer>,
     next_consumer_number: u64,
     next_epoch: u64,
@@ -242,6 +247,7 @@ impl Dispatcher {
                 .map(|(of, window)| (of.clone(), (**window).clone()))
                 .collect(),
             sessions: HashMap::new(),
+            clients: OpenClients::recovered(ledger.clients()),
             consumers: Slab::new(),
             next_consumer_number: 1,
             next_epoch: 1,

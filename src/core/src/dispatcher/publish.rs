@@ -1,5 +1,6 @@
 //! Messages on their way in.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::{
@@ -148,7 +149,14 @@ impl Dispatcher {
     ) -> Vec<PublishException> {
         let written = self.gather.written;
         let mut routed = Routed::default();
-        self.route_batch(session, batch, &mut routed);
+        match self.vhost_of(session) {
+            Ok(vhost) => self.route_for(session, &vhost, batch, &mut routed),
+            // Nothing of it may seem to have been taken.
+            Err(_) => {
+                let len = batch.records.len() as u32;
+                routed.refuse(batch, 0, len, PublishRefusal::NoExchange);
+            }
+        }
         if !routed.placements.is_empty() {
             self.log_placements(batch, routed.placements);
         }
@@ -163,6 +171,37 @@ impl Dispatcher {
             self.behind(ledger, session, effect);
         }
         routed.exceptions
+    }
+
+    /// Routes a batch that no session publishes. Returns how its messages come into their queues
+    /// once the facts are committed.
+    pub(super) fn take_in_for_nobody(
+        &mut self,
+        vhost: &Arc<str>,
+        batch: &Arc<Batch>,
+    ) -> Vec<After> {
+        let mut routed = Routed::default();
+        self.route_batch(vhost, batch, &BTreeSet::new(), &mut routed);
+        if !routed.placements.is_empty() {
+            self.log_placements(batch, routed.placements);
+        }
+        routed.effects
+    }
+
+    /// Routes what a session publishes, past the queues of its that want none of it.
+    fn route_for(
+        &mut self,
+        session: SessionId,
+        vhost: &Arc<str>,
+        batch: &Arc<Batch>,
+        routed: &mut Routed,
+    ) {
+        let state = self.sessions.get_mut(&session);
+        let passed_by = state.map(|s| std::mem::take(&mut s.no_local)).unwrap_or_default();
+        self.route_batch(vhost, batch, &passed_by, routed);
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.no_local = passed_by;
+        }
     }
 
     fn log_placements(&mut self, batch: &Arc<Batch>, placements: Vec<Placement>) {
@@ -183,12 +222,14 @@ impl Dispatcher {
     }
 
     /// Routes every message of a batch. Neighbours with the same address and durability are
-    /// routed once and go on as one run.
-    fn route_batch(&mut self, session: SessionId, batch: &Arc<Batch>, routed: &mut Routed) {
-        let Ok(vhost) = self.vhost_of(session) else {
-            // Nothing of it may seem to have been taken.
-            return routed.refuse(batch, 0, batch.records.len() as u32, PublishRefusal::NoExchange);
-        };
+    /// routed once and go on as one run. None goes to the queues of `passed_by`.
+    fn route_batch(
+        &mut self,
+        vhost: &Arc<str>,
+        batch: &Arc<Batch>,
+        passed_by: &BTreeSet<QueueId>,
+        routed: &mut Routed,
+    ) {
         let chunk = &batch.chunk[..];
         let records = &batch.records;
         self.counters.published += records.len() as u64;
@@ -198,7 +239,10 @@ impl Dispatcher {
             let address = (head.exchange.of(chunk), head.routing_key.of(chunk));
             let mut routes = std::mem::take(&mut self.routes);
             routes.clear();
-            let way = self.route(&vhost, batch, head, &mut routes);
+            let way = self.route(vhost, batch, head, &mut routes);
+            if !passed_by.is_empty() {
+                routes.retain(|queue| !passed_by.contains(queue));
+            }
             let alike = |r: &Record| {
                 !way.is_own
                     && r.flags == head.flags

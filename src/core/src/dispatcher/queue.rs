@@ -64,6 +64,8 @@ pub(super) struct Queue {
     pub(super) undeliverable: u64,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
+    /// Whether lasting sessions held it, and none does any more.
+    pub(super) was_let_go: bool,
     /// Whether a message that can expire ever came in.
     pub(super) can_expire: bool,
     /// Messages from this sequence on have come in since the queue was last served. They do not
@@ -139,6 +141,7 @@ impl Queue {
             drains: false,
             undeliverable: 0,
             had_consumer: false,
+            was_let_go: false,
             new_from: Sequence::MAX,
             used_at: Time(0),
             expiry_at: Time::NEVER,

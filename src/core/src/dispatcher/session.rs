@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, CommandError, ConsumerId, Credit, QueueId, SessionId, Settlement, Token,
-    TopologyChange, TransactionId, WindowId,
+    Attach, Batch, CommandError, ConsumerId, Credit, Note, OpenSession, QueueId, SessionId,
+    Settlement, Token, TopologyChange, TransactionId, WindowId,
 };
 
+use super::clients::{Ending, OpenClient};
 use super::consumer::Window;
 use super::transaction::Transaction;
 use super::{After, Dispatcher};
@@ -17,6 +18,9 @@ use crate::Ledger;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) vhost: Arc<str>,
+    pub(super) user: Arc<str>,
+    /// The lasting session that it has open.
+    pub(super) client: Option<OpenClient>,
     /// Whether its virtual host is gone. A new one of the same name is none of its business.
     pub(super) has_lost_vhost: bool,
     /// Places in the table of consumers.
@@ -41,6 +45,8 @@ pub(super) struct Session {
     pub(super) checked_out_from: BTreeSet<QueueId>,
     /// How many these may be before those that are gone are forgotten.
     pub(super) checked_out_max: usize,
+    /// Queues that what it publishes passes by.
+    pub(super) no_local: BTreeSet<QueueId>,
 }
 
 /// A request that waits until what its session did before it is committed.
@@ -57,15 +63,20 @@ pub(super) enum Deferred {
     Rollback { token: Token, transaction: TransactionId },
     Purge { token: Token, queue: Arc<str> },
     Refuse { token: Token, error: CommandError },
+    OpenClient(Box<OpenSession>),
+    CloseClient { token: Token, expiry_ms: Option<u64>, publish_will: bool },
+    Note { token: Token, notes: Vec<Note>, transaction: Option<TransactionId> },
 }
 
 impl Dispatcher {
-    /// A session that may use `vhost`.
-    pub fn open_session(&mut self, id: SessionId, vhost: &Arc<str>) {
+    /// A session of `user` that may use `vhost`.
+    pub fn open_session(&mut self, id: SessionId, vhost: &Arc<str>, user: &Arc<str>) {
         self.sessions.insert(
             id,
             Session {
                 vhost: Arc::clone(vhost),
+                user: Arc::clone(user),
+                client: None,
                 has_lost_vhost: false,
                 consumers: HashMap::new(),
                 windows: HashMap::new(),
@@ -79,6 +90,7 @@ impl Dispatcher {
                 exclusive_queues: BTreeSet::new(),
                 checked_out_from: BTreeSet::new(),
                 checked_out_max: 0,
+                no_local: BTreeSet::new(),
             },
         );
     }
@@ -96,8 +108,13 @@ impl Dispatcher {
 
     /// The session is over: what it holds goes back, its consumers end, its transactions are
     /// rolled back and its exclusive queues are deleted. What it asked for before is carried out,
-    /// also what is deferred: what it published stays published.
+    /// also what is deferred: what it published stays published. Its lasting session, if it has
+    /// one open, is closed without a goodbye.
     pub fn close_session(&mut self, ledger: &Ledger, id: SessionId) {
+        self.end_connection(ledger, id, Ending::Own);
+    }
+
+    pub(super) fn end_connection(&mut self, ledger: &Ledger, id: SessionId, ending: Ending) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.closing = true;
         for request in std::mem::take(&mut session.deferred) {
@@ -120,7 +137,12 @@ impl Dispatcher {
         for queue in exclusive {
             self.remove_queue(queue);
         }
-        self.sessions.remove(&id);
+        let Some(session) = self.sessions.remove(&id) else { return };
+        match (&session.client, ending) {
+            (None, _) => {}
+            (Some(client), Ending::Own) => self.leave_client(client, None, true),
+            (Some(client), Ending::TakenOver) => self.lose_client(client),
+        }
     }
 
     /// `bytes` of what was handed to the session are written to its client.
@@ -192,6 +214,9 @@ impl Dispatcher {
             | Deferred::Begin { .. }
             | Deferred::Commit { .. }
             | Deferred::Rollback { .. }
+            | Deferred::OpenClient(_)
+            | Deferred::CloseClient { .. }
+            | Deferred::Note { .. }
             | Deferred::Refuse { .. } => false,
         }
     }
@@ -253,6 +278,13 @@ impl Dispatcher {
             }
             Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
             Deferred::Refuse { token, error } => self.answer(ledger, id, token, Err(error)),
+            Deferred::OpenClient(open) => self.do_open_client(ledger, id, *open),
+            Deferred::CloseClient { token, expiry_ms, publish_will } => {
+                self.do_close_client(ledger, id, token, expiry_ms, publish_will);
+            }
+            Deferred::Note { token, notes, transaction } => {
+                self.do_note(ledger, id, token, notes, transaction);
+            }
         }
     }
 }

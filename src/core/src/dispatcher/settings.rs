@@ -38,6 +38,7 @@ impl Dispatcher {
         if self.topology.delete_vhost(name).is_ok() {
             self.propose(Fact::DeleteVhost(name.into()), name.len() as u64);
             self.forget_windows_of(name);
+            self.forget_clients_of(name);
             self.gather.after.push(After::VhostForgotten { vhost: name.into() });
             let mut users: Vec<SessionId> = self
                 .sessions
@@ -49,6 +50,7 @@ impl Dispatcher {
             for user in users {
                 if let Some(session) = self.sessions.get_mut(&user) {
                     session.has_lost_vhost = true;
+                    session.client = None;
                 }
                 self.say(user, Output::VhostDeleted);
             }

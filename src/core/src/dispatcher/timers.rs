@@ -45,7 +45,11 @@ impl Dispatcher {
             self.clock.monotonic + at.since(self.clock.log)
         });
         let other = self.timers.other.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
-        expiry.min(other)
+        let clients = match self.clients.next_due() {
+            Time::NEVER => Time::NEVER,
+            at => self.clock.monotonic + at.since(self.clock.log),
+        };
+        expiry.min(other).min(clients)
     }
 
     /// Marks the queues whose time has come.
@@ -145,12 +149,14 @@ impl Dispatcher {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_at <= now) else { return };
         let Some(expires_ms) = queue.options.expires_ms else { return };
         let due = queue.used_at + Duration::from_millis(expires_ms);
-        if queue.consumers.is_empty() && due <= now {
+        let is_used = !queue.consumers.is_empty() || self.clients.lasting.is_held(id);
+        if !is_used && due <= now {
             self.remove_queue(id);
             return;
         }
-        // With consumers it does not end before they do, which counts as a use and sets a timer.
-        queue.expiry_at = if queue.consumers.is_empty() { due } else { Time::NEVER };
+        // With consumers, or held, it does not end before they do, which counts as a use and sets
+        // a timer.
+        queue.expiry_at = if is_used { Time::NEVER } else { due };
         self.timers.look_at(queue.expiry_at, id);
     }
 }

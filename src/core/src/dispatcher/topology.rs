@@ -106,7 +106,11 @@ impl Dispatcher {
                 self.declare_queue(ledger, id, vhost, def, Declarer::Client)
             }
             TopologyChange::DeclareOwnQueue(def) => {
-                self.declare_queue(ledger, id, vhost, def, Declarer::Broker)
+                let name = Arc::clone(&def.name);
+                let reply = self.declare_queue(ledger, id, vhost, def, Declarer::Broker)?;
+                let queue = self.topology.queue(vhost, &name)?.id;
+                self.hold_own(id, queue);
+                Ok(reply)
             }
             TopologyChange::MakeQueue { prefix, def } => {
                 self.make_queue(ledger, id, vhost, &prefix, def)
@@ -122,6 +126,21 @@ impl Dispatcher {
             }
             TopologyChange::DeleteQueue { name, if_unused, if_empty } => {
                 self.delete_queue(id, vhost, &name, if_unused, if_empty)
+            }
+            TopologyChange::HoldQueue { name } => {
+                let (queue, _) = self.usable_queue(id, &name)?;
+                self.hold(id, queue)?;
+                Ok(Reply::Ok)
+            }
+            TopologyChange::ReleaseQueue { name } => {
+                match self.topology.queue_for(vhost, &name, id) {
+                    Err(TopologyError::NotFound { .. }) => {}
+                    entry => {
+                        let queue = entry?.id;
+                        self.release_held(id, queue)?;
+                    }
+                }
+                Ok(Reply::Ok)
             }
             TopologyChange::Bind(def) => {
                 check_nesting(&def.arguments)?;
@@ -309,6 +328,7 @@ impl Dispatcher {
             self.cancel_consumer(key, DetachReason::QueueDeleted);
         }
         self.windows.remove(&WindowOf::Queue(id));
+        self.clients.lasting.forget_queue(id);
         // Unsettled deliveries are gone with the queue, and no longer count against anybody.
         if let Some(mut queue) = self.queues.remove(&id) {
             for checkout in queue.checkouts.take_everything() {
@@ -347,13 +367,14 @@ impl Dispatcher {
         }
     }
 
-    /// Deletes an auto-delete queue whose last consumer has gone.
+    /// Deletes a queue that was there for its consumers, or for lasting sessions, and has none of
+    /// either any more.
     pub(super) fn delete_if_abandoned(&mut self, id: QueueId) {
-        let abandoned = self
-            .queues
-            .get(&id)
-            .is_some_and(|q| q.def.auto_delete && q.had_consumer && q.consumers.is_empty());
-        if abandoned {
+        let abandoned = self.queues.get(&id).is_some_and(|q| {
+            let was_used = q.def.auto_delete && q.had_consumer;
+            (was_used || q.was_let_go) && q.consumers.is_empty()
+        });
+        if abandoned && !self.clients.lasting.is_held(id) {
             self.remove_queue(id);
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Batch, CommandError, Reply, SessionId, Settlement, Token, TransactionId};
+use isthmus_model::{
+    Batch, CommandError, Note, Reply, SessionId, Settlement, Token, TransactionId,
+};
 
 use super::Dispatcher;
 use super::session::Deferred;
@@ -13,6 +15,8 @@ use crate::Ledger;
 pub(super) struct Transaction {
     pub(super) batches: Vec<Arc<Batch>>,
     pub(super) settlements: Vec<Settlement>,
+    /// For the lasting session that is open.
+    pub(super) notes: Vec<Note>,
     /// Bytes of heads and bodies in the batches, with something for each settlement.
     bytes: u64,
 }
@@ -22,6 +26,9 @@ const TRANSACTION_BYTES_MAX: u64 = 512 << 20;
 
 /// What a settlement counts in a transaction, in bytes.
 const SETTLEMENT_BYTES: u64 = 64;
+
+/// What a note counts in a transaction beside its key and value, in bytes.
+const NOTE_BYTES: u64 = 64;
 
 impl Transaction {
     /// Makes room for `bytes` more.
@@ -46,6 +53,18 @@ impl Transaction {
     pub(super) fn publish(&mut self, batch: Arc<Batch>) -> Result<(), CommandError> {
         self.grow(batch.payload_bytes(0, batch.records.len() as u32))?;
         self.batches.push(batch);
+        Ok(())
+    }
+
+    /// Adds notes.
+    ///
+    /// # Errors
+    /// As [`Transaction::grow`].
+    pub(super) fn note(&mut self, notes: Vec<Note>) -> Result<(), CommandError> {
+        let size = |note: &Note| note.key.len() + note.value.as_ref().map_or(0, |v| v.len());
+        let bytes = notes.iter().map(|note| size(note) as u64 + NOTE_BYTES).sum();
+        self.grow(bytes)?;
+        self.notes.extend(notes);
         Ok(())
     }
 }
@@ -100,8 +119,8 @@ impl Dispatcher {
         if self.waits_for_pages(ledger, id, tx) {
             return self.go_on_later(id, Deferred::Commit { token, transaction: tx });
         }
-        let gathered = match self.transaction(id, tx) {
-            Ok(transaction) => std::mem::take(transaction),
+        let gathered = match self.take_transaction(id, tx) {
+            Ok(transaction) => transaction,
             Err(error) => return self.answer(ledger, id, token, Err(error)),
         };
         let written = self.gather.written;
@@ -110,7 +129,24 @@ impl Dispatcher {
             exceptions.extend(self.take_in(ledger, id, batch));
         }
         self.settle_now(ledger, id, &gathered.settlements);
+        self.note_now(id, gathered.notes);
         self.answer_since(ledger, written, id, token, Ok(Reply::Published { exceptions }));
+    }
+
+    /// What a transaction has gathered; it begins anew. One whose notes are too many for the
+    /// session stays as it is: nothing of it may take effect.
+    fn take_transaction(
+        &mut self,
+        id: SessionId,
+        tx: TransactionId,
+    ) -> Result<Transaction, CommandError> {
+        let gathered = std::mem::take(self.transaction(id, tx)?);
+        let checked = self.check_notes(id, &gathered.notes);
+        if checked.is_err() {
+            *self.transaction(id, tx)? = gathered;
+            return checked.map(|()| Transaction::default());
+        }
+        Ok(gathered)
     }
 
     /// Whether pages must be read before all of a transaction can go into one entry.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_model::{QueueId, Sequence};
 
-use super::Ledger;
+use super::{Ledger, client_bytes};
 use crate::paging::{Gathered, Page, PageKey, PagedRun, Written};
 use crate::topology::{HOLDING_PREFIX, QueueEntry};
 use crate::{Entry, Fact, Part, Run};
@@ -192,7 +192,8 @@ impl Ledger {
                 (!keys.is_empty()).then(|| Fact::Remember { window: of.clone(), keys })
             })
         });
-        let mut facts = self.topology_facts().into_iter().chain(windows).chain(messages);
+        let declared = self.topology_facts().into_iter();
+        let mut facts = declared.chain(windows).chain(self.client_facts()).chain(messages);
         std::iter::from_fn(move || {
             let mut entry = Entry { time, facts: Vec::new() };
             let mut bytes = 0;
@@ -201,6 +202,7 @@ impl Ledger {
                 bytes += match &fact {
                     Fact::Restore { batch, .. } => batch.chunk.len() as u64,
                     Fact::Remember { keys, .. } => keys.len() as u64 * KEY_BYTES,
+                    Fact::Client { key, change } => client_bytes(key, change),
                     Fact::Page(page) => u64::from(page.span),
                     Fact::Paged { gone: Some(bits), .. } => bits.len() as u64 * 8,
                     _ => 0,

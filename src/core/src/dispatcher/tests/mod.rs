@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
+mod clients;
 mod credit;
 mod deadletter;
 mod dedup;

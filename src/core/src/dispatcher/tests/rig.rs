@@ -23,6 +23,9 @@ use crate::{Entry, Fact, Ledger, Part, Run, Wanted, codec};
 /// The virtual host of sessions that name no other.
 pub(super) const VHOST: &str = "/";
 
+/// Whose sessions are that name no other user.
+const USER: &str = "guest";
+
 /// Heads of messages in tests: fields apart by `;`, of which `+key` is one more routing key,
 /// `.name=value` a property and `name=value` a header.
 struct TestEncoding;
@@ -141,12 +144,17 @@ impl Rig {
         let id = SessionId(self.next_session);
         self.next_session += 1;
         self.sessions.insert(name.into(), id);
-        self.dispatcher.open_session(id, &vhost.into());
+        self.dispatcher.open_session(id, &vhost.into(), &USER.into());
         id
     }
 
     pub(super) fn session(&self, name: &str) -> SessionId {
         *self.sessions.get(name).unwrap_or_else(|| panic!("no session is called {name}"))
+    }
+
+    /// Whether a session is called so.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.sessions.contains_key(name)
     }
 
     /// Ends a session.
@@ -663,6 +671,15 @@ fn in_words(output: &Output) -> String {
                 format!("done {token}: {name} has {ready} ready, {consumers} consumers")
             }
             Reply::Messages(n) => format!("done {token}: {n} messages"),
+            Reply::Session { present, notes } => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let notes = notes.iter().map(|note| {
+                    let value = note.value.as_ref().map(|value| text(value));
+                    format!(" {}={}", text(&note.key), value.unwrap_or_default())
+                });
+                let is = if *present { "goes on" } else { "is new" };
+                format!("session {is}:{}", notes.collect::<String>())
+            }
             Reply::Published { exceptions } if !exceptions.is_empty() => {
                 let all = exceptions.iter().map(|e| format!("{} {:?}", e.record, e.refusal));
                 format!("done {token} save {}", all.collect::<Vec<_>>().join(", "))
@@ -681,6 +698,7 @@ fn in_words(output: &Output) -> String {
         }
         Output::Detached { consumer, reason } => format!("consumer {consumer}: {reason:?}"),
         Output::VhostDeleted => "virtual host deleted".to_owned(),
+        Output::TakenOver => "taken over".to_owned(),
     }
 }
 
@@ -854,6 +872,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         lease_ms: None,
         exclusive: false,
         look: false,
+        no_local: false,
         arguments: Table::default(),
         tag: "".into(),
     }

@@ -1,0 +1,510 @@
+//! Lasting sessions: who has which open, when they end, and what becomes of their wills.
+//!
+//! What is decided here is decided on the leader's own copy of the sessions, which is ahead of the
+//! ledger by what is proposed and not committed; whoever opens a session is answered when all of
+//! that is committed. A session that neither outlives its connection nor has a will is known here
+//! alone, and the log never hears of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use isthmus_model::{
+    Batch, CommandError, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, OpenSession, QueueId,
+    Reply, SessionId, Time, Token, TransactionId, Will,
+};
+
+use super::session::Deferred;
+use super::{Dispatcher, Output};
+use crate::clients::{Client, ClientChange, ClientKey, Clients, Notes, Presence};
+use crate::ledger::client_bytes;
+use crate::{Fact, Ledger};
+
+/// Lasting sessions as the leader knows them.
+#[derive(Debug, Default)]
+pub(super) struct OpenClients {
+    /// Those of the log, as they will be when all that is proposed is committed.
+    pub(super) lasting: Clients,
+    /// Who has which open, in the log or not.
+    open: HashMap<ClientKey, SessionId>,
+    /// When something is to be done about those that are closed, in log time.
+    due: BTreeSet<(Time, ClientKey)>,
+    /// The time under which each stands in `due`.
+    armed: HashMap<ClientKey, Time>,
+}
+
+impl OpenClients {
+    /// What a term begins with: nobody is connected.
+    pub(super) fn recovered(lasting: &Clients) -> OpenClients {
+        let mut clients = OpenClients { lasting: lasting.clone(), ..OpenClients::default() };
+        for (key, client) in lasting.iter() {
+            clients.arm(key, client);
+        }
+        clients
+    }
+
+    /// The log time at which something is to be done.
+    pub(super) fn next_due(&self) -> Time {
+        self.due.first().map_or(Time::NEVER, |(at, _)| *at)
+    }
+
+    /// Sees to it that `client` is looked at when its will is due or its time is over.
+    fn arm(&mut self, key: &ClientKey, client: &Client) {
+        self.disarm(key);
+        let at = client.will_at().min(client.ends_at());
+        if at != Time::NEVER {
+            self.due.insert((at, key.clone()));
+            self.armed.insert(key.clone(), at);
+        }
+    }
+
+    fn disarm(&mut self, key: &ClientKey) {
+        if let Some(at) = self.armed.remove(key) {
+            self.due.remove(&(at, key.clone()));
+        }
+    }
+}
+
+/// The lasting session that a connection has open.
+#[derive(Debug)]
+pub(super) struct OpenClient {
+    key: ClientKey,
+    /// Its notes, if it ends with the connection: the log does not have them.
+    notes: Option<Notes>,
+}
+
+/// How a connection comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By itself. Its lasting session, if it has said no goodbye, is closed.
+    Own,
+    /// Another connection opens its lasting session, and decides what becomes of that.
+    TakenOver,
+}
+
+impl Dispatcher {
+    /// Lasting sessions, what is not committed yet included.
+    pub fn clients(&self) -> &Clients {
+        &self.clients.lasting
+    }
+
+    /// How many connections have a lasting session open, whether it outlives them or not.
+    pub fn open_clients(&self) -> usize {
+        self.clients.open.len()
+    }
+
+    /// Opens the lasting session of a client.
+    pub fn open_client(&mut self, ledger: &Ledger, session: SessionId, open: OpenSession) {
+        let request = Deferred::OpenClient(Box::new(open));
+        if let Some(Deferred::OpenClient(open)) = self.defer(ledger, session, request) {
+            self.do_open_client(ledger, session, *open);
+        }
+    }
+
+    pub(super) fn do_open_client(&mut self, ledger: &Ledger, id: SessionId, open: OpenSession) {
+        let token = open.token;
+        let written = self.gather.written;
+        match self.try_open_client(ledger, id, open) {
+            Ok((reply, waits)) => {
+                self.touch_log_since(written, id);
+                if waits {
+                    // What the connection before has noted may not be committed yet, and what it
+                    // held may not be back.
+                    self.answer_committed(ledger, id, token, Ok(reply));
+                } else {
+                    self.answer_since(ledger, written, id, token, Ok(reply));
+                }
+            }
+            Err(error) => self.answer(ledger, id, token, Err(error)),
+        }
+    }
+
+    /// Returns the answer, and whether it must wait for what others have done.
+    fn try_open_client(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        open: OpenSession,
+    ) -> Result<(Reply, bool), CommandError> {
+        let vhost = self.vhost_of(id)?;
+        let Some(session) = self.sessions.get(&id) else {
+            return Err(CommandError::Invalid("the session is over".into()));
+        };
+        if session.client.is_some() {
+            let text = "a lasting session is open on this connection already";
+            return Err(CommandError::Invalid(text.into()));
+        }
+        if open.will.as_ref().is_some_and(|will| will.batch.records.len() != 1) {
+            return Err(CommandError::Invalid("a will is one message".into()));
+        }
+        let user = Arc::clone(&session.user);
+        let key = ClientKey { vhost, client: open.client };
+        // What is over by now is over, whether its timer has run or not.
+        self.look_after(&key);
+        self.check_owner(&key, &user)?;
+        let holder = self.clients.open.get(&key).copied();
+        if let Some(holder) = holder {
+            self.say(holder, Output::TakenOver);
+            self.end_connection(ledger, holder, Ending::TakenOver);
+        }
+        let before = self.clients.lasting.get(&key).cloned();
+        let waits = holder.is_some() || before.is_some();
+        let notes = match before.filter(|client| !open.clean && client.expiry_ms > 0) {
+            Some(client) => {
+                self.publish_overtaken_will(&key, &client);
+                Some(client.notes.clone())
+            }
+            None => {
+                self.end_overtaken(&key);
+                None
+            }
+        };
+        let (present, expiry_ms) = (notes.is_some(), open.expiry_ms);
+        if present || expiry_ms > 0 || open.will.is_some() {
+            let will = open.will.map(|Will { batch, delay_ms }| Will {
+                batch: Arc::new(batch.compacted(0, 1)),
+                delay_ms,
+            });
+            self.change_client(&key, ClientChange::Opened { user, expiry_ms, will });
+        }
+        self.clients.disarm(&key);
+        self.clients.open.insert(key.clone(), id);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let ends_with_it = !present && expiry_ms == 0;
+            session.client = Some(OpenClient { key, notes: ends_with_it.then(Notes::default) });
+        }
+        let notes = notes.iter().flat_map(Notes::iter).collect();
+        Ok((Reply::Session { present, notes }, waits))
+    }
+
+    /// Refuses a session that is another user's.
+    fn check_owner(&self, key: &ClientKey, user: &Arc<str>) -> Result<(), CommandError> {
+        let holder = self.clients.open.get(key).and_then(|id| self.sessions.get(id));
+        let owner = match holder {
+            Some(session) => Some(&session.user),
+            None => self.clients.lasting.get(key).map(|client| &client.user),
+        };
+        if owner.is_none_or(|owner| owner == user) {
+            return Ok(());
+        }
+        let ClientKey { vhost, client } = key;
+        Err(CommandError::Refused(format!(
+            "client identifier '{client}' in vhost '{vhost}' is in use by another user"
+        )))
+    }
+
+    /// A client takes its session over from another connection and goes on with it: the will of
+    /// the other is published, unless it was to wait for a return such as this (MQTT 5, 3.1.3.2.2).
+    fn publish_overtaken_will(&mut self, key: &ClientKey, client: &Client) {
+        if client.presence == Presence::Connected
+            && let Some(will) = client.will.as_ref().filter(|will| will.delay_ms == 0)
+        {
+            self.publish_will(&key.vhost, &will.batch);
+        }
+    }
+
+    /// A client begins anew. The will of a connection that ended with its leader is dropped: the
+    /// client is back.
+    fn end_overtaken(&mut self, key: &ClientKey) {
+        let presence = self.clients.lasting.get(key).map(|client| client.presence);
+        self.end_client(key, !matches!(presence, Some(Presence::Lost(_))));
+    }
+
+    /// Closes the lasting session of a client that says goodbye.
+    pub fn close_client(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        expiry_ms: Option<u64>,
+        publish_will: bool,
+    ) {
+        let request = Deferred::CloseClient { token, expiry_ms, publish_will };
+        if self.defer(ledger, session, request).is_some() {
+            self.do_close_client(ledger, session, token, expiry_ms, publish_will);
+        }
+    }
+
+    pub(super) fn do_close_client(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        expiry_ms: Option<u64>,
+        publish_will: bool,
+    ) {
+        let written = self.gather.written;
+        let result = self.check_expiry(id, expiry_ms).map(|()| {
+            let client = self.sessions.get_mut(&id).and_then(|session| session.client.take());
+            if let Some(client) = client {
+                self.leave_client(&client, expiry_ms, publish_will);
+            }
+            Reply::Ok
+        });
+        self.touch_log_since(written, id);
+        self.answer_since(ledger, written, id, token, result);
+    }
+
+    fn check_expiry(&self, id: SessionId, expiry_ms: Option<u64>) -> Result<(), CommandError> {
+        let client = self.open_client_of(id)?;
+        let before = self.clients.lasting.get(&client.key).map_or(0, |client| client.expiry_ms);
+        if before == 0 && expiry_ms.is_some_and(|ms| ms > 0) {
+            let text = "a session that ends with its connection cannot be kept any longer";
+            return Err(CommandError::Invalid(text.into()));
+        }
+        Ok(())
+    }
+
+    fn open_client_of(&self, id: SessionId) -> Result<&OpenClient, CommandError> {
+        let client = self.sessions.get(&id).and_then(|session| session.client.as_ref());
+        client.ok_or_else(|| {
+            CommandError::Precondition("no lasting session is open on this connection".into())
+        })
+    }
+
+    /// A connection has its lasting session open no longer.
+    pub(super) fn leave_client(
+        &mut self,
+        open: &OpenClient,
+        expiry_ms: Option<u64>,
+        publish_will: bool,
+    ) {
+        let key = &open.key;
+        self.clients.open.remove(key);
+        let Some(client) = self.clients.lasting.get(key).cloned() else { return };
+        let expiry_ms = expiry_ms.unwrap_or(client.expiry_ms);
+        if expiry_ms == 0 {
+            return self.end_client(key, publish_will);
+        }
+        let will = client.will.as_ref().filter(|_| publish_will);
+        if let Some(will) = will.filter(|will| will.delay_ms == 0) {
+            self.publish_will(&key.vhost, &will.batch);
+        }
+        let keeps_will = will.is_some_and(|will| will.delay_ms > 0);
+        let (at, lost) = (self.clock.log, false);
+        self.change_client(key, ClientChange::Closed { at, lost, expiry_ms, keeps_will });
+        self.arm_client(key);
+    }
+
+    /// Another connection has taken the session over: what becomes of it is decided there.
+    pub(super) fn lose_client(&mut self, open: &OpenClient) {
+        self.clients.open.remove(&open.key);
+    }
+
+    /// Ends a lasting session: its will is published if it has one still and `publish_will`, the
+    /// queues that it alone holds are deleted.
+    fn end_client(&mut self, key: &ClientKey, publish_will: bool) {
+        let Some(client) = self.clients.lasting.get(key).cloned() else { return };
+        if let Some(will) = client.will.as_ref().filter(|_| publish_will) {
+            self.publish_will(&key.vhost, &will.batch);
+        }
+        self.clients.disarm(key);
+        self.change_client(key, ClientChange::Ended);
+        for queue in &client.held {
+            self.let_go(*queue);
+        }
+    }
+
+    /// Publishes a will. The caller gathers a fact by which it is not published again.
+    fn publish_will(&mut self, vhost: &Arc<str>, batch: &Arc<Batch>) {
+        let effects = self.take_in_for_nobody(vhost, batch);
+        self.gather.after.extend(effects);
+    }
+
+    fn change_client(&mut self, key: &ClientKey, change: ClientChange) {
+        self.clients.lasting.apply(key, &change);
+        let bytes = client_bytes(key, &change);
+        self.propose(Fact::Client { key: key.clone(), change }, bytes);
+    }
+
+    fn arm_client(&mut self, key: &ClientKey) {
+        if let Some(client) = self.clients.lasting.get(key).cloned() {
+            self.clients.arm(key, &client);
+        }
+    }
+
+    /// Ends the sessions whose time is over, and publishes wills that are due.
+    pub(super) fn look_after_clients(&mut self) {
+        while !self.has_gathered_enough()
+            && let Some((at, key)) = self.clients.due.first().cloned()
+            && at <= self.clock.log
+        {
+            self.clients.disarm(&key);
+            self.look_after(&key);
+        }
+    }
+
+    /// Does what is due about a session whose client is away.
+    fn look_after(&mut self, key: &ClientKey) {
+        let Some(client) = self.clients.lasting.get(key).cloned() else { return };
+        let (at, lost) = match client.presence {
+            Presence::Connected => return,
+            Presence::Closed(at) => (at, false),
+            Presence::Lost(at) => (at, true),
+        };
+        if client.ends_at() <= self.clock.log {
+            return self.end_client(key, true);
+        }
+        if client.will_at() <= self.clock.log
+            && let Some(will) = &client.will
+        {
+            self.publish_will(&key.vhost, &will.batch);
+            let (expiry_ms, keeps_will) = (client.expiry_ms, false);
+            self.change_client(key, ClientChange::Closed { at, lost, expiry_ms, keeps_will });
+        }
+        self.arm_client(key);
+    }
+
+    /// A virtual host is gone, with the sessions in it.
+    pub(super) fn forget_clients_of(&mut self, vhost: &str) {
+        self.clients.lasting.forget_vhost(vhost);
+        self.clients.open.retain(|key, _| &*key.vhost != vhost);
+        self.clients.due.retain(|(_, key)| &*key.vhost != vhost);
+        self.clients.armed.retain(|key, _| &*key.vhost != vhost);
+    }
+}
+
+// What a session holds.
+impl Dispatcher {
+    /// Lets the lasting session that is open hold a queue. One that ends with its connection
+    /// holds nothing.
+    pub(super) fn hold(&mut self, id: SessionId, queue: QueueId) -> Result<(), CommandError> {
+        self.open_client_of(id)?;
+        if let Some(q) = self.queues.get(&queue).filter(|q| !q.is_durable()) {
+            return Err(CommandError::Precondition(format!(
+                "queue '{}' in vhost '{}' is not durable: no lasting session can hold it",
+                q.def.name, q.vhost
+            )));
+        }
+        self.hold_durable(id, queue);
+        Ok(())
+    }
+
+    /// As [`Dispatcher::hold`], for a queue that the session has declared as its own: where it
+    /// cannot be held, it is not.
+    pub(super) fn hold_own(&mut self, id: SessionId, queue: QueueId) {
+        if self.queues.get(&queue).is_some_and(|queue| queue.is_durable()) {
+            self.hold_durable(id, queue);
+        }
+    }
+
+    fn hold_durable(&mut self, id: SessionId, queue: QueueId) {
+        let Ok(OpenClient { key, notes: None }) = self.open_client_of(id) else { return };
+        let key = key.clone();
+        if self.clients.lasting.get(&key).is_some_and(|client| !client.held.contains(&queue)) {
+            self.change_client(&key, ClientChange::Held(queue));
+        }
+    }
+
+    /// Lets the lasting session that is open hold a queue no longer.
+    pub(super) fn release_held(
+        &mut self,
+        id: SessionId,
+        queue: QueueId,
+    ) -> Result<(), CommandError> {
+        let key = self.open_client_of(id)?.key.clone();
+        let client = self.clients.lasting.get(&key);
+        if client.is_some_and(|client| client.held.contains(&queue)) {
+            self.change_client(&key, ClientChange::Released(queue));
+            self.let_go(queue);
+        }
+        Ok(())
+    }
+
+    /// A queue is held by one session less: it is deleted if that was the last and nobody
+    /// consumes, or when nobody does any more.
+    fn let_go(&mut self, id: QueueId) {
+        if self.clients.lasting.is_held(id) {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.was_let_go = true;
+        }
+        self.in_use(id);
+        self.delete_if_abandoned(id);
+    }
+}
+
+// What a session notes.
+impl Dispatcher {
+    /// Notes something in the lasting session that is open.
+    pub fn note(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        notes: Vec<Note>,
+        transaction: Option<TransactionId>,
+    ) {
+        let request = Deferred::Note { token, notes, transaction };
+        if let Some(Deferred::Note { token, notes, transaction }) =
+            self.defer(ledger, session, request)
+        {
+            self.do_note(ledger, session, token, notes, transaction);
+        }
+    }
+
+    pub(super) fn do_note(
+        &mut self,
+        ledger: &Ledger,
+        id: SessionId,
+        token: Token,
+        notes: Vec<Note>,
+        transaction: Option<TransactionId>,
+    ) {
+        let written = self.gather.written;
+        let result = check_sizes(&notes).and_then(|()| match transaction {
+            Some(transaction) => {
+                self.open_client_of(id)?;
+                self.transaction(id, transaction)?.note(notes)
+            }
+            None => {
+                self.check_notes(id, &notes)?;
+                self.note_now(id, notes);
+                Ok(())
+            }
+        });
+        self.answer_since(ledger, written, id, token, result.map(|()| Reply::Ok));
+    }
+
+    /// Whether all of `notes` may be noted.
+    pub(super) fn check_notes(&self, id: SessionId, notes: &[Note]) -> Result<(), CommandError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let open = self.open_client_of(id)?;
+        match &open.notes {
+            Some(own) => own.check(notes),
+            None => self.clients.lasting.get(&open.key).map_or(Ok(()), |c| c.notes.check(notes)),
+        }
+    }
+
+    /// Notes what was checked before.
+    pub(super) fn note_now(&mut self, id: SessionId, notes: Vec<Note>) {
+        let client = self.sessions.get_mut(&id).and_then(|session| session.client.as_mut());
+        let Some(open) = client.filter(|_| !notes.is_empty()) else { return };
+        if let Some(own) = &mut open.notes {
+            return notes.iter().for_each(|note| own.set(note));
+        }
+        let key = open.key.clone();
+        self.change_client(&key, ClientChange::Noted(notes));
+        self.touch_log(id);
+    }
+}
+
+fn check_sizes(notes: &[Note]) -> Result<(), CommandError> {
+    for note in notes {
+        if note.key.len() > NOTE_KEY_BYTES_MAX {
+            return Err(CommandError::Limit(format!(
+                "the key of a note has {} bytes, more than {NOTE_KEY_BYTES_MAX}",
+                note.key.len()
+            )));
+        }
+        let value = note.value.as_ref().map_or(0, |value| value.len());
+        if value > NOTE_VALUE_BYTES_MAX {
+            return Err(CommandError::Limit(format!(
+                "a note has {value} bytes, more than {NOTE_VALUE_BYTES_MAX}"
+            )));
+        }
+    }
+    Ok(())
+}
