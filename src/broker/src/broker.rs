@@ -62,6 +62,8 @@ pub struct BrokerOptions {
     pub scrub: ScrubOptions,
     /// Bytes of pages that are kept in memory.
     pub page_bytes_max: u64,
+    /// Bytes of retained messages that the exchanges of a virtual host may keep, about.
+    pub retained_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
     pub name_seed: [u8; 32],
     /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
@@ -427,6 +429,7 @@ impl Assembly {
                 encodings: options.encodings,
                 outbox_bytes_max: options.outbox_bytes_max,
                 page_bytes_max: options.page_bytes_max,
+                retained_bytes_max: options.retained_bytes_max,
                 name_seed: options.name_seed,
             },
             vhosts: options.vhosts.clone(),

@@ -1,5 +1,6 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
+mod kept;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use isthmus_model::{
 use rpds::RedBlackTreeMapSync;
 
 use crate::dedup::{Window, WindowOf};
+use crate::kept::Kept;
 use crate::paging::Moved;
 use crate::topology::{Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Members, Part, Place, Placement, Run, RunMap};
@@ -34,6 +36,7 @@ pub struct Ledger {
     settings: Settings,
     /// Shared with copies of the ledger until they differ.
     windows: BTreeMap<WindowOf, Arc<Window>>,
+    kept: Kept,
     next_queue: QueueId,
     term: u64,
     /// The number of the term's latest entry.
@@ -127,6 +130,7 @@ impl Ledger {
             queues: HashMap::new(),
             settings: Settings::default(),
             windows: BTreeMap::new(),
+            kept: Kept::default(),
             next_queue: QueueId(1),
             term: 0,
             number: 0,
@@ -297,6 +301,7 @@ impl Ledger {
             Fact::Members(members) => self.members = Some(Arc::clone(members)),
             Fact::EntryNumber(number) => self.number = *number,
             Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
+            Fact::Kept { .. } | Fact::Unkept { .. } => self.apply_kept(fact),
         }
     }
 
@@ -359,10 +364,12 @@ impl Ledger {
                 }
                 self.windows.retain(|of, _| !of.is_exchange_in(name));
                 self.settings.forget_vhost(name);
+                self.kept.forget_vhost(name);
             }
             Fact::DeleteExchange { vhost, name } => {
                 let (host, exchange) = (Arc::clone(vhost), Arc::clone(name));
                 self.windows.remove(&WindowOf::Exchange { vhost: host, name: exchange });
+                self.kept.forget_exchange(vhost, name);
                 let end = Destination::Exchange(Arc::clone(name));
                 let from = self.topology.bindings_from(vhost, name)?.cloned();
                 let to = self.topology.bindings_to(vhost, &end)?.cloned();

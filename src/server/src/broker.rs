@@ -264,6 +264,7 @@ fn start(
             ..ScrubOptions::default()
         },
         page_bytes_max: cache_bytes / 2,
+        retained_bytes_max: config.limits.retained_bytes.0,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
         threads: Threads::real(),

@@ -105,7 +105,11 @@ impl Dispatcher {
         } else {
             self.counters.dead_lettered += 1;
         }
-        self.carry(id, run, from, targets, &Arc::new(annotations));
+        let annotations = Arc::new(annotations);
+        self.carry(id, run, from, targets, &annotations);
+        if let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key) {
+            self.keep_moved(&vhost, exchange, key, run, &annotations);
+        }
     }
 
     /// Moves one message from a queue into others, if there are any; it leaves the queue in either

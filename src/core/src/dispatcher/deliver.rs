@@ -29,6 +29,7 @@ impl Dispatcher {
         // Deliveries of one call share an epoch: no message is delivered twice within it.
         self.next_epoch += 1;
         self.begin_slice();
+        self.expire_kept();
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {

@@ -9,6 +9,7 @@ use isthmus_model::{
 };
 
 use super::consumer::Window;
+use super::kept::Recalling;
 use super::transaction::Transaction;
 use super::{After, Dispatcher};
 use crate::Ledger;
@@ -57,6 +58,7 @@ pub(super) enum Deferred {
     Rollback { token: Token, transaction: TransactionId },
     Purge { token: Token, queue: Arc<str> },
     Refuse { token: Token, error: CommandError },
+    Recall(Box<Recalling>),
 }
 
 impl Dispatcher {
@@ -185,6 +187,9 @@ impl Dispatcher {
             },
             // Its answer must come before its first delivery.
             Deferred::Attach(_) | Deferred::Purge { .. } => true,
+            // Its copies lie behind what its session has published; and no more of them are on
+            // their way through the log than one step makes.
+            Deferred::Recall(_) => true,
             Deferred::Publish { .. }
             | Deferred::Detach { .. }
             | Deferred::Credit { .. }
@@ -253,6 +258,7 @@ impl Dispatcher {
             }
             Deferred::Purge { token, queue } => self.do_purge(ledger, id, token, &queue),
             Deferred::Refuse { token, error } => self.answer(ledger, id, token, Err(error)),
+            Deferred::Recall(recalling) => self.do_recall(ledger, id, recalling),
         }
     }
 }
