@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use isthmus_cluster::SingleOptions;
 use isthmus_contract::{Session, Shortage};
+use isthmus_core::kept::Size;
 use isthmus_core::paging::PageKey;
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
@@ -84,6 +85,8 @@ pub struct Figures {
     pub queues: Vec<QueueStatus>,
     /// Consumers.
     pub consumers: usize,
+    /// What exchanges keep.
+    pub retained: Size,
     /// Entries proposed to the log.
     pub log_entries: u64,
     /// Groups of entries that were synced.
@@ -313,6 +316,7 @@ impl Broker {
                 counters: dispatcher.counters(),
                 queues: dispatcher.queue_statuses(),
                 consumers: dispatcher.consumer_count(),
+                retained: dispatcher.kept().size(),
                 log_entries: shard.entries_proposed(),
                 log_syncs: 0,
             })

@@ -159,6 +159,8 @@ impl Broker {
             messages_dropped_total: counters.dropped,
             messages_ready: figures.queues.iter().map(|q| q.ready).sum(),
             messages_unacked: figures.queues.iter().map(|q| q.unacked).sum(),
+            retained_messages: figures.retained.messages,
+            retained_bytes: figures.retained.bytes,
             log_bytes: bytes_of_files(&self.data_dir),
             log_appends_total: figures.log_entries,
             log_syncs_total: figures.log_syncs,
