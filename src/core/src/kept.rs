@@ -11,7 +11,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use isthmus_model::{Annotations, Batch, Record, Time};
+use isthmus_model::{Annotations, Batch, NO_TTL, Record, Time};
 use rpds::RedBlackTreeMapSync;
 
 pub(crate) use self::pattern::Pattern;
@@ -49,6 +49,9 @@ impl KeptMessage {
 
     /// When it is not to be recalled any more; [`Time::NEVER`] if it does not expire.
     pub fn expires_at(&self) -> Time {
+        if self.batch.records[0].ttl_ms == NO_TTL {
+            return Time::NEVER;
+        }
         self.run().expires_at(0, None)
     }
 

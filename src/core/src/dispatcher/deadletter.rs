@@ -106,8 +106,11 @@ impl Dispatcher {
             self.counters.dead_lettered += 1;
         }
         let annotations = Arc::new(annotations);
+        let is_held = self.is_held(&targets);
         self.carry(id, run, from, targets, &annotations);
-        if let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key) {
+        if let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key)
+            && !is_held
+        {
             self.keep_moved(&vhost, exchange, key, run, &annotations);
         }
     }

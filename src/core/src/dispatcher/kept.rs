@@ -44,17 +44,22 @@ pub(super) struct Keeping {
 pub(super) struct Keeps {
     vhost: Arc<str>,
     exchange: Arc<ExchangeDef>,
+    key: Arc<str>,
 }
 
 impl Keeps {
-    /// If an exchange keeps a message with these flags.
+    /// If an exchange keeps a message with such a key and flags.
     pub(super) fn of(
         vhost: &Arc<str>,
         exchange: &Arc<ExchangeDef>,
+        key: &str,
         flags: RecordFlags,
     ) -> Option<Keeps> {
-        (flags.has(RecordFlags::RETAIN) && exchange.kind == ExchangeKind::Topic)
-            .then(|| Keeps { vhost: Arc::clone(vhost), exchange: Arc::clone(exchange) })
+        (flags.has(RecordFlags::RETAIN) && exchange.kind == ExchangeKind::Topic).then(|| Keeps {
+            vhost: Arc::clone(vhost),
+            exchange: Arc::clone(exchange),
+            key: key.into(),
+        })
     }
 }
 
@@ -83,8 +88,9 @@ impl Keeping {
         Keeping { kept, expiry }
     }
 
-    fn keep(&mut self, keeps: &Keeps, key: &Arc<str>, message: KeptMessage) {
-        let (vhost, exchange) = (&keeps.vhost, &keeps.exchange.name);
+    fn keep(&mut self, keeps: &Keeps, message: KeptMessage) {
+        let Keeps { vhost, exchange, key } = keeps;
+        let exchange = &exchange.name;
         let expires_at = message.expires_at();
         let before = self.kept.keep(vhost, exchange, key, message);
         if let Some(before) = before {
@@ -142,24 +148,24 @@ impl Dispatcher {
         &self.keeping.kept
     }
 
+    /// Whether a message that is routed so is held by its exchange, which keeps it when it lets it
+    /// go.
+    pub(super) fn is_held(&self, routes: &[QueueId]) -> bool {
+        let is_held = |id: &QueueId| self.queues.get(id).is_some_and(|q| q.held.is_some());
+        routes.first().is_some_and(is_held)
+    }
+
     /// Whether a virtual host may keep so much more.
-    pub(super) fn has_room_to_keep(
-        &self,
-        keeps: &Keeps,
-        key: &str,
-        batch: &Batch,
-        record: u32,
-    ) -> bool {
+    pub(super) fn has_room_to_keep(&self, keeps: &Keeps, batch: &Batch, record: u32) -> bool {
         let record = &batch.records[record as usize];
         if record.body.len == 0 {
             return true;
         }
+        let Keeps { vhost, exchange, key } = keeps;
         let kept = &self.keeping.kept;
-        let before = kept
-            .get(&keeps.vhost, &keeps.exchange.name, key)
-            .map_or(0, |message| message.bytes_under(key));
+        let before = kept.get(vhost, &exchange.name, key).map_or(0, |m| m.bytes_under(key));
         let bytes = KeptMessage::bytes_of(record, key);
-        let all = kept.size_of_vhost(&keeps.vhost).bytes - before + bytes;
+        let all = kept.size_of_vhost(vhost).bytes - before + bytes;
         bytes <= before || all <= self.options.retained_bytes_max
     }
 
@@ -168,13 +174,12 @@ impl Dispatcher {
     pub(super) fn keep(
         &mut self,
         keeps: &Keeps,
-        key: &str,
         batch: &Arc<Batch>,
         record: u32,
         annotations: Option<&Arc<Annotations>>,
     ) -> Option<Fact> {
-        let key: Arc<str> = key.into();
         let (vhost, exchange) = (Arc::clone(&keeps.vhost), Arc::clone(&keeps.exchange.name));
+        let key = Arc::clone(&keeps.key);
         if batch.records[record as usize].body.len == 0 {
             let is_news = self.keeping.remove(&vhost, &exchange, &key) && keeps.exchange.durable;
             return is_news.then_some(Fact::Unkept { vhost, exchange, key });
@@ -183,7 +188,7 @@ impl Dispatcher {
         let message = KeptMessage::new(batch, record, now, annotations.cloned());
         let batch = Arc::clone(&message.batch);
         let annotations = message.annotations.clone();
-        self.keeping.keep(keeps, &key, message);
+        self.keeping.keep(keeps, message);
         keeps.exchange.durable.then_some(Fact::Kept {
             vhost,
             exchange,
@@ -216,13 +221,13 @@ impl Dispatcher {
     ) {
         let flags = run.batch.records[run.record as usize].flags;
         let Ok(def) = self.topology.exchange(vhost, exchange) else { return };
-        let Some(keeps) = Keeps::of(vhost, def, flags) else { return };
-        if !self.has_room_to_keep(&keeps, key, &run.batch, run.record) {
+        let Some(keeps) = Keeps::of(vhost, def, key, flags) else { return };
+        if !self.has_room_to_keep(&keeps, &run.batch, run.record) {
             self.not_kept += 1;
             let (vhost, exchange) = (Arc::clone(vhost), Arc::clone(&keeps.exchange.name));
             return self.notes.push(Note::NotKept { vhost, exchange, total: self.not_kept });
         }
-        if let Some(fact) = self.keep(&keeps, key, &run.batch, run.record, Some(annotations)) {
+        if let Some(fact) = self.keep(&keeps, &run.batch, run.record, Some(annotations)) {
             self.log_kept(fact);
         }
     }

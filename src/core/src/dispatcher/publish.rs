@@ -261,8 +261,7 @@ impl Dispatcher {
         let keeps = way.keeps.as_ref();
         let keeps =
             keeps.filter(|_| matches!(way.refusal, None | Some(PublishRefusal::Unroutable)));
-        let key = batch.routing_key(&batch.records[record as usize]);
-        if keeps.is_some_and(|keeps| !self.has_room_to_keep(keeps, key, batch, record)) {
+        if keeps.is_some_and(|keeps| !self.has_room_to_keep(keeps, batch, record)) {
             return routed.refuse(batch, record, len, PublishRefusal::Full);
         }
         if routes.is_empty() {
@@ -281,7 +280,7 @@ impl Dispatcher {
             // Each is routed by itself, so it is the latest that was placed if it was.
             let is_placed =
                 routed.placements.last().is_some_and(|p| p.record + p.len == record + 1);
-            let mut fact = self.keep(keeps, key, batch, record, None);
+            let mut fact = self.keep(keeps, batch, record, None);
             if let Some(Fact::Kept { record: number, .. }) = &mut fact {
                 *number = is_placed.then_some(record);
             }
@@ -319,7 +318,7 @@ impl Dispatcher {
                 }
                 Ok(entrance) => entrance,
             };
-            way.keeps = Keeps::of(vhost, def, record.flags);
+            way.keeps = Keeps::of(vhost, def, batch.routing_key(record), record.flags);
             way.is_own = way.keeps.is_some();
             if let Some(options) = dedup {
                 way.is_own = true;
@@ -351,9 +350,7 @@ impl Dispatcher {
             self.topology.route(vhost, exchange, &[key], &mut head, routes)
         };
         way.is_own |= head.is_asked;
-        // What is held is kept when it is let go.
-        let is_held = |id: &QueueId| self.queues.get(id).is_some_and(|q| q.held.is_some());
-        if way.keeps.is_some() && routes.first().is_some_and(is_held) {
+        if way.keeps.is_some() && self.is_held(routes) {
             way.keeps = None;
         }
         if result.is_err() {

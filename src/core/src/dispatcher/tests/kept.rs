@@ -362,6 +362,36 @@ fn a_dead_letter_is_kept_where_it_goes() {
 }
 
 #[test]
+fn what_is_delayed_is_kept_when_it_is_let_go() {
+    let mut rig = rig();
+    let delayed = exchange("d", ExchangeKind::Topic);
+    rig.declare_exchange("anna", isthmus_model::ExchangeDef { delayed: true, ..delayed });
+    rig.publish("anna", [kept("d", "a", "later").head("x-delay=1000"), kept("d", "b", "now")]);
+    rig.run();
+    assert_eq!(recalled(&mut rig, "d", "#"), ["now"]);
+    rig.advance_ms(1_000);
+    rig.run();
+    assert_eq!(recalled(&mut rig, "d", "#"), ["later", "now"]);
+    rig.crash();
+}
+
+#[test]
+fn what_a_committed_transaction_retains_is_kept() {
+    let mut rig = rig();
+    rig.begin("anna", 1);
+    rig.publish_in("anna", 1, [kept("t", "a", "1"), kept("t", "b", "2")]);
+    rig.run();
+    assert_eq!(recalled(&mut rig, "t", "#"), Vec::<String>::new());
+    rig.commit_tx("anna", 1);
+    rig.run();
+    assert_eq!(recalled(&mut rig, "t", "#"), ["1", "2"]);
+    rig.publish_in("anna", 1, [kept("t", "a", "never")]);
+    rig.rollback("anna", 1);
+    rig.run();
+    assert_eq!(recalled(&mut rig, "t", "#"), ["1", "2"]);
+}
+
+#[test]
 fn a_body_that_is_enqueued_as_well_is_in_the_log_once() {
     let mut rig = rig();
     rig.bind("anna", "t", "#", "q");
