@@ -52,6 +52,10 @@ pub struct Snapshot {
     pub messages_ready: u64,
     /// Messages delivered and not yet acknowledged.
     pub messages_unacked: u64,
+    /// Retained messages that exchanges keep.
+    pub retained_messages: u64,
+    /// About what these take in memory, in bytes.
+    pub retained_bytes: u64,
     /// Bytes the log takes on disk.
     pub log_bytes: u64,
     /// Entries appended to the log.
@@ -167,7 +171,11 @@ impl Output<'_> {
             "messages_unacked",
             "Messages delivered and not yet acknowledged",
             now.messages_unacked,
-        )
+        )?;
+        let help = "Retained messages that exchanges keep";
+        self.gauge("retained_messages", help, now.retained_messages)?;
+        let help = "What the retained messages take in memory, about";
+        self.measure("retained", help, &Unit::Bytes, now.retained_bytes as f64)
     }
 
     fn log(&mut self, now: &Snapshot) -> fmt::Result {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use isthmus_cluster::SingleOptions;
 use isthmus_contract::{Session, Shortage};
+use isthmus_core::kept::Size;
 use isthmus_core::paging::PageKey;
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
 use isthmus_model::{CommandError, Encodings, SessionId, Time};
@@ -62,6 +63,8 @@ pub struct BrokerOptions {
     pub scrub: ScrubOptions,
     /// Bytes of pages that are kept in memory.
     pub page_bytes_max: u64,
+    /// Bytes of retained messages that the exchanges of a virtual host may keep, about.
+    pub retained_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
     pub name_seed: [u8; 32],
     /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
@@ -82,6 +85,8 @@ pub struct Figures {
     pub queues: Vec<QueueStatus>,
     /// Consumers.
     pub consumers: usize,
+    /// What exchanges keep.
+    pub retained: Size,
     /// Entries proposed to the log.
     pub log_entries: u64,
     /// Groups of entries that were synced.
@@ -311,6 +316,7 @@ impl Broker {
                 counters: dispatcher.counters(),
                 queues: dispatcher.queue_statuses(),
                 consumers: dispatcher.consumer_count(),
+                retained: dispatcher.kept().size(),
                 log_entries: shard.entries_proposed(),
                 log_syncs: 0,
             })
@@ -427,6 +433,7 @@ impl Assembly {
                 encodings: options.encodings,
                 outbox_bytes_max: options.outbox_bytes_max,
                 page_bytes_max: options.page_bytes_max,
+                retained_bytes_max: options.retained_bytes_max,
                 name_seed: options.name_seed,
             },
             vhosts: options.vhosts.clone(),

@@ -228,6 +228,33 @@ pub enum Fact {
         /// What happened.
         change: ClientChange,
     },
+    /// A topic exchange keeps a message as the latest of its routing key.
+    Kept {
+        /// The exchange's virtual host.
+        vhost: Arc<str>,
+        /// Its name.
+        exchange: Arc<str>,
+        /// The routing key.
+        key: Arc<str>,
+        /// The message alone.
+        batch: Arc<Batch>,
+        /// The record that it is of the messages of the latest [`Fact::Enqueue`] before in the
+        /// entry, if it is one of those: it is not written again.
+        record: Option<u32>,
+        /// When it came, in log time.
+        since: Time,
+        /// What is written beside it.
+        annotations: Option<Arc<Annotations>>,
+    },
+    /// A topic exchange keeps nothing under a routing key any more.
+    Unkept {
+        /// The exchange's virtual host.
+        vhost: Arc<str>,
+        /// Its name.
+        exchange: Arc<str>,
+        /// The routing key.
+        key: Arc<str>,
+    },
 }
 
 /// Consecutive records of a batch that came into one queue.

@@ -1,6 +1,7 @@
 //! The ledger: what is true on every replica, a fold over the log.
 
 mod clients;
+mod kept;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use rpds::RedBlackTreeMapSync;
 
 use crate::clients::Clients;
 use crate::dedup::{Window, WindowOf};
+use crate::kept::Kept;
 use crate::paging::Moved;
 use crate::topology::{Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Members, Part, Place, Placement, Run, RunMap};
@@ -38,6 +40,7 @@ pub struct Ledger {
     /// Shared with copies of the ledger until they differ.
     windows: BTreeMap<WindowOf, Arc<Window>>,
     clients: Clients,
+    kept: Kept,
     next_queue: QueueId,
     term: u64,
     /// The number of the term's latest entry.
@@ -132,6 +135,7 @@ impl Ledger {
             settings: Settings::default(),
             windows: BTreeMap::new(),
             clients: Clients::default(),
+            kept: Kept::default(),
             next_queue: QueueId(1),
             term: 0,
             number: 0,
@@ -303,6 +307,7 @@ impl Ledger {
             Fact::EntryNumber(number) => self.number = *number,
             Fact::Setting { key, value } => self.settings.set(key, value.as_ref()),
             Fact::Client { key, change } => self.clients.apply(key, change),
+            Fact::Kept { .. } | Fact::Unkept { .. } => self.apply_kept(fact),
         }
     }
 
@@ -368,10 +373,12 @@ impl Ledger {
                 self.windows.retain(|of, _| !of.is_exchange_in(name));
                 self.settings.forget_vhost(name);
                 self.clients.forget_vhost(name);
+                self.kept.forget_vhost(name);
             }
             Fact::DeleteExchange { vhost, name } => {
                 let (host, exchange) = (Arc::clone(vhost), Arc::clone(name));
                 self.windows.remove(&WindowOf::Exchange { vhost: host, name: exchange });
+                self.kept.forget_exchange(vhost, name);
                 let end = Destination::Exchange(Arc::clone(name));
                 let from = self.topology.bindings_from(vhost, name)?.cloned();
                 let to = self.topology.bindings_to(vhost, &end)?.cloned();

@@ -14,6 +14,7 @@ pub mod codec;
 pub mod dedup;
 mod dispatcher;
 mod fact;
+pub mod kept;
 mod ledger;
 pub mod paging;
 #[cfg(feature = "planted-bugs")]

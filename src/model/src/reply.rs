@@ -59,7 +59,7 @@ pub struct PublishException {
 pub enum PublishRefusal {
     /// No queue is bound for it. Reported for mandatory messages only: others are dropped.
     Unroutable,
-    /// A queue is full and refuses.
+    /// A queue is full and refuses, or its exchange would keep more than it may.
     Full,
     /// There is no such exchange.
     NoExchange,

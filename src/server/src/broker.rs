@@ -192,6 +192,8 @@ impl Broker {
             messages_dropped_total: counters.dropped,
             messages_ready: figures.queues.iter().map(|q| q.ready).sum(),
             messages_unacked: figures.queues.iter().map(|q| q.unacked).sum(),
+            retained_messages: figures.retained.messages,
+            retained_bytes: figures.retained.bytes,
             log_bytes: bytes_of_files(&self.data_dir),
             log_appends_total: figures.log_entries,
             log_syncs_total: figures.log_syncs,
@@ -299,6 +301,7 @@ fn start(
         },
         // Beside it are the pages that are being read, and what of them is on its way to clients.
         page_bytes_max: cache_bytes / 4,
+        retained_bytes_max: config.limits.retained_bytes.0,
         name_seed,
         on_log_failure: Box::new(|error| end_process(&error)),
         threads: Threads::real(),

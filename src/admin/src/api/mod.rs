@@ -17,6 +17,7 @@ mod overview;
 mod permissions;
 mod policies;
 mod queues;
+mod retained;
 mod users;
 mod vhosts;
 
@@ -165,6 +166,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         )
         .route("/api/exchanges/{vhost}/{name}/bindings/source", get(bindings::list_from))
         .route("/api/exchanges/{vhost}/{name}/bindings/destination", get(bindings::list_to))
+        .route("/api/retained/{vhost}/{exchange}", get(retained::list))
         .route("/api/queues", get(queues::list))
         .route("/api/queues/{vhost}", get(queues::list_of_vhost))
         .route(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Encode, Lease, Proposer};
-use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, Recall, TransactOp};
+use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
 use isthmus_core::{
     Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, Place, codec,
 };
@@ -213,10 +213,7 @@ impl Leading {
             Command::Note { token, notes, transaction } => {
                 dispatcher.note(ledger, session, token, notes, transaction);
             }
-            Command::Recall(Recall { token, .. }) => {
-                let error = CommandError::NotImplemented("exchanges keep nothing yet".into());
-                dispatcher.refuse(ledger, session, token, error);
-            }
+            Command::Recall(recall) => dispatcher.recall(ledger, session, &recall),
             Command::Topology { token, change } => {
                 dispatcher.change_topology(ledger, session, token, change);
             }
@@ -361,13 +358,22 @@ impl Leading {
     /// the rest of the log.
     pub(super) fn log_notes(&mut self) {
         for note in self.dispatcher.take_notes() {
-            let Note::Undeliverable { vhost, queue, total } = note;
-            if total.is_power_of_two() {
-                tracing::warn!(
-                    %vhost, %queue, total,
-                    "dropped a message that was delivered as often as the queue allows: \
-                     it has no dead-letter exchange"
-                );
+            match note {
+                Note::Undeliverable { vhost, queue, total } if total.is_power_of_two() => {
+                    tracing::warn!(
+                        %vhost, %queue, total,
+                        "dropped a message that was delivered as often as the queue allows: \
+                         it has no dead-letter exchange"
+                    );
+                }
+                Note::NotKept { vhost, exchange, total } if total.is_power_of_two() => {
+                    tracing::warn!(
+                        %vhost, %exchange, total,
+                        "did not keep a dead letter or delayed message that is to be retained: \
+                         its vhost has reached limits.retained_bytes"
+                    );
+                }
+                Note::Undeliverable { .. } | Note::NotKept { .. } => {}
             }
         }
     }

@@ -66,7 +66,7 @@ pub(super) fn records(r: &mut Reader<'_>) -> Result<Arc<Batch>, DecodeError> {
 }
 
 /// The records that `placements` refer to, as ascending ranges that do not touch.
-fn placed_ranges(placements: &[Placement]) -> Vec<(u32, u32)> {
+pub(super) fn placed_ranges(placements: &[Placement]) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = placements.iter().map(|p| (p.record, p.len)).collect();
     ranges.sort_unstable();
     ranges.dedup_by(|next, last| {

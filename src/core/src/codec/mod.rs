@@ -7,6 +7,7 @@
 
 mod clients;
 mod dedup;
+mod kept;
 mod message;
 mod page;
 mod topology;
@@ -16,7 +17,7 @@ mod wire;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::{QueueId, SettingKey, SettingKind, Time};
+use isthmus_model::{Batch, QueueId, SettingKey, SettingKind, Time};
 
 pub use value::LEVELS_MAX;
 pub use wire::DecodeError;
@@ -48,8 +49,16 @@ pub fn encode_placed(place: Place, entry: &Entry, out: &mut Vec<u8>) {
 fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     put_uint(out, entry.time.0);
     put_uint(out, entry.facts.len() as u64);
+    let mut enqueued = None;
     for fact in &entry.facts {
-        put_fact(out, fact);
+        match fact {
+            Fact::Kept { .. } => kept::put_kept(out, fact, enqueued.as_mut()),
+            Fact::Enqueue { placements, .. } => {
+                enqueued = Some(kept::Enqueued::new(placements));
+                put_fact(out, fact);
+            }
+            _ => put_fact(out, fact),
+        }
     }
 }
 
@@ -78,7 +87,14 @@ pub fn decode_placed(payload: &Bytes) -> Result<(Option<Place>, Entry), DecodeEr
         }
     };
     let time = Time(r.uint()?);
-    let facts = r.list(fact)?;
+    let mut enqueued = None;
+    let facts = r.list(|r| {
+        let fact = fact(r, enqueued.as_ref())?;
+        if let Fact::Enqueue { batch, .. } = &fact {
+            enqueued = Some(Arc::clone(batch));
+        }
+        Ok(fact)
+    })?;
     if !r.is_at_end() {
         return Err(r.error("more bytes than facts"));
     }
@@ -230,6 +246,13 @@ fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             out.push(30);
             clients::put_client(out, key, change);
         }
+        Fact::Kept { .. } => kept::put_kept(out, fact, None),
+        Fact::Unkept { vhost, exchange, key } => {
+            out.push(kept::UNKEPT);
+            for text in [vhost, exchange, key] {
+                put_bytes(out, text.as_bytes());
+            }
+        }
     }
 }
 
@@ -240,7 +263,8 @@ fn put_range(out: &mut Vec<u8>, tag: u8, queue: QueueId, a: u64, b: u64) {
     put_uint(out, b);
 }
 
-fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
+/// Reads a fact; `enqueued` are the messages of the latest [`Fact::Enqueue`] before.
+fn fact(r: &mut Reader<'_>, enqueued: Option<&Arc<Batch>>) -> Result<Fact, DecodeError> {
     Ok(match r.u8()? {
         1 => Fact::Term(r.uint()?),
         2 => Fact::DeclareVhost(r.arc_str()?),
@@ -315,6 +339,10 @@ fn fact(r: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         30 => {
             let (key, change) = clients::client(r)?;
             Fact::Client { key, change }
+        }
+        kept::KEPT => kept::kept(r, enqueued)?,
+        kept::UNKEPT => {
+            Fact::Unkept { vhost: r.arc_str()?, exchange: r.arc_str()?, key: r.arc_str()? }
         }
         _ => return Err(r.error("an unknown kind of fact: a newer Isthmus wrote it")),
     })

@@ -122,7 +122,7 @@ fn batch() -> impl Strategy<Value = Arc<Batch>> {
         vec(any::<u8>(), 0..20),
         prop_oneof![Just(NO_TTL), any::<u32>()],
         any::<u8>(),
-        0u8..8,
+        0u8..32,
     );
     (any::<u8>(), vec(record, 1..12)).prop_map(|(encoding, messages)| {
         let mut chunk = b"unused".to_vec();
@@ -262,7 +262,8 @@ fn fact() -> impl Strategy<Value = Fact> {
         restore.boxed(),
         moved.boxed(),
         remembering().boxed(),
-        client().boxed()
+        client().boxed(),
+        keeping().boxed()
     ]
 }
 
@@ -290,6 +291,19 @@ fn client() -> impl Strategy<Value = Fact> {
         key: ClientKey { vhost, client },
         change,
     })
+}
+
+/// What is kept, written in full.
+fn keeping() -> impl Strategy<Value = Fact> {
+    let address = || (name(), name(), name());
+    let kept = (address(), batch(), number(), option::of(annotations())).prop_map(
+        |((vhost, exchange, key), batch, since, annotations)| {
+            let (batch, since) = (Arc::new(batch.compacted(0, 1)), Time(since));
+            Fact::Kept { vhost, exchange, key, batch, record: None, since, annotations }
+        },
+    );
+    let unkept = address().prop_map(|(vhost, exchange, key)| Fact::Unkept { vhost, exchange, key });
+    prop_oneof![kept, unkept]
 }
 
 fn remembering() -> impl Strategy<Value = Fact> {
@@ -373,9 +387,39 @@ fn same(read: &Fact, written: &Fact) -> Result<(), TestCaseError> {
             };
             prop_assert_eq!(said(will), said(w));
         }
+        (
+            Fact::Kept { batch: a, record: None, .. },
+            Fact::Kept { vhost, exchange, key, batch: b, record: None, since, annotations },
+        ) => {
+            prop_assert_eq!(message(a, 0), message(b, 0));
+            let written = Fact::Kept {
+                vhost: Arc::clone(vhost),
+                exchange: Arc::clone(exchange),
+                key: Arc::clone(key),
+                batch: Arc::clone(a),
+                record: None,
+                since: *since,
+                annotations: annotations.clone(),
+            };
+            prop_assert_eq!(read, &written);
+        }
         _ => prop_assert_eq!(read, written),
     }
     Ok(())
+}
+
+/// A fact of one record of a batch, that is of the messages that are enqueued if `enqueued` says
+/// so.
+fn kept_of(batch: &Batch, record: u32, enqueued: bool) -> Fact {
+    Fact::Kept {
+        vhost: "v".into(),
+        exchange: "e".into(),
+        key: format!("{record}").into(),
+        batch: Arc::new(batch.compacted(record, 1)),
+        record: enqueued.then_some(record),
+        since: Time(7),
+        annotations: None,
+    }
 }
 
 proptest! {
@@ -391,6 +435,38 @@ proptest! {
             same(read, written)?;
         }
         // What was read is written the same again: a replica may pass it on.
+        prop_assert_eq!(encoded(&read), payload);
+    }
+
+    #[test]
+    fn what_is_kept_of_an_entrys_own_messages_is_not_written_again(
+        (batch, placements) in batch().prop_flat_map(|batch| {
+            let records = batch.records.len() as u32;
+            (Just(batch), placements(records))
+        }),
+    ) {
+        let placed = |at: u32| placements.iter().any(|p| (p.record..p.record + p.len).contains(&at));
+        let records = 0..batch.records.len() as u32;
+        let enqueue = Fact::Enqueue {
+            batch: Arc::clone(&batch),
+            placements: placements.clone(),
+            annotations: None,
+        };
+        let without = Entry { time: Time(7), facts: vec![enqueue.clone()] };
+        let kept = records.clone().map(|record| kept_of(&batch, record, true));
+        let entry = Entry { time: Time(7), facts: [enqueue].into_iter().chain(kept).collect() };
+        let payload = encoded(&entry);
+        let read = decode(&payload).unwrap();
+        for (record, fact) in records.clone().zip(&read.facts[1..]) {
+            let Fact::Kept { batch: one, record: number, .. } = fact else { unreachable!() };
+            prop_assert_eq!(message(one, 0), message(&batch, record));
+            prop_assert_eq!(number.is_some(), placed(record));
+        }
+        // Beside what is placed, only addresses: 20 bytes and none of a body's.
+        let in_full = |record: u32| 60 + u64::from(batch.records[record as usize].body.len);
+        let expected: u64 = records.map(|r| if placed(r) { 20 } else { in_full(r) }).sum();
+        let more = (payload.len() - encoded(&without).len()) as u64;
+        prop_assert!(more <= expected, "{} bytes, not {}", more, expected);
         prop_assert_eq!(encoded(&read), payload);
     }
 
@@ -488,7 +564,7 @@ fn boast(fact: &[u8]) -> Bytes {
 #[test]
 fn a_size_that_is_not_there_is_refused_before_anything_is_allocated() {
     const HUGE: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
-    for tag in (2..=14u8).chain(16..=19) {
+    for tag in (2..=14u8).chain(16..=19).chain([kept::KEPT, kept::UNKEPT]) {
         for zeros in 0..12 {
             let mut fact = vec![tag];
             fact.extend(vec![0; zeros]);
@@ -502,6 +578,25 @@ fn a_size_that_is_not_there_is_refused_before_anything_is_allocated() {
     assert_eq!(decode(&vhost).unwrap_err().what, "a length past the end");
     let moves = boast(&[&[12, 1, 1][..], &HUGE].concat());
     assert_eq!(decode(&moves).unwrap_err().what, "more elements than bytes");
+}
+
+#[test]
+fn a_message_to_keep_that_the_entry_does_not_have_is_refused() {
+    // No address; the first, then the fourth message of what is enqueued.
+    let kept = |number: u8| vec![kept::KEPT, 0, 0, 0, number];
+    let nothing = decode(&boast(&kept(1))).unwrap_err();
+    assert_eq!(nothing.what, "a message to keep that is not in the entry");
+    let batch = crate::testing::batch(3, 1);
+    let placement = Placement { queue: QueueId(1), first: 1, record: 0, len: 3 };
+    let facts = vec![Fact::Enqueue { batch, placements: vec![placement], annotations: None }];
+    let mut payload = encoded(&Entry { time: Time(0), facts }).to_vec();
+    payload[2] = 2; // facts
+    payload.extend([&kept(4)[..], &[0, 0]].concat());
+    let fourth = decode(&payload.clone().into()).unwrap_err();
+    assert_eq!(fourth.what, "a message to keep that is not in the entry");
+    let number = payload.len() - 3;
+    payload[number] = 3;
+    assert!(decode(&payload.into()).is_ok());
 }
 
 #[test]

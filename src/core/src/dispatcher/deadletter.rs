@@ -105,7 +105,14 @@ impl Dispatcher {
         } else {
             self.counters.dead_lettered += 1;
         }
-        self.carry(id, run, from, targets, &Arc::new(annotations));
+        let annotations = Arc::new(annotations);
+        let is_held = self.is_held(&targets);
+        self.carry(id, run, from, targets, &annotations);
+        if let (Some(exchange), Some(key)) = (&annotations.exchange, &annotations.routing_key)
+            && !is_held
+        {
+            self.keep_moved(&vhost, exchange, key, run, &annotations);
+        }
     }
 
     /// Moves one message from a queue into others, if there are any; it leaves the queue in either

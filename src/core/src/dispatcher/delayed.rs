@@ -142,8 +142,9 @@ impl Dispatcher {
         }
         routes.retain(|target| self.admits(*target, run));
         let from = if is_volatile { Origin::Memory } else { Origin::Log };
-        let annotations = Annotations { delay_spent: true, ..old };
-        self.carry(id, run, from, routes, &Arc::new(annotations));
+        let annotations = Arc::new(Annotations { delay_spent: true, ..old.clone() });
+        self.carry(id, run, from, routes, &annotations);
+        self.keep_moved(&vhost, exchange, key, run, &annotations);
     }
 
     /// Whether a queue takes a message that comes late, when its publisher was answered long ago:

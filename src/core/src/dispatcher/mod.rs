@@ -17,6 +17,7 @@ mod deadletter;
 mod dedup;
 mod delayed;
 mod deliver;
+mod kept;
 mod pages;
 mod policies;
 mod publish;
@@ -41,6 +42,7 @@ use slab::Slab;
 
 use self::clients::OpenClients;
 use self::consumer::Consumer;
+use self::kept::Keeping;
 use self::pages::Pages;
 use self::queue::Queue;
 use self::session::Session;
@@ -107,6 +109,16 @@ pub enum Note {
         /// Messages of this queue that ended so since the term began.
         total: u64,
     },
+    /// A message that the broker itself has sent to an exchange (a dead letter, or one that was
+    /// delayed) is not kept there as it asks for: its virtual host keeps as much as it may.
+    NotKept {
+        /// The exchange's virtual host.
+        vhost: Arc<str>,
+        /// Its name.
+        exchange: Arc<str>,
+        /// Messages of all exchanges that this happened to since the term began.
+        total: u64,
+    },
 }
 
 /// The two clocks of a turn.
@@ -128,6 +140,10 @@ pub struct DispatcherOptions {
     pub outbox_bytes_max: u64,
     /// Bytes of pages that are kept in memory.
     pub page_bytes_max: u64,
+    /// Bytes that the exchanges of a virtual host may keep ([`RecordFlags::RETAIN`]), about.
+    ///
+    /// [`RecordFlags::RETAIN`]: isthmus_model::RecordFlags::RETAIN
+    pub retained_bytes_max: u64,
     /// The key that names are made with: random, so that clients cannot guess each other's.
     pub name_seed: [u8; 32],
 }
@@ -197,6 +213,9 @@ pub struct Dispatcher {
     policies: Policies,
     /// Deduplication windows of exchanges and queues, durable or not.
     windows: HashMap<WindowOf, Window>,
+    keeping: Keeping,
+    /// Messages that the broker itself has sent and for which there was no room to keep them.
+    not_kept: u64,
     sessions: HashMap<SessionId, Session>,
     clients: OpenClients,
     consumers: Slab<Consumer>,
@@ -246,6 +265,8 @@ impl Dispatcher {
                 .iter()
                 .map(|(of, window)| (of.clone(), (**window).clone()))
                 .collect(),
+            keeping: Keeping::recover(ledger),
+            not_kept: 0,
             sessions: HashMap::new(),
             clients: OpenClients::recovered(ledger.clients()),
             consumers: Slab::new(),

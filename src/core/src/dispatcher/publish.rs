@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, DeathReason, Encoding, Encodings, Overflow, PublishException,
+    Annotations, Batch, CommandError, DeathReason, Encoding, Encodings, Overflow, PublishException,
     PublishRefusal, QueueId, Record, RecordFlags, Reply, Sequence, SessionId, Table, Time, Token,
     TransactionId,
 };
 
 use super::deadletter::Origin;
+use super::kept::Keeps;
 use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::dedup::{DedupKey, DedupOptions, WindowOf};
@@ -29,6 +30,10 @@ pub(super) struct Routed {
     pub(super) exceptions: Vec<PublishException>,
     /// Whether a message was dropped because it was seen before.
     has_duplicates: bool,
+    /// What is written beside the messages.
+    annotations: Option<Arc<Annotations>>,
+    /// What exchanges keep of them.
+    kept: Vec<Fact>,
 }
 
 /// Where a message goes.
@@ -42,6 +47,8 @@ struct Way {
     is_duplicate: bool,
     /// What its exchange is to remember if it is taken.
     once: Option<Once>,
+    /// If its exchange keeps it.
+    keeps: Option<Keeps>,
 }
 
 impl Way {
@@ -157,8 +164,27 @@ impl Dispatcher {
                 routed.refuse(batch, 0, len, PublishRefusal::NoExchange);
             }
         }
+        self.carry_out_routed(ledger, session, written, batch, routed)
+    }
+
+    /// Lets take effect what a batch comes to; facts of it were gathered since [`Gather::written`]
+    /// was as given. Returns what was not taken.
+    ///
+    /// [`Gather::written`]: super::Gather::written
+    pub(super) fn carry_out_routed(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        written: u64,
+        batch: &Arc<Batch>,
+        routed: Routed,
+    ) -> Vec<PublishException> {
         if !routed.placements.is_empty() {
-            self.log_placements(batch, routed.placements);
+            self.log_placements(batch, routed.placements, routed.annotations);
+        }
+        // Behind the fact that has the messages: they need not be written again.
+        for fact in routed.kept {
+            self.log_kept(fact);
         }
         self.touch_log_since(written, session);
         if routed.has_duplicates {
@@ -183,7 +209,11 @@ impl Dispatcher {
         let mut routed = Routed::default();
         self.route_batch(vhost, batch, &BTreeSet::new(), &mut routed);
         if !routed.placements.is_empty() {
-            self.log_placements(batch, routed.placements);
+            self.log_placements(batch, routed.placements, routed.annotations);
+        }
+        // Behind the fact that has the messages: they need not be written again.
+        for fact in routed.kept {
+            self.log_kept(fact);
         }
         routed.effects
     }
@@ -204,13 +234,18 @@ impl Dispatcher {
         }
     }
 
-    fn log_placements(&mut self, batch: &Arc<Batch>, placements: Vec<Placement>) {
+    fn log_placements(
+        &mut self,
+        batch: &Arc<Batch>,
+        placements: Vec<Placement>,
+        annotations: Option<Arc<Annotations>>,
+    ) {
         let bytes = placements.iter().map(|p| {
             batch.payload_bytes(p.record, p.len) + u64::from(p.len) * ENTRY_OVERHEAD_BYTES
         });
         let bytes = bytes.sum();
         let batch = Arc::clone(batch);
-        self.propose(Fact::Enqueue { batch, placements, annotations: None }, bytes);
+        self.propose(Fact::Enqueue { batch, placements, annotations }, bytes);
     }
 
     /// Messages that are not in the log come into a queue.
@@ -270,6 +305,13 @@ impl Dispatcher {
         if way.is_duplicate {
             return self.drop_duplicate(routed);
         }
+        // That nobody gets it now is no reason not to keep it.
+        let keeps = way.keeps.as_ref();
+        let keeps =
+            keeps.filter(|_| matches!(way.refusal, None | Some(PublishRefusal::Unroutable)));
+        if keeps.is_some_and(|keeps| !self.has_room_to_keep(keeps, batch, record)) {
+            return routed.refuse(batch, record, len, PublishRefusal::Full);
+        }
         if routes.is_empty() {
             self.counters.unroutable += u64::from(len);
         }
@@ -281,6 +323,16 @@ impl Dispatcher {
                     self.place(*queue, batch, record, len, routed);
                 }
             }
+        }
+        if let Some(keeps) = keeps {
+            // Each is routed by itself, so it is the latest that was placed if it was.
+            let is_placed =
+                routed.placements.last().is_some_and(|p| p.record + p.len == record + 1);
+            let mut fact = self.keep(keeps, batch, record, None);
+            if let Some(Fact::Kept { record: number, .. }) = &mut fact {
+                *number = is_placed.then_some(record);
+            }
+            routed.kept.extend(fact);
         }
         // What was refused may come again.
         if let Some(once) = &way.once
@@ -307,14 +359,16 @@ impl Dispatcher {
         let exchange = batch.exchange(record);
         let mut way = Way::default();
         if !exchange.is_empty() {
-            let dedup = match self.topology.entrance(vhost, exchange) {
+            let (def, dedup) = match self.topology.entrance(vhost, exchange) {
                 Err(_) => return way.refused(PublishRefusal::NoExchange),
                 Ok((def, _)) if def.internal => {
                     return way.refused(PublishRefusal::InternalExchange);
                 }
-                Ok((def, dedup)) => dedup.map(|options| (def, options)),
+                Ok(entrance) => entrance,
             };
-            if let Some((def, options)) = dedup {
+            way.keeps = Keeps::of(vhost, def, batch.routing_key(record), record.flags);
+            way.is_own = way.keeps.is_some();
+            if let Some(options) = dedup {
                 way.is_own = true;
                 way.once = self.dedup_key(options, batch, record).map(|key| Once {
                     window: WindowOf::Exchange {
@@ -344,6 +398,9 @@ impl Dispatcher {
             self.topology.route(vhost, exchange, &[key], &mut head, routes)
         };
         way.is_own |= head.is_asked;
+        if way.keeps.is_some() && self.is_held(routes) {
+            way.keeps = None;
+        }
         if result.is_err() {
             return way.refused(PublishRefusal::NoExchange);
         }
@@ -387,7 +444,7 @@ impl Dispatcher {
     }
 
     /// Lets `len` records from `record` into a queue, as far as its limits allow.
-    fn place_all(
+    pub(super) fn place_all(
         &mut self,
         id: QueueId,
         batch: &Arc<Batch>,
@@ -450,7 +507,8 @@ impl Dispatcher {
         queue.pending_bytes += batch.body_bytes(record, len);
         let durable = batch.records[record as usize].flags.has(RecordFlags::DURABLE);
         if !(durable && queue.is_durable()) {
-            let run = self.arriving(batch, record, len);
+            let annotations = routed.annotations.clone();
+            let run = Run { annotations, ..self.arriving(batch, record, len) };
             routed.effects.push(After::Volatile { queue: id, run });
             return;
         }
@@ -470,6 +528,11 @@ impl Dispatcher {
 }
 
 impl Routed {
+    /// Of messages with annotations.
+    pub(super) fn annotated(annotations: Arc<Annotations>) -> Routed {
+        Routed { annotations: Some(annotations), ..Routed::default() }
+    }
+
     fn ready(&mut self, id: QueueId, first: Sequence, len: u64) {
         match self.effects.last_mut() {
             // What came in one after the other becomes ready as one.

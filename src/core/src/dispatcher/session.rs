@@ -10,6 +10,7 @@ use isthmus_model::{
 
 use super::clients::{Ending, OpenClient};
 use super::consumer::Window;
+use super::kept::Recalling;
 use super::transaction::Transaction;
 use super::{After, Dispatcher};
 use crate::Ledger;
@@ -66,6 +67,7 @@ pub(super) enum Deferred {
     OpenClient(Box<OpenSession>),
     CloseClient { token: Token, expiry_ms: Option<u64>, publish_will: bool },
     Note { token: Token, notes: Vec<Note>, transaction: Option<TransactionId> },
+    Recall(Box<Recalling>),
 }
 
 impl Dispatcher {
@@ -207,6 +209,9 @@ impl Dispatcher {
             },
             // Its answer must come before its first delivery.
             Deferred::Attach(_) | Deferred::Purge { .. } => true,
+            // Its copies lie behind what its session has published; and no more of them are on
+            // their way through the log than one step makes.
+            Deferred::Recall(_) => true,
             Deferred::Publish { .. }
             | Deferred::Detach { .. }
             | Deferred::Credit { .. }
@@ -285,6 +290,7 @@ impl Dispatcher {
             Deferred::Note { token, notes, transaction } => {
                 self.do_note(ledger, id, token, notes, transaction);
             }
+            Deferred::Recall(recalling) => self.do_recall(ledger, id, recalling),
         }
     }
 }

@@ -39,6 +39,7 @@ impl Dispatcher {
             self.propose(Fact::DeleteVhost(name.into()), name.len() as u64);
             self.forget_windows_of(name);
             self.forget_clients_of(name);
+            self.keeping.forget_vhost(name);
             self.gather.after.push(After::VhostForgotten { vhost: name.into() });
             let mut users: Vec<SessionId> = self
                 .sessions

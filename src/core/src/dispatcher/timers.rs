@@ -41,9 +41,11 @@ impl Dispatcher {
         if !self.dirty.is_empty() || !self.unfinished.is_empty() {
             return self.clock.monotonic;
         }
-        let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| {
-            self.clock.monotonic + at.since(self.clock.log)
-        });
+        let expiry = self.timers.expiry.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
+        let expiry = match expiry.min(self.keeping.next_expiry()) {
+            Time::NEVER => Time::NEVER,
+            at => self.clock.monotonic + at.since(self.clock.log),
+        };
         let other = self.timers.other.peek().map_or(Time::NEVER, |Reverse((at, _))| *at);
         let clients = match self.clients.next_due() {
             Time::NEVER => Time::NEVER,

@@ -354,6 +354,7 @@ impl Dispatcher {
         }
         for exchange in &removed.exchanges {
             let (vhost, name) = (Arc::clone(vhost), Arc::clone(&exchange.name));
+            self.keeping.forget_exchange(&vhost, &name);
             self.windows.remove(&WindowOf::Exchange { vhost, name });
         }
         for exchange in removed.exchanges.iter().filter(|e| e.durable) {

@@ -192,15 +192,17 @@ impl Ledger {
                 (!keys.is_empty()).then(|| Fact::Remember { window: of.clone(), keys })
             })
         });
-        let declared = self.topology_facts().into_iter();
-        let mut facts = declared.chain(windows).chain(self.client_facts()).chain(messages);
+        let facts = self.topology_facts().into_iter().chain(windows).chain(self.client_facts());
+        let mut facts = facts.chain(self.kept_facts()).chain(messages);
         std::iter::from_fn(move || {
             let mut entry = Entry { time, facts: Vec::new() };
             let mut bytes = 0;
             while entry.facts.is_empty() || bytes < entry_bytes_max {
                 let Some(fact) = facts.next() else { break };
                 bytes += match &fact {
-                    Fact::Restore { batch, .. } => batch.chunk.len() as u64,
+                    Fact::Restore { batch, .. } | Fact::Kept { batch, .. } => {
+                        batch.chunk.len() as u64
+                    }
                     Fact::Remember { keys, .. } => keys.len() as u64 * KEY_BYTES,
                     Fact::Client { key, change } => client_bytes(key, change),
                     Fact::Page(page) => u64::from(page.span),

@@ -168,6 +168,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
         },
         scrub: ScrubOptions::default(),
         page_bytes_max: 64 << 20,
+        retained_bytes_max: 64 << 20,
         name_seed: [0; 32],
         on_log_failure: Box::new(|error| {
             eprintln!("the log has failed: {error}");

@@ -89,6 +89,11 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             |c| &mut c.limits.outbox_bytes_max,
             ByteSize::kib(16)..=ByteSize::mib(64),
         ),
+        ranged(
+            "limits.retained_bytes",
+            |c| &mut c.limits.retained_bytes,
+            ByteSize(0)..=ByteSize::gib(64),
+        ),
         plain("alarms.memory", |c| &mut c.alarms.memory),
         ranged("alarms.disk_free", |c| &mut c.alarms.disk_free, ByteSize(0)..=ByteSize(1 << 60)),
         ranged(

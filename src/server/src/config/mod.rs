@@ -293,6 +293,9 @@ pub(crate) struct Limits {
     pub(crate) connection_publish_bytes_max: ByteSize,
     /// Bytes waiting to be written to one connection; beyond it deliveries to it pause.
     pub(crate) outbox_bytes_max: ByteSize,
+    /// Bytes of retained messages of one virtual host, about; beyond it a message that asks to be
+    /// retained is refused.
+    pub(crate) retained_bytes: ByteSize,
 }
 
 impl Default for Limits {
@@ -305,6 +308,7 @@ impl Default for Limits {
             handshake_timeout: TimeSpan::secs(10),
             connection_publish_bytes_max: ByteSize::mib(4),
             outbox_bytes_max: ByteSize::kib(256),
+            retained_bytes: ByteSize::mib(256),
         }
     }
 }

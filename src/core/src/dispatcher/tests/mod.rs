@@ -7,6 +7,7 @@ mod credit;
 mod deadletter;
 mod dedup;
 mod delayed;
+mod kept;
 mod lifetime;
 mod limits;
 mod model;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use isthmus_model::{
     Annotations, Attach, AttachMode, Batch, BindingDef, CommandError, ConsumerId, Credit,
     Destination, Encoding, EncodingId, Encodings, ExchangeDef, ExchangeKind, LeaseEpoch, Lifetime,
-    NO_TTL, Outcome, QueueDef, QueueId, QueueOptions, Record, RecordFlags, Reply, Sequence,
+    NO_TTL, Outcome, QueueDef, QueueId, QueueOptions, Recall, Record, RecordFlags, Reply, Sequence,
     SessionId, SettingKey, SettingKind, Settlement, Span, Table, Time, Token, TopologyChange,
     TransactionId, Value, WindowId,
 };
@@ -96,6 +96,7 @@ impl Rig {
             encodings: ENCODINGS,
             outbox_bytes_max,
             page_bytes_max: u64::MAX,
+            retained_bytes_max: 100_000,
             name_seed: [7; 32],
         };
         let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
@@ -229,6 +230,15 @@ impl Rig {
     pub(super) fn attach(&mut self, name: &str, attach: Attach) -> Token {
         let (id, token) = (self.session(name), self.token());
         self.dispatcher.attach(&self.ledger, id, Attach { token, ..attach });
+        token
+    }
+
+    /// Asks for what an exchange keeps.
+    pub(super) fn recall(&mut self, name: &str, exchange: &str, key: &str, queue: &str) -> Token {
+        let (id, token) = (self.session(name), self.token());
+        let (exchange, pattern, queue) = (exchange.into(), key.into(), queue.into());
+        let recall = Recall { token, exchange, pattern, queue };
+        self.dispatcher.recall(&self.ledger, id, &recall);
         token
     }
 
@@ -772,6 +782,11 @@ impl Message {
         let more_keys = head.split(';').any(|field| field.starts_with('+'));
         let more_keys = if more_keys { RecordFlags::MORE_KEYS } else { RecordFlags::default() };
         Message { head, flags: self.flags.with(more_keys), ..self }
+    }
+
+    /// To be kept by its exchange.
+    pub(super) fn retained(self) -> Message {
+        Message { flags: self.flags.with(RecordFlags::RETAIN), ..self }
     }
 
     pub(super) fn mandatory(self) -> Message {
