@@ -642,6 +642,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             moved |= self.write(cx)?;
             if !moved {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.
+                self.events = Vec::new();
+                self.commands = Vec::new();
                 self.input.release();
                 self.session.outbox().release();
                 return Ok(Poll::Pending);

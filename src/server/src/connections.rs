@@ -74,7 +74,8 @@ impl Connections {
         };
         self.shared.opened.fetch_add(1, Ordering::Relaxed);
         let mut aborted = self.shared.phase.subscribe();
-        let serving = serve(Closing(self.shared.phase.subscribe()));
+        // Where it stays: the task would hold the space twice, as what came in and as what runs.
+        let serving = Box::pin(serve(Closing(self.shared.phase.subscribe())));
         tokio::spawn(async move {
             // Released last, also when serving panics: draining waits for it.
             let _permit = permit;

@@ -55,8 +55,9 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     match Protocol::of_listener(name) {
-        Some(protocol) => broker.serve(protocol, stream, peer, closing).await,
-        None if is_any(name) => serve_any(broker, stream, peer, closing).await,
+        // On its own, so that a client takes the space of what serves it, and not of the largest.
+        Some(protocol) => Box::pin(broker.serve(protocol, stream, peer, closing)).await,
+        None if is_any(name) => Box::pin(serve_any(broker, stream, peer, closing)).await,
         None => {}
     }
 }
@@ -81,10 +82,10 @@ where
     };
     match met {
         Ok(Ok(Met::Stream(protocol, stream))) => {
-            broker.serve(protocol, stream, peer, closing).await;
+            Box::pin(broker.serve(protocol, stream, peer, closing)).await;
         }
         Ok(Ok(Met::Frames(frames))) => {
-            broker.serve(Protocol::Mqtt, frames, peer, closing).await;
+            Box::pin(broker.serve(Protocol::Mqtt, frames, peer, closing)).await;
         }
         Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a client is not served"),
         Err(_) => tracing::debug!(peer = %address, "a client has not said what it speaks"),
