@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::rig::{NOW, Rig, delivery};
+use common::rig::{NOW, Rig};
 use common::{connect4, connect5, p, props, s};
 use isthmus_contract::{
     CloseReason, Command, CommandError, DetachReason, Event, Input, PublishRefusal, Reply, Session,
@@ -18,7 +18,7 @@ use isthmus_model::{
     Batch, ConsumerId, Delivery, Encoding, EncodingId, Encodings, LeaseEpoch, NO_TTL, QueueId,
     Record, RecordFlags, SessionId, Span, Table, Time, Value,
 };
-use isthmus_mqtt::codec::{Qos, frame};
+use isthmus_mqtt::codec::frame;
 use isthmus_mqtt::{MqttSession, SessionConfig};
 
 fn publish5(first: u8, topic: &str, packet_id: &[u8], body: &str) -> Vec<u8> {

@@ -270,7 +270,7 @@ impl Rig {
         };
         if transaction.is_some() {
             self.staged.extend(effects);
-            return (token, format!("tx {words}"), Reply::Ok, false);
+            return (token, format!("tx {words}"), Reply::Ok, true);
         }
         for effect in effects {
             self.apply(effect);
