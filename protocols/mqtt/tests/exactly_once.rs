@@ -136,7 +136,7 @@ fn what_has_not_been_committed_is_not_acknowledged() {
 }
 
 #[test]
-fn mqtt5_3_5_2_1_a_release_of_what_is_not_known_says_so() {
+fn mqtt5_2_2_1_5_a_release_of_what_is_not_known_says_so() {
     let mut rig = Rig::accepted();
     assert_eq!(rig.send(&[0x62, 2, 0, 9]), [0x70, 3, 0, 9, 0x92]);
     assert_eq!(rig.send(&[0x50, 2, 0, 9]), [0x62, 3, 0, 9, 0x92]);

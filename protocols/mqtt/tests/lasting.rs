@@ -235,6 +235,9 @@ fn mqtt311_3_1_2_4_sessions_of_3_1_1_last_as_well() {
     // 3.1 cannot say that it is there.
     let connect = connect3(0xC0, &[&user, &password]);
     assert_eq!(rig.again().send(&connect), [0x20, 2, 0, 0]);
+    // [MQTT-3.2.2-1 of 3.1.1].
+    let connect = connect4(0xC2, &[&user, &password]);
+    assert_eq!(rig.again().send(&connect), [0x20, 2, 0, 0]);
 }
 
 #[test]

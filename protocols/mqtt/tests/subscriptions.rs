@@ -165,7 +165,7 @@ fn mqtt5_3_3_1_12_the_retain_flag_is_kept_as_the_subscription_says() {
     let mut rig = Rig::accepted();
     rig.send(&subscribe(1, "a/b", 0x01));
     assert_eq!(rig.event(retained("a/b", 1)), publish(0x32, &[0, 2], &[]));
-    // [MQTT-3.3.1-8]: what was kept has it either way.
+    // What was kept has it either way (section 3.3.1.3).
     assert_eq!(rig.event(recalled(1, Qos::AtLeastOnce, "a/b", 2)), publish(0x33, &[0, 3], &[]));
     // [MQTT-3.3.1-13].
     rig.send(&subscribe(2, "a/b", 0x09));
@@ -311,7 +311,7 @@ fn before_5_0_a_failure_is_0x80_and_share_is_a_group_as_well() {
 }
 
 #[test]
-fn mqtt5_3_10_4_2_what_waited_for_a_subscription_that_has_ended_may_still_come() {
+fn mqtt5_3_10_4_3_what_waited_for_a_subscription_that_has_ended_may_still_come() {
     let mut rig = Rig::accepted();
     rig.send(&subscribe(1, "a/b", 0x22));
     rig.send(&subscribe(2, "c", 0x21));

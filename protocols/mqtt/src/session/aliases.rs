@@ -61,3 +61,29 @@ impl Given {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_are_of_one_connection() {
+        let mut given = Given::new(1);
+        let name = given.name("a.b");
+        assert_eq!(name, TopicName::NewAlias(b"a.b", 1));
+        given.told("a.b", &name);
+        assert_eq!(given.name("a.b"), TopicName::Alias(1));
+        // [MQTT-3.3.2-7]: a connection begins with none.
+        assert_eq!(Given::new(1).name("a.b"), TopicName::NewAlias(b"a.b", 1));
+        assert_eq!(Taken::default().topic(1), None);
+    }
+
+    #[test]
+    fn an_alias_stands_for_what_it_was_given_last() {
+        let mut taken = Taken::default();
+        taken.set(3, "a");
+        assert_eq!([0, 1, 3, 4].map(|alias| taken.topic(alias)), [None, None, Some("a"), None]);
+        taken.set(3, "b");
+        assert_eq!(taken.topic(3), Some("b"));
+    }
+}

@@ -279,6 +279,10 @@ impl MqttSession {
             ack.write(self.version(), &mut written)
         });
         debug_assert!(result.is_ok(), "nothing in it is long");
+        // [MQTT-3.1.2-24]. Who cannot be told what it may do cannot be served.
+        if written.len() > self.peer.packet_max as usize {
+            return self.refuse(ReasonCode::PACKET_TOO_LARGE);
+        }
         self.outbox.buf().extend_from_slice(&written);
         self.phase = Phase::Running;
     }

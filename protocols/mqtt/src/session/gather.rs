@@ -5,7 +5,7 @@
 //! in one with the notes that a PUBREL is due. A session that ends with its connection notes
 //! nothing, and needs no transaction.
 //!
-//! Answers are told in the order of what they answer [MQTT-4.6.0-2 to 4.6.0-4].
+//! Answers are told in the order of what they answer, as clients must tell theirs (section 4.6).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -134,7 +134,7 @@ impl MqttSession {
 
     /// Checks what the CONNACK has told, and notes what an alias stands for.
     fn check_publish(&mut self, publish: &Publish<'_>) -> Result<(), Fault> {
-        // [MQTT-3.3.4-9]; before 5.0 clients are told no limit.
+        // [MQTT-3.3.4-7]; before 5.0 clients are told no limit.
         let is_known = self.incoming.received.contains_key(&publish.packet_id);
         if publish.qos != Qos::AtMostOnce
             && self.version() == Version::V5

@@ -8,6 +8,7 @@ use isthmus_contract::{Command, CommandError, Token, TopologyChange};
 use isthmus_model::Note;
 
 use super::MqttSession;
+use super::connect::Phase;
 use super::lanes::Lane;
 use super::notes::{self, Noted, Options};
 use super::subscribe::is_without_system;
@@ -19,6 +20,9 @@ impl MqttSession {
     pub(super) fn opened(&mut self, present: bool, notes: &[Note]) {
         self.client.lasts |= present;
         self.accept(present);
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
         let mut subscriptions = Vec::new();
         let mut lanes = Vec::new();
         for note in notes {

@@ -2,9 +2,9 @@
 //!
 //! The members of a group consume from one durable queue, which goes with the last of them, or
 //! when nobody has used it for [`SessionConfig::shared_expires_ms`]. They are granted QoS 1 at the
-//! most, though a server should do what the client asks [MQTT-4.8.2-4]: exactly once for each
-//! message, whichever member gets it, takes an identifier of the message that outlives the member
-//! whom it was sent to, and a packet identifier is one member's alone.
+//! most: a delivery of QoS 2 that a lost connection has interrupted must be completed to the same
+//! member once it is back [MQTT-4.8.2-4], under a packet identifier that outlives the connection
+//! and is one member's alone, while the group's queue gives the message to whoever is there.
 //!
 //! [`SessionConfig::shared_expires_ms`]: super::SessionConfig::shared_expires_ms
 

@@ -425,9 +425,14 @@ impl MqttSession {
         let requests = &mut self.subscriptions.requests;
         if requests.get(&request).is_some_and(|answered| answered.waits_for == 0)
             && let Some(answered) = requests.remove(&request)
-            && answered.write(self.peer.version, self.outbox.buf()).is_err()
         {
-            self.disconnect(ReasonCode::PACKET_TOO_LARGE, None);
+            let mut written = Vec::new();
+            let result = answered.write(self.peer.version, &mut written);
+            // [MQTT-3.1.2-24].
+            if result.is_err() || written.len() > self.peer.packet_max as usize {
+                return self.disconnect(ReasonCode::PACKET_TOO_LARGE, None);
+            }
+            self.outbox.buf().extend_from_slice(&written);
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct World {
     pub settled: Vec<u64>,
 }
 
+/// The answer to a command, and the batch that was published last when it was asked for.
+type Unanswered = (Token, Result<Reply, CommandError>, Option<Arc<Batch>>);
+
 enum Effect {
     Publish(String),
     Settle(u64, u32),
@@ -44,7 +47,7 @@ pub struct Rig {
     /// Whether publishes, commits, notes and settlements are answered at once.
     pub answers: bool,
     /// What is not.
-    pub unanswered: VecDeque<(Token, Result<Reply, CommandError>, Option<Arc<Batch>>)>,
+    pub unanswered: VecDeque<Unanswered>,
     /// Commands that begin so are refused.
     pub refused: Vec<(&'static str, CommandError)>,
     /// The batch of the last publish.
