@@ -48,6 +48,8 @@ pub struct Rig {
     pub answers: bool,
     /// What is not.
     pub unanswered: VecDeque<Unanswered>,
+    /// Whether commands get lost on their way to the broker.
+    pub is_deaf: bool,
     /// Commands that begin so are refused.
     pub refused: Vec<(&'static str, CommandError)>,
     /// The batch of the last publish.
@@ -64,6 +66,7 @@ impl Rig {
             asked: Vec::new(),
             answers: true,
             unanswered: VecDeque::new(),
+            is_deaf: false,
             refused: Vec::new(),
             batch: None,
             staged: Vec::new(),
@@ -120,7 +123,9 @@ impl Rig {
             let mut moved = false;
             while let Some(command) = self.session.poll_command() {
                 moved = true;
-                self.take(command);
+                if !self.is_deaf {
+                    self.take(command);
+                }
             }
             if !moved {
                 return self.written();
