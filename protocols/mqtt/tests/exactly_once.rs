@@ -270,6 +270,16 @@ fn what_only_the_broker_publishes_is_denied() {
     assert!(rig.world.published.is_empty() && rig.world.notes.is_empty());
     rig.send(&p(0x32, &[&s("$SYSTEM/a"), &[0, 4, 0], b"m"]));
     assert_eq!(rig.world.published, ["amq.mqtt.system $SYSTEM.a m durable"]);
+    // Nor is it left behind.
+    let [user, password] = [s("u"), s("p")];
+    let will5 = [&[0][..], &s("$SYS/a"), &s("m")].concat();
+    let will4 = [s("$SYS"), s("m")].concat();
+    for (connect, answer) in [
+        (common::connect5(0xC6, &[], &[&will5, &user, &password]), &[0x20, 3, 0, 0x87, 0][..]),
+        (common::connect4(0xC6, &[&will4, &user, &password]), &[0x20, 2, 0, 5]),
+    ] {
+        assert_eq!(Rig::new().send(&connect), answer);
+    }
     // Before 5.0 a client would bring it again for ever.
     let mut rig = Rig::accepted4();
     assert_eq!(rig.send(&p(0x32, &[&s("$SYS/a"), &[0, 1], b"m"])), [0x40, 2, 0, 1]);

@@ -9,7 +9,7 @@ use isthmus_model::{NEVER_EXPIRES, Time, Token, Will};
 use super::MqttSession;
 use super::aliases::Given;
 use super::authenticate::{self, Method, Proof};
-use super::incoming::retaining;
+use super::incoming::{is_system, retaining};
 use super::lanes::Lane;
 use super::login::Login;
 use crate::ReasonCode;
@@ -145,6 +145,10 @@ impl MqttSession {
         };
         if connect.client_id.len() > Lane::CLIENT_ID_BYTES_MAX {
             return self.refuse(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+        }
+        // What only the broker publishes is not left for later either.
+        if connect.will.as_ref().is_some_and(|will| is_system(will.topic)) {
+            return self.refuse(ReasonCode::NOT_AUTHORIZED);
         }
         if let Some(vhost) = login.vhost {
             self.config.vhost = vhost.into();

@@ -116,7 +116,7 @@ impl MqttSession {
         } else {
             publish.topic
         };
-        if topic.strip_prefix(SYSTEM).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        if is_system(topic) {
             self.deny(publish);
             return Ok(());
         }
@@ -209,6 +209,11 @@ impl MqttSession {
         let ends = known == Some(true);
         self.gathered.answers.push(Answer::Say { kind, packet_id, reason, ends });
     }
+}
+
+/// Whether `topic` is one of the broker's own.
+pub(super) fn is_system(topic: &str) -> bool {
+    topic.strip_prefix(SYSTEM).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `batch`, of which the records `retained` are to be kept by the exchange.
