@@ -5,8 +5,9 @@
 //! a text that says which packet and which field. Nothing is allocated to read a packet; what is
 //! read refers to the bytes that it was read from.
 //!
-//! [`MqttSession`] is a sans-IO server session ([`isthmus_contract::Session`]) for clients whose
-//! sessions end with their connections: QoS 0 and 1, wills, topic aliases, every kind of filter.
+//! [`MqttSession`] is a sans-IO server session ([`isthmus_contract::Session`]): sessions that last,
+//! wills, QoS 0 to 2, retained messages, shared subscriptions, flow control, topic aliases,
+//! authentication beyond name and password. What outlives a connection is the broker's.
 //!
 //! [`convert`] tells how an MQTT message lies in a batch, how topics and routing keys stand for
 //! each other, and what the properties of a message mean to other protocols.

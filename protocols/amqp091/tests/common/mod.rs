@@ -286,6 +286,10 @@ impl Broker {
             Command::Manage { op, .. } => panic!("AMQP 0-9-1 has nothing like {op:?}"),
             Command::Credit { .. } | Command::Window { .. } => vec![],
             Command::Extend { .. } => panic!("AMQP 0-9-1 has no leases"),
+            Command::OpenSession(_)
+            | Command::CloseSession { .. }
+            | Command::Note { .. }
+            | Command::Recall(_) => panic!("AMQP 0-9-1 has no sessions that last"),
         }
     }
 

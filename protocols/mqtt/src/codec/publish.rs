@@ -136,6 +136,30 @@ pub enum TopicName<'a> {
     /// A routing key, which becomes a topic's name as it is written
     /// ([`crate::convert::topic`]).
     RoutingKey(&'a [u8]),
+    /// As [`TopicName::RoutingKey`], and an alias that stands for it from now on (section
+    /// 3.3.2.3.4); 5.0 only.
+    NewAlias(&'a [u8], u16),
+    /// An alias that the receiver knows; 5.0 only.
+    Alias(u16),
+}
+
+impl<'a> TopicName<'a> {
+    /// The name's bytes, as they lie in the PUBLISH or with separators swapped.
+    fn bytes(&self) -> &'a [u8] {
+        match *self {
+            TopicName::Name(topic)
+            | TopicName::RoutingKey(topic)
+            | TopicName::NewAlias(topic, _) => topic,
+            TopicName::Alias(_) => &[],
+        }
+    }
+
+    fn alias(&self) -> Option<u16> {
+        match *self {
+            TopicName::NewAlias(_, alias) | TopicName::Alias(alias) => Some(alias),
+            _ => None,
+        }
+    }
 }
 
 /// A stored message on its way to a receiver.
@@ -177,9 +201,7 @@ impl Outgoing<'_> {
     /// packet may have, is not [MQTT-3.1.2-24], and counts as delivered [MQTT-3.1.2-25].
     #[inline]
     pub fn write(&self, out: &mut Outbox, packet_max: u32) -> bool {
-        let topic = match self.topic {
-            TopicName::Name(topic) | TopicName::RoutingKey(topic) => topic,
-        };
+        let topic = self.topic.bytes();
         let properties_len = self.properties_len();
         let mut len = 2 + topic.len() + self.payload.len as usize;
         if self.qos != Qos::AtMostOnce {
@@ -204,7 +226,7 @@ impl Outgoing<'_> {
         buf.extend_from_slice(&(topic.len() as u16).to_be_bytes());
         let topic_at = buf.len();
         buf.extend_from_slice(topic);
-        if let TopicName::RoutingKey(_) = self.topic {
+        if let TopicName::RoutingKey(_) | TopicName::NewAlias(..) = self.topic {
             swap(&mut buf[topic_at..]);
         }
         if self.qos != Qos::AtMostOnce {
@@ -232,6 +254,7 @@ impl Outgoing<'_> {
         }
         let ids = self.subscription_ids.iter().map(|id| 1 + varint_len(*id as usize));
         let mut len = ids.sum::<usize>() + if self.expiry_left_s.is_some() { 5 } else { 0 };
+        len += if self.topic.alias().is_some() { 3 } else { 0 };
         self.for_kept(|kept| len += kept.len());
         len
     }
@@ -240,6 +263,10 @@ impl Outgoing<'_> {
         if let Some(left_s) = self.expiry_left_s {
             buf.push(MESSAGE_EXPIRY_INTERVAL);
             buf.extend_from_slice(&left_s.to_be_bytes());
+        }
+        if let Some(alias) = self.topic.alias() {
+            buf.push(TOPIC_ALIAS);
+            buf.extend_from_slice(&alias.to_be_bytes());
         }
         self.for_kept(|kept| buf.extend_from_slice(kept));
         for &id in self.subscription_ids {

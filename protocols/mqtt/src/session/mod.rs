@@ -1,32 +1,51 @@
 //! The session: one client's connection, as commands and events.
 //!
-//! [`connect`] is how a connection begins and ends, [`publish`] what clients publish,
-//! [`subscribe`] what they subscribe to, [`deliver`] what they get.
+//! | | |
+//! |-|-|
+//! | [`connect`] | how a connection begins and ends |
+//! | [`login`], [`authenticate`] | who the client is |
+//! | [`resume`], [`notes`] | what a session knows when its client comes back |
+//! | [`incoming`] | what clients publish |
+//! | [`subscribe`], [`lanes`], [`shared`] | what they subscribe to, and the queues that it comes by |
+//! | [`filters`] | which subscriptions a message is for |
+//! | [`outgoing`], [`packet_ids`] | what they get, and how far each delivery is |
+//! | [`gather`] | what takes effect as one, and when the client is told |
+//! | [`aliases`] | topics as numbers |
 //!
-//! Sessions end with their connection, and what needs the node's memory beyond it is refused and
-//! announced as 5.0 lets a server announce it: QoS 2, retained messages, shared subscriptions,
-//! subscription identifiers, and in 3.1.1 sessions that last.
+//! Sessions are the broker's: it keeps their queues, their bindings and what is noted in them,
+//! publishes wills, and ends what has expired.
 
+mod aliases;
+mod authenticate;
 mod config;
 mod connect;
-mod deliver;
+mod filters;
+mod gather;
+mod incoming;
+mod lanes;
 mod login;
-mod publish;
+mod notes;
+mod outgoing;
+mod packet_ids;
+mod resume;
+mod shared;
 mod subscribe;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 
 use isthmus_contract::{Command, Event, Input, Outbox, Session, Shortage};
-use isthmus_model::{Batch, Time, Token};
+use isthmus_model::{Time, Token};
 
 use crate::codec::{Kind, Packet, Sender, Version, frame};
 use crate::fault::Fault;
 
+use aliases::Given;
 pub use config::SessionConfig;
-use connect::{Peer, Phase};
-use deliver::Inflight;
-use publish::Publishing;
+use connect::{Client, Peer, Phase};
+use gather::{Gathered, Pendings};
+use incoming::Incoming;
+use outgoing::Waiting;
+use packet_ids::Flights;
 use subscribe::Subscriptions;
 
 /// Input is not taken while more than this waits to be written: a client that does not read its
@@ -43,15 +62,24 @@ pub struct MqttSession {
     now: Time,
     phase: Phase,
     peer: Peer,
-    /// Published if the connection ends without the client's goodbye.
-    will: Option<Arc<Batch>>,
+    client: Client,
     outbox: Outbox,
     commands: VecDeque<Command>,
     /// Tokens made so far.
     tokens: u64,
-    publishing: Publishing,
+    /// What is asked for at the end of the call that is being handled.
+    gathered: Gathered,
+    pendings: Pendings,
+    /// Whether the transaction was begun.
+    has_begun: bool,
+    incoming: Incoming,
     subscriptions: Subscriptions,
-    inflight: Inflight,
+    /// Commands that the session needs to be what it was, and whether they are about the broker's
+    /// own topics.
+    resuming: HashMap<Token, bool>,
+    flights: Flights,
+    waiting: Waiting,
+    given: Given,
     shortage: Shortage,
     /// A PUBLISH waits for the shortage to end.
     holding: bool,
@@ -63,14 +91,20 @@ impl MqttSession {
         MqttSession {
             phase: Phase::Connect { deadline: now + config.connect_timeout },
             peer: Peer::new(now),
+            client: Client::default(),
             now,
-            will: None,
             outbox: Outbox::new(),
             commands: VecDeque::new(),
             tokens: 0,
-            publishing: Publishing::default(),
+            gathered: Gathered::default(),
+            pendings: Pendings::new(),
+            has_begun: false,
+            incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
-            inflight: Inflight::default(),
+            resuming: HashMap::new(),
+            flights: Flights::default(),
+            waiting: Waiting::new(),
+            given: Given::default(),
             shortage: Shortage::NONE,
             holding: false,
             config,
@@ -91,7 +125,12 @@ impl MqttSession {
     fn is_stopped(&self) -> bool {
         !matches!(self.phase, Phase::Connect { .. } | Phase::Running)
             || self.outbox.len() > OUTBOX_BYTES_MAX
-            || self.publishing.len() + self.subscriptions.outstanding() >= OUTSTANDING_MAX
+            || self.outstanding() >= OUTSTANDING_MAX
+    }
+
+    /// Commands that the broker has not answered.
+    fn outstanding(&self) -> usize {
+        self.pendings.len() + self.subscriptions.outstanding() + self.resuming.len()
     }
 
     /// The largest packet that is taken.
@@ -146,6 +185,7 @@ impl Session for MqttSession {
         if let Err(fault) = self.take(input) {
             self.fail(&fault);
         }
+        self.flush();
         if self.is_closed() {
             input.skip(input.len());
         }
@@ -175,6 +215,7 @@ impl Session for MqttSession {
             // No consumer of a session has explicit credit.
             Event::CreditState { .. } => {}
         }
+        self.flush();
     }
 
     fn handle_timeout(&mut self, now: Time) {

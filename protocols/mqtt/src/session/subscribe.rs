@@ -1,23 +1,24 @@
 //! What clients subscribe to (section 3.8 to 3.11).
 //!
-//! A client has a queue of its own for each QoS that it subscribes with, QoS 0 and 1: what comes
-//! out of the first needs no acknowledgement, what comes out of the second does. A filter is a
-//! binding of one of them.
+//! A filter is a binding of one of the session's lanes ([`super::lanes`]), or of a group's queue
+//! ([`super::shared`]). Commands go out at once, in order; the answer waits for all of them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
-use isthmus_contract::{
-    Attach, AttachMode, Command, CommandError, Credit, Reply, Token, TopologyChange,
-};
-use isthmus_model::{BindingDef, ConsumerId, Destination, Lifetime, QueueDef, QueueOptions, Table};
+use isthmus_contract::{Command, CommandError, Recall, Reply, Token, TopologyChange};
+use isthmus_model::Note;
 
 use super::MqttSession;
+use super::filters::Filters;
+use super::gather::reason_of;
+use super::lanes::{Lane, WINDOW};
+use super::notes::{self, Options};
+use super::shared::Shared;
 use crate::ReasonCode;
 use crate::codec::topic::Filter;
 use crate::codec::{
-    Kind, Properties, Property, Qos, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
-    Version,
+    Kind, Properties, Property, Qos, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
+    Unsubscribe, Version,
 };
 use crate::convert::topic::swapped_text;
 use crate::fault::{Fault, Problem, TooLong};
@@ -25,10 +26,12 @@ use crate::fault::{Fault, Problem, TooLong};
 /// The client's subscriptions, and requests that the broker has not answered.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    /// The QoS that each filter was granted, by which its queue is told.
-    granted: HashMap<Box<str>, Qos>,
-    /// The queues that were asked for, by QoS.
-    declared: [bool; 2],
+    pub(super) filters: Filters,
+    pub(super) shared: Shared,
+    /// The lanes that were asked for.
+    pub(super) lanes: HashSet<Lane>,
+    /// Whether the window that deliveries share has been given its size.
+    has_window: bool,
     /// By a number of their own.
     requests: HashMap<u64, Answered>,
     last_request: u64,
@@ -41,12 +44,31 @@ struct Waiting {
     request: u64,
     /// Of the reason code that tells of it.
     index: usize,
-    filter: Box<str>,
+    step: Step,
+}
+
+/// What the command does.
+#[derive(Debug)]
+enum Step {
+    /// Makes a lane.
+    Lane(Lane),
+    /// Binds a lane; and what is retained is sent then, or is not.
+    Bind { filter: Box<str>, options: Options, recalls: bool },
+    /// Unbinds the lane that a filter had before it was given other options.
+    Replaced { filter: Box<str>, before: Options },
+    /// Unbinds a filter.
+    Unbind { filter: Box<str> },
+    /// Makes the client a member of a group.
+    Join { filter: Box<str> },
+    /// Ends its membership.
+    Leave,
+    /// Notes what was done.
+    Note,
 }
 
 /// A SUBACK or UNSUBACK in the making.
 #[derive(Debug)]
-pub(super) struct Answered {
+struct Answered {
     is_subscribe: bool,
     packet_id: u16,
     reasons: Vec<u8>,
@@ -55,7 +77,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    pub(super) fn write(&self, version: Version, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    fn write(&self, version: Version, out: &mut Vec<u8>) -> Result<(), TooLong> {
         let (packet_id, properties, reasons) = (self.packet_id, Properties::NONE, &self.reasons);
         if self.is_subscribe {
             SubAck { packet_id, properties, reasons }.write(version, out)
@@ -71,51 +93,17 @@ impl Subscriptions {
         self.waiting.len()
     }
 
-    /// Whether a filter that was granted `qos` matches the topic `name`.
-    pub(super) fn matches(&self, qos: Qos, name: &str) -> bool {
-        let mut filters = self.granted.iter().filter(|(_, granted)| **granted == qos);
-        filters.any(|(filter, _)| Filter { group: None, filter }.matches(name))
+    fn len(&self) -> usize {
+        self.filters.len() + self.shared.len()
     }
 
-    /// Takes in what came of a command: a request that is answered with it, nothing if it waits
-    /// for more; gives `result` back if no request waits for `token`.
-    pub(super) fn done(
-        &mut self,
-        token: Token,
-        result: Result<Reply, CommandError>,
-    ) -> Result<Option<Answered>, Result<Reply, CommandError>> {
-        let Some(Waiting { request, index, filter }) = self.waiting.remove(&token) else {
-            return Err(result);
-        };
-        let Some(answered) = self.requests.get_mut(&request) else { return Ok(None) };
-        if let Err(error) = result {
-            let reason = match error {
-                CommandError::Refused(_) => ReasonCode::NOT_AUTHORIZED,
-                CommandError::Limit(_) => ReasonCode::QUOTA_EXCEEDED,
-                _ => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
-            };
-            answered.reasons[index] = reason.0;
-            if answered.is_subscribe {
-                self.granted.remove(&filter);
-            }
-        }
-        answered.waits_for -= 1;
-        Ok(if answered.waits_for == 0 { self.requests.remove(&request) } else { None })
+    fn has(&self, filter: &str) -> bool {
+        self.filters.asked(filter).is_some() || self.shared.get(filter).is_some()
     }
 }
 
 impl MqttSession {
     pub(super) fn subscribe(&mut self, packet: &Subscribe<'_>) -> Result<(), Fault> {
-        let id = packet.properties.find(|p| match p {
-            Property::SubscriptionIdentifier(id) => Some(id),
-            _ => None,
-        });
-        if let Some(id) = id {
-            let reason = ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED;
-            let problem = Problem::Value(u64::from(id));
-            let field = "Subscription Identifier";
-            return Err(Fault::because(reason, Kind::Subscribe, field, problem));
-        }
         // A packet of a few MiB could ask for millions of bindings.
         let count = packet.subscriptions.iter().take(self.config.subscriptions_max + 1).count();
         if count > self.config.subscriptions_max {
@@ -124,119 +112,170 @@ impl MqttSession {
             let reason = ReasonCode::QUOTA_EXCEEDED;
             return Err(Fault::because(reason, Kind::Subscribe, "payload", problem));
         }
+        let id = packet.properties.find(|p| match p {
+            Property::SubscriptionIdentifier(id) => Some(id),
+            _ => None,
+        });
+        self.flush();
         let request = self.request(true, packet.packet_id);
+        let mut noted = Vec::new();
         for (index, subscription) in packet.subscriptions.iter().enumerate() {
             let reason = match self.check_subscription(&subscription) {
-                Ok(qos) => {
-                    self.grant(request, index, subscription.filter, qos);
-                    ReasonCode(qos.bits())
+                Ok(filter) => {
+                    let mut options = Options::of(&subscription, id);
+                    if filter.group.is_some() {
+                        options.qos = options.qos.min(Qos::AtLeastOnce);
+                    }
+                    self.grant(request, index, subscription.filter, &filter, options, &mut noted);
+                    ReasonCode(options.qos.bits())
                 }
                 Err(reason) => reason,
             };
-            self.note(request, reason);
+            self.tell(request, reason);
         }
+        self.note(request, noted);
         self.answer_if_done(request);
         Ok(())
     }
 
-    /// The QoS that is granted: what was asked for, up to 1 (section 3.9.3).
-    fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<Qos, ReasonCode> {
-        match Filter::parse(subscription.filter) {
-            Ok(Filter { group: None, .. }) => {}
-            Ok(_) => return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
-            Err(_) => return Err(ReasonCode::TOPIC_FILTER_INVALID),
-        }
-        // Messages do not tell who has published them.
-        if subscription.no_local {
-            return Err(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR);
-        }
-        let granted = &self.subscriptions.granted;
-        if granted.len() >= self.config.subscriptions_max
-            && !granted.contains_key(subscription.filter)
+    fn check_subscription<'a>(
+        &self,
+        subscription: &Subscription<'a>,
+    ) -> Result<Filter<'a>, ReasonCode> {
+        let filter =
+            Filter::parse(subscription.filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        if self.subscriptions.len() >= self.config.subscriptions_max
+            && !self.subscriptions.has(subscription.filter)
         {
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
-        Ok(subscription.qos.min(Qos::AtLeastOnce))
+        Ok(filter)
     }
 
-    /// Asks the broker for everything that the subscription needs, in the place of an earlier one
-    /// with the same filter [MQTT-3.8.4-3].
-    fn grant(&mut self, request: u64, index: usize, filter: &str, qos: Qos) {
-        let is_new =
-            !std::mem::replace(&mut self.subscriptions.declared[usize::from(qos.bits())], true);
-        let queue = self.queue_name(qos);
-        if is_new {
-            let change = TopologyChange::DeclareOwnQueue(QueueDef {
-                name: queue.clone(),
-                lifetime: Lifetime::Exclusive(self.config.id),
-                auto_delete: false,
-                options: QueueOptions::default(),
-                arguments: Table::default(),
-            });
-            self.ask(request, index, filter, |token| Command::Topology { token, change });
+    /// Asks the broker for everything that the subscription `text` needs, in the place of an
+    /// earlier one with the same filter [MQTT-3.8.4-3].
+    fn grant(
+        &mut self,
+        request: u64,
+        index: usize,
+        text: &str,
+        filter: &Filter<'_>,
+        options: Options,
+        noted: &mut Vec<Note>,
+    ) {
+        if filter.group.is_some() {
+            return self.grant_shared(request, index, text, filter, options, noted);
         }
-        let bind = TopologyChange::Bind(self.binding(filter, qos));
-        self.ask(request, index, filter, |token| Command::Topology { token, change: bind });
+        let lane = options.lane();
+        if self.subscriptions.lanes.insert(lane) {
+            self.make_lane(lane, |session, command| {
+                session.ask(request, index, Step::Lane(lane), command);
+            });
+            if lane.is_acknowledged() && self.client.lasts {
+                noted.push(notes::lane(lane));
+            }
+        }
+        let before = self.subscriptions.filters.ask(text, Some(options));
+        let recalls = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => before.is_none(),
+            RetainHandling::DoNotSend => false,
+        };
+        let step = Step::Bind { filter: text.into(), options, recalls };
+        let change = TopologyChange::Bind(self.binding(text, self.lane_queue(lane)));
+        self.ask(request, index, step, |token| Command::Topology { token, change });
         // The new binding first: no message falls between the two [MQTT-3.8.4-4].
-        let before = self.subscriptions.granted.insert(filter.into(), qos);
-        if let Some(before) = before.filter(|before| *before != qos) {
-            let unbind = TopologyChange::Unbind(self.binding(filter, before));
-            self.ask(request, index, filter, |token| Command::Topology { token, change: unbind });
+        if let Some(before) = before.filter(|before| before.lane() != lane) {
+            let step = Step::Replaced { filter: text.into(), before };
+            let queue = self.lane_queue(before.lane());
+            let change = TopologyChange::Unbind(self.binding(text, queue));
+            self.ask(request, index, step, |token| Command::Topology { token, change });
         }
-        if is_new {
-            let (mode, credit) = match qos {
-                Qos::AtMostOnce => (AttachMode::ConsumeSettled, Credit::Unlimited),
-                _ => {
-                    let limit = self.peer.receive_max.min(self.config.inflight_max);
-                    let limit = Some(u32::from(limit));
-                    (AttachMode::Consume, Credit::Window { limit, shared: None })
-                }
-            };
-            self.ask(request, index, filter, |token| {
-                Command::Attach(Attach {
-                    token,
-                    consumer: ConsumerId(u64::from(qos.bits())),
-                    tag: queue.clone(),
-                    queue,
-                    mode,
-                    credit,
-                    lease_ms: None,
-                    exclusive: true,
-                    look: false,
-                    no_local: false,
-                    arguments: Table::default(),
-                })
+        if before != Some(options) {
+            noted.push(notes::subscription(text, Some(options)));
+        }
+    }
+
+    fn grant_shared(
+        &mut self,
+        request: u64,
+        index: usize,
+        text: &str,
+        filter: &Filter<'_>,
+        options: Options,
+        noted: &mut Vec<Note>,
+    ) {
+        let before = self.subscriptions.shared.get(text).map(|membership| membership.options);
+        if before.is_some() {
+            self.rejoin(text, filter, options);
+        } else {
+            self.join(text, filter, options, |session, command| {
+                session.ask(request, index, Step::Join { filter: text.into() }, command);
             });
+        }
+        if before != Some(options) {
+            noted.push(notes::subscription(text, Some(options)));
+        }
+    }
+
+    /// Calls `ask` with the commands that make `lane` and receive from it.
+    pub(super) fn make_lane(
+        &mut self,
+        lane: Lane,
+        mut ask: impl FnMut(&mut MqttSession, &dyn Fn(Token) -> Command),
+    ) {
+        if lane.is_acknowledged() {
+            self.open_window();
+        }
+        let def = self.lane_def(lane);
+        ask(self, &|token| {
+            let change = TopologyChange::DeclareOwnQueue(def.clone());
+            Command::Topology { token, change }
+        });
+        let attach = self.lane_attach(lane, Token::SILENT);
+        ask(self, &|token| Command::Attach(isthmus_contract::Attach { token, ..attach.clone() }));
+    }
+
+    /// Gives the window that deliveries share its size, once.
+    pub(super) fn open_window(&mut self) {
+        if !std::mem::replace(&mut self.subscriptions.has_window, true) {
+            let limit = Some(self.inflight_max());
+            self.commands.push_back(Command::Window { window: WINDOW, limit });
         }
     }
 
     pub(super) fn unsubscribe(&mut self, packet: &Unsubscribe<'_>) {
+        self.flush();
         let request = self.request(false, packet.packet_id);
+        let mut noted = Vec::new();
         for (index, filter) in packet.filters.iter().enumerate() {
-            let reason = match self.subscriptions.granted.remove(filter) {
-                Some(qos) => {
-                    let change = TopologyChange::Unbind(self.binding(filter, qos));
-                    self.ask(request, index, filter, |token| Command::Topology { token, change });
-                    ReasonCode::SUCCESS
+            let is_known = if let Some(left) = self.subscriptions.shared.leave(filter) {
+                let consumer = left.consumer;
+                let detach = |token| Command::Detach { token, consumer };
+                self.ask(request, index, Step::Leave, detach);
+                if self.client.lasts {
+                    let change = TopologyChange::ReleaseQueue { name: left.queue };
+                    let release = |token| Command::Topology { token, change };
+                    self.ask(request, index, Step::Leave, release);
                 }
-                None => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+                true
+            } else if let Some(before) = self.subscriptions.filters.ask(filter, None) {
+                let queue = self.lane_queue(before.lane());
+                let change = TopologyChange::Unbind(self.binding(filter, queue));
+                let step = Step::Unbind { filter: filter.into() };
+                self.ask(request, index, step, |token| Command::Topology { token, change });
+                true
+            } else {
+                false
             };
-            self.note(request, reason);
+            if is_known {
+                noted.push(notes::subscription(filter, None));
+            }
+            let code = ReasonCode::NO_SUBSCRIPTION_EXISTED;
+            self.tell(request, if is_known { ReasonCode::SUCCESS } else { code });
         }
+        self.note(request, noted);
         self.answer_if_done(request);
-    }
-
-    fn queue_name(&self, qos: Qos) -> Arc<str> {
-        format!("amq.mqtt.{}.qos{}", self.config.id, qos.bits()).into()
-    }
-
-    fn binding(&self, filter: &str, qos: Qos) -> BindingDef {
-        BindingDef {
-            source: self.config.exchange.clone(),
-            destination: Destination::Queue(self.queue_name(qos)),
-            routing_key: swapped_text(filter).into(),
-            arguments: Table::default(),
-        }
     }
 
     fn request(&mut self, is_subscribe: bool, packet_id: u16) -> u64 {
@@ -248,9 +287,17 @@ impl MqttSession {
     }
 
     /// Adds the reason code that holds unless a command fails.
-    fn note(&mut self, request: u64, reason: ReasonCode) {
+    fn tell(&mut self, request: u64, reason: ReasonCode) {
         if let Some(answered) = self.subscriptions.requests.get_mut(&request) {
             answered.reasons.push(reason.0);
+        }
+    }
+
+    /// Notes what a request has changed, of a session that lasts.
+    fn note(&mut self, request: u64, notes: Vec<Note>) {
+        if self.client.lasts && !notes.is_empty() {
+            let note = |token| Command::Note { token, notes, transaction: None };
+            self.ask(request, 0, Step::Note, note);
         }
     }
 
@@ -259,25 +306,138 @@ impl MqttSession {
         &mut self,
         request: u64,
         index: usize,
-        filter: &str,
+        step: Step,
         command: impl FnOnce(Token) -> Command,
     ) {
         let token = self.token();
-        let waiting = Waiting { request, index, filter: filter.into() };
-        self.subscriptions.waiting.insert(token, waiting);
+        self.subscriptions.waiting.insert(token, Waiting { request, index, step });
         if let Some(answered) = self.subscriptions.requests.get_mut(&request) {
             answered.waits_for += 1;
         }
         self.commands.push_back(command(token));
     }
 
-    /// Answers a request that needs nothing of the broker.
+    /// Takes in what came of a command; gives `result` back if no request waits for `token`.
+    pub(super) fn subscription_done(
+        &mut self,
+        token: Token,
+        result: Result<Reply, CommandError>,
+    ) -> Result<(), Result<Reply, CommandError>> {
+        let Some(Waiting { request, index, step }) = self.subscriptions.waiting.remove(&token)
+        else {
+            return Err(result);
+        };
+        let failed = match result {
+            Ok(_) => {
+                self.step_done(step);
+                None
+            }
+            Err(error) => self.step_failed(step, &error),
+        };
+        if let Some(answered) = self.subscriptions.requests.get_mut(&request) {
+            if let Some(reason) = failed
+                && let Some(told) = answered.reasons.get_mut(index)
+            {
+                *told = reason.0;
+            }
+            answered.waits_for -= 1;
+        }
+        self.answer_if_done(request);
+        Ok(())
+    }
+
+    fn step_done(&mut self, step: Step) {
+        match step {
+            Step::Bind { filter, options, recalls } => {
+                self.subscriptions.filters.activate(&filter, Some(options));
+                if recalls {
+                    self.commands.push_back(Command::Recall(Recall {
+                        token: Token::SILENT,
+                        exchange: self.source_of(&filter),
+                        pattern: swapped_text(&filter).into(),
+                        queue: self.lane_queue(options.lane()),
+                    }));
+                }
+            }
+            Step::Replaced { filter, before } => {
+                // The new binding was refused: now there is none.
+                let active = self.subscriptions.filters.active(&filter);
+                if active.is_some_and(|active| active.lane() == before.lane()) {
+                    self.subscriptions.filters.ask(&filter, None);
+                    self.subscriptions.filters.activate(&filter, None);
+                    self.note_again(&filter, None);
+                }
+            }
+            Step::Unbind { filter } => self.subscriptions.filters.activate(&filter, None),
+            Step::Lane(_) | Step::Join { .. } | Step::Leave | Step::Note => {}
+        }
+    }
+
+    /// Undoes what was noted of a step that has failed; returns the reason code that tells it.
+    fn step_failed(&mut self, step: Step, error: &CommandError) -> Option<ReasonCode> {
+        let reason = Some(reason_of(error));
+        match step {
+            Step::Lane(lane) => {
+                self.subscriptions.lanes.remove(&lane);
+            }
+            // Where there is no exchange of the broker's own topics there are no such topics.
+            Step::Bind { filter, options, .. } if is_without_system(&filter, error) => {
+                self.subscriptions.filters.activate(&filter, Some(options));
+                return None;
+            }
+            Step::Bind { filter, options, .. } => {
+                let active = self.subscriptions.filters.refuse(&filter, options);
+                self.note_again(&filter, active);
+            }
+            Step::Replaced { .. } => {}
+            Step::Unbind { filter } => self.subscriptions.filters.activate(&filter, None),
+            Step::Join { filter } => {
+                let is_system = Filter::parse(&filter).is_ok_and(|f| f.filter.starts_with('$'));
+                if is_system && matches!(error, CommandError::NotFound(_)) {
+                    return None;
+                }
+                if let Some(left) = self.subscriptions.shared.leave(&filter) {
+                    let (token, consumer) = (Token::SILENT, left.consumer);
+                    self.commands.push_back(Command::Detach { token, consumer });
+                    if self.client.lasts {
+                        let change = TopologyChange::ReleaseQueue { name: left.queue };
+                        self.commands.push_back(Command::Topology { token, change });
+                    }
+                    self.note_again(&filter, None);
+                }
+            }
+            Step::Leave => {}
+            // A session that does not know what it has promised is of no use to its client.
+            Step::Note => self.disconnect(reason_of(error), Some(&error.to_string())),
+        }
+        reason
+    }
+
+    /// Notes what a filter has after all.
+    fn note_again(&mut self, filter: &str, options: Option<Options>) {
+        if self.client.lasts {
+            self.gathered.notes.push(notes::subscription(filter, options));
+        }
+    }
+
+    /// Answers a request that needs nothing more of the broker.
     fn answer_if_done(&mut self, request: u64) {
         let requests = &mut self.subscriptions.requests;
         if requests.get(&request).is_some_and(|answered| answered.waits_for == 0)
             && let Some(answered) = requests.remove(&request)
         {
-            self.answer(&answered);
+            let mut written = Vec::new();
+            let result = answered.write(self.peer.version, &mut written);
+            // [MQTT-3.1.2-24].
+            if result.is_err() || written.len() > self.peer.packet_max as usize {
+                return self.disconnect(ReasonCode::PACKET_TOO_LARGE, None);
+            }
+            self.outbox.buf().extend_from_slice(&written);
         }
     }
+}
+
+/// Whether `filter` cannot be bound because the broker has no topics that begin with `$`.
+pub(super) fn is_without_system(filter: &str, error: &CommandError) -> bool {
+    filter.starts_with('$') && matches!(error, CommandError::NotFound(_))
 }

@@ -1,0 +1,313 @@
+//! What clients get (section 3.3 to 3.7, 4.3, 4.4, 4.9).
+
+use std::collections::VecDeque;
+
+use isthmus_contract::{Command, Delivery};
+use isthmus_model::{
+    ConsumerId, EncodingId, NO_TTL, Outcome, Record, RecordFlags, Settlement, Token,
+};
+
+use super::MqttSession;
+use super::filters::Granted;
+use super::gather::Answer;
+use super::lanes::Lane;
+use super::notes;
+use super::packet_ids::{Held, Step, of_sequence};
+use crate::ReasonCode;
+use crate::codec::publish::{Outgoing, TopicName};
+use crate::codec::{Ack, AckKind, PropertiesBuf, Qos, Version};
+use crate::convert::properties::of_encoding;
+use crate::convert::stored::Head;
+use crate::convert::topic::is_topic_name;
+use crate::fault::{Fault, Problem};
+
+/// QoS and properties of a message.
+enum Told<'d> {
+    /// As it was stored from MQTT.
+    Stored(Head<'d>),
+    /// Of another protocol, converted.
+    Converted(Qos, PropertiesBuf),
+}
+
+/// Deliveries of one message each that wait for their packet identifier, or for the client's
+/// Receive Maximum: in the order in which they came, none before another one of its consumer.
+pub(super) type Waiting = VecDeque<Delivery>;
+
+impl MqttSession {
+    pub(super) fn deliver(&mut self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            for offset in 0..delivery.len {
+                let is_behind = self.waiting.iter().any(|d| d.consumer == delivery.consumer);
+                if is_behind || !self.deliver_one(delivery, offset) {
+                    let first = delivery.first + u64::from(offset);
+                    let record = delivery.record + offset;
+                    let delivery = Delivery { first, len: 1, record, ..delivery.clone() };
+                    self.waiting.push_back(delivery);
+                }
+            }
+        }
+    }
+
+    /// Delivers what waits, as far as it can.
+    fn deliver_waiting(&mut self) {
+        let mut blocked: Vec<ConsumerId> = Vec::new();
+        let mut at = 0;
+        while at < self.waiting.len() && self.has_quota() {
+            if !blocked.contains(&self.waiting[at].consumer)
+                && let Some(delivery) = self.waiting.remove(at)
+            {
+                if self.deliver_one(&delivery, 0) {
+                    continue;
+                }
+                blocked.push(delivery.consumer);
+                self.waiting.insert(at, delivery);
+            }
+            at += 1;
+        }
+    }
+
+    /// QoS 1 and 2 deliveries that may be on their way at once [MQTT-3.3.4-9].
+    pub(super) fn inflight_max(&self) -> u32 {
+        u32::from(self.peer.receive_max.min(self.config.inflight_max))
+    }
+
+    fn has_quota(&self) -> bool {
+        self.flights.counted() < self.inflight_max()
+    }
+
+    /// Delivers one message of `delivery`; false if it must wait.
+    fn deliver_one(&mut self, delivery: &Delivery, offset: u32) -> bool {
+        let batch = &delivery.batch;
+        let Some(record) = batch.records.get((delivery.record + offset) as usize) else {
+            return true;
+        };
+        let sequence = delivery.first + u64::from(offset);
+        let held = Held { queue: delivery.queue, sequence, epoch: delivery.epoch };
+        let lane = Lane::from_number(delivery.consumer.0);
+        let annotations = delivery.annotations.as_deref();
+        let moved = annotations.and_then(|a| a.routing_key.as_deref());
+        let key = moved.unwrap_or_else(|| batch.routing_key(record));
+        let is_recalled = annotations.is_some_and(|a| a.recalled);
+        let granted = match lane {
+            _ if !is_topic_name(key) => None,
+            Some(lane) => self.subscriptions.filters.granted(lane, key, is_recalled),
+            None => match self.subscriptions.shared.granted(delivery.consumer, key) {
+                Ok(granted) => granted,
+                // It has left the group: another member gets it.
+                Err(_) => {
+                    self.settle(held, Outcome::Requeue);
+                    return true;
+                }
+            },
+        };
+        let is_held = lane.is_none_or(Lane::is_acknowledged);
+        let Some(granted) = granted else {
+            if is_held {
+                self.settle(held, Outcome::Accept);
+            }
+            return true;
+        };
+        let told = self.told(delivery, record);
+        let published = match &told {
+            Told::Stored(head) => head.qos,
+            Told::Converted(qos, _) => *qos,
+        };
+        let qos = published.min(granted.qos);
+        let Some(packet_id) = self.packet_id(lane, qos, sequence) else { return false };
+        let retain =
+            is_recalled || granted.retain_as_published && record.flags.has(RecordFlags::RETAIN);
+        let written = self.write(delivery, record, key, &told, &granted, qos, retain, packet_id);
+        if written && qos != Qos::AtMostOnce {
+            let step = match qos {
+                Qos::ExactlyOnce => Step::Sent(held),
+                _ => Step::Published(held),
+            };
+            self.flights.begin(packet_id, step, true);
+        } else if is_held {
+            // Nobody will acknowledge it.
+            self.settle(held, Outcome::Accept);
+        }
+        true
+    }
+
+    /// The packet identifier of a delivery; `None` if it must wait.
+    fn packet_id(&mut self, lane: Option<Lane>, qos: Qos, sequence: u64) -> Option<u16> {
+        if qos == Qos::AtMostOnce {
+            return Some(0);
+        }
+        if !self.has_quota() {
+            return None;
+        }
+        match lane {
+            Some(lane) => {
+                let id = of_sequence(lane, sequence);
+                self.flights.step(id).is_none().then_some(id)
+            }
+            None => self.flights.next_shared(),
+        }
+    }
+
+    /// Writes the PUBLISH; returns whether the client takes one that large.
+    #[expect(clippy::too_many_arguments, reason = "what a PUBLISH is made of")]
+    fn write(
+        &mut self,
+        delivery: &Delivery,
+        record: &Record,
+        key: &str,
+        told: &Told<'_>,
+        granted: &Granted,
+        qos: Qos,
+        retain: bool,
+        packet_id: u16,
+    ) -> bool {
+        let properties = match told {
+            Told::Stored(head) => head.properties,
+            Told::Converted(_, properties) => properties.as_properties(),
+        };
+        // What is left of a message that was kept is less than it was published with
+        // [MQTT-3.3.2-6].
+        let expires = record.ttl_ms != NO_TTL && properties.message_expiry_s().is_some();
+        let mut outgoing = Outgoing {
+            version: self.peer.version,
+            dup: delivery.redelivered,
+            qos,
+            retain,
+            topic: self.given.name(key),
+            packet_id,
+            expiry_left_s: expires.then(|| record.ttl_ms.div_ceil(1000)),
+            subscription_ids: &granted.ids,
+            properties,
+            chunk: &delivery.batch.chunk,
+            payload: record.body,
+        };
+        let max = self.peer.packet_max;
+        if outgoing.write(&mut self.outbox, max) {
+            self.given.told(key, &outgoing.topic);
+            return true;
+        }
+        // An alias may be what is too much.
+        if let TopicName::NewAlias(..) = outgoing.topic {
+            outgoing.topic = TopicName::RoutingKey(key.as_bytes());
+            return outgoing.write(&mut self.outbox, max);
+        }
+        false
+    }
+
+    fn told<'d>(&self, delivery: &'d Delivery, record: &Record) -> Told<'d> {
+        let batch = &delivery.batch;
+        let bytes = record.head.of(&batch.chunk);
+        if batch.encoding == EncodingId::MQTT
+            && let Some(head) = Head::read(bytes)
+        {
+            return Told::Stored(head);
+        }
+        let durable = record.flags.has(RecordFlags::DURABLE);
+        let qos = if durable { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+        let encoding = self.config.encodings.get(batch.encoding);
+        let properties = match encoding.filter(|_| self.peer.version == Version::V5) {
+            // What does not fit is left out: the body is what matters most.
+            Some(encoding) => of_encoding(encoding, bytes).unwrap_or_default(),
+            None => PropertiesBuf::new(),
+        };
+        Told::Converted(qos, properties)
+    }
+
+    /// Takes an acknowledgement of the client.
+    pub(super) fn acknowledged(&mut self, kind: AckKind, ack: &Ack<'_>) -> Result<(), Fault> {
+        let id = ack.packet_id;
+        let step = match kind {
+            AckKind::PubRel => {
+                self.released(ack);
+                return Ok(());
+            }
+            _ => self.flights.step(id),
+        };
+        match (kind, step) {
+            (AckKind::PubAck, Some(Step::Published(held))) => self.is_over(id, held, ack.reason),
+            (AckKind::PubRec, Some(Step::Sent(held))) if ack.reason.is_error() => {
+                self.is_over(id, held, ack.reason);
+            }
+            (AckKind::PubRec, Some(Step::Sent(held))) => self.is_recorded(id, held),
+            // Its PUBREL comes once the broker knows.
+            (AckKind::PubRec, Some(Step::Recording)) => {}
+            (AckKind::PubRec, Some(Step::Released)) => {
+                self.acknowledge(AckKind::PubRel, id, ReasonCode::SUCCESS);
+            }
+            (AckKind::PubRec, None) => {
+                let reason = match self.version() {
+                    Version::V5 => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+                    _ => ReasonCode::SUCCESS,
+                };
+                self.acknowledge(AckKind::PubRel, id, reason);
+            }
+            (AckKind::PubComp, Some(Step::Released)) => {
+                self.flights.end(id);
+                if self.client.lasts {
+                    self.gathered.notes.push(notes::recorded(id, false));
+                }
+                self.deliver_waiting();
+            }
+            // It was acknowledged before, or never sent; nothing follows from it.
+            (_, None) => {}
+            (_, Some(_)) => {
+                let problem = Problem::Value(u64::from(id));
+                return Err(Fault::protocol(kind.kind(), "Packet Identifier", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The client has taken a delivery, or will have none of it: it is not sent again either way
+    /// [MQTT-4.4.0-2].
+    fn is_over(&mut self, id: u16, held: Held, reason: ReasonCode) {
+        self.flights.end(id);
+        let outcome = if reason.is_error() { Outcome::Reject } else { Outcome::Accept };
+        self.settle(held, outcome);
+        self.deliver_waiting();
+    }
+
+    /// The client has recorded a delivery of QoS 2: it leaves its queue, and a PUBREL is due
+    /// [MQTT-4.3.3-4], both or neither.
+    fn is_recorded(&mut self, id: u16, held: Held) {
+        self.flights.go_on(id, Step::Recording);
+        add(&mut self.gathered.settlements, held, Outcome::Accept);
+        if self.client.lasts {
+            self.gathered.notes.push(notes::recorded(id, true));
+        }
+        self.gathered.answers.push(Answer::Release(id));
+    }
+
+    /// Settles a delivery, as part of the command before it where that settles, too.
+    fn settle(&mut self, held: Held, outcome: Outcome) {
+        if let Some(Command::Settle { token: Token::SILENT, settlements, transaction: None }) =
+            self.commands.back_mut()
+        {
+            add(settlements, held, outcome);
+            return;
+        }
+        let mut settlements = Vec::new();
+        add(&mut settlements, held, outcome);
+        let token = Token::SILENT;
+        self.commands.push_back(Command::Settle { token, settlements, transaction: None });
+    }
+
+    /// The PUBRELs of an earlier connection are sent again [MQTT-4.4.0-1].
+    pub(super) fn release_again(&mut self, id: u16) {
+        self.flights.begin(id, Step::Released, false);
+        self.acknowledge(AckKind::PubRel, id, ReasonCode::SUCCESS);
+    }
+}
+
+/// Adds a settlement to others, and to the last run of them where they touch.
+fn add(settlements: &mut Vec<Settlement>, held: Held, outcome: Outcome) {
+    let Held { queue, sequence: first, epoch } = held;
+    match settlements.last_mut() {
+        Some(last)
+            if (last.queue, last.epoch, last.outcome) == (queue, epoch, outcome)
+                && last.first + u64::from(last.len) == first =>
+        {
+            last.len += 1;
+        }
+        _ => settlements.push(Settlement { queue, first, len: 1, epoch, outcome }),
+    }
+}

@@ -1,0 +1,99 @@
+//! Sessions that are there when their client comes (section 4.1, 4.4).
+//!
+//! What is bound and held durably the broker has kept; what the client has asked for is read from
+//! the notes. What the client was sent and has not acknowledged comes again by itself, for it is
+//! ready in its lane; what it was told to release is told again here.
+
+use isthmus_contract::{Command, CommandError, Token, TopologyChange};
+use isthmus_model::Note;
+
+use super::MqttSession;
+use super::connect::Phase;
+use super::lanes::Lane;
+use super::notes::{self, Noted, Options};
+use super::subscribe::is_without_system;
+use crate::ReasonCode;
+use crate::codec::topic::Filter;
+
+impl MqttSession {
+    /// The session is open: the client is told, and what was noted in it holds again.
+    pub(super) fn opened(&mut self, present: bool, notes: &[Note]) {
+        self.client.lasts |= present;
+        self.accept(present);
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let mut subscriptions = Vec::new();
+        let mut lanes = Vec::new();
+        for note in notes {
+            match notes::read(note) {
+                Some(Noted::Lane(lane)) => lanes.push(lane),
+                Some(Noted::Subscription(filter, options)) => {
+                    subscriptions.push((filter, options));
+                }
+                Some(Noted::Received(id)) => {
+                    self.incoming.received.insert(id, false);
+                }
+                Some(Noted::Recorded(id)) => self.release_again(id),
+                None => {}
+            }
+        }
+        self.resume(lanes, &subscriptions);
+    }
+
+    fn resume(&mut self, mut lanes: Vec<Lane>, subscriptions: &[(&str, Options)]) {
+        let is_shared = |filter: &str| Filter::parse(filter).is_ok_and(|f| f.group.is_some());
+        let (shared, own): (Vec<_>, Vec<_>) =
+            subscriptions.iter().copied().partition(|(filter, _)| is_shared(filter));
+        // Before the first delivery comes.
+        for (filter, options) in &own {
+            self.subscriptions.filters.ask(filter, Some(*options));
+            self.subscriptions.filters.activate(filter, Some(*options));
+            lanes.push(options.lane());
+        }
+        for lane in lanes {
+            if self.subscriptions.lanes.insert(lane) {
+                self.make_lane(lane, |session, command| session.ask_again(None, command));
+            }
+        }
+        // Bindings of lanes that are durable are there.
+        for (filter, options) in own {
+            let lane = options.lane();
+            if !lane.is_acknowledged() {
+                let change = TopologyChange::Bind(self.binding(filter, self.lane_queue(lane)));
+                self.ask_again(Some(filter), |token| Command::Topology { token, change });
+            }
+        }
+        for (text, options) in shared {
+            let Ok(filter) = Filter::parse(text) else { continue };
+            self.join(text, &filter, options, |session, command| {
+                session.ask_again(Some(filter.filter), command);
+            });
+        }
+    }
+
+    /// Queues a command without which the session is not what it was; for `filter`, if it is of
+    /// one.
+    fn ask_again(&mut self, filter: Option<&str>, command: impl FnOnce(Token) -> Command) {
+        let token = self.token();
+        let is_system = filter.is_some_and(|filter| filter.starts_with('$'));
+        self.resuming.insert(token, is_system);
+        self.commands.push_back(command(token));
+    }
+
+    /// Takes in what came of a command; returns whether it was one of these.
+    pub(super) fn resume_done(&mut self, token: Token, error: Option<&CommandError>) -> bool {
+        let Some(is_system) = self.resuming.remove(&token) else { return false };
+        if let Some(error) = error
+            && !(is_system && is_without_system("$", error))
+        {
+            // The client believes that it is subscribed; the next connection tries again.
+            let reason = match error {
+                CommandError::NotLeader => ReasonCode::USE_ANOTHER_SERVER,
+                _ => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+            };
+            self.disconnect(reason, Some(&error.to_string()));
+        }
+        true
+    }
+}
