@@ -82,6 +82,10 @@ pub struct Figures {
     pub queues: Vec<QueueStatus>,
     /// Consumers.
     pub consumers: usize,
+    /// Connections that have a lasting session open.
+    pub sessions_open: usize,
+    /// Lasting sessions that are kept for clients that are away.
+    pub sessions_kept: usize,
     /// Entries proposed to the log.
     pub log_entries: u64,
     /// Groups of entries that were synced.
@@ -311,6 +315,8 @@ impl Broker {
                 counters: dispatcher.counters(),
                 queues: dispatcher.queue_statuses(),
                 consumers: dispatcher.consumer_count(),
+                sessions_open: dispatcher.open_clients(),
+                sessions_kept: dispatcher.kept_clients(),
                 log_entries: shard.entries_proposed(),
                 log_syncs: 0,
             })

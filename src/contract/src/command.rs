@@ -194,4 +194,11 @@ pub enum ManageOp {
         /// Its name.
         name: Arc<str>,
     },
+    /// End the lasting session of a client, whoever has it open.
+    EndSession {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// The client's identifier.
+        client: Arc<str>,
+    },
 }

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod clients;
+mod clients_model;
 mod credit;
 mod deadletter;
 mod dedup;
 mod delayed;
+mod holding;
 mod lifetime;
 mod limits;
 mod model;
@@ -20,3 +22,4 @@ mod settle;
 mod single_active;
 mod transaction;
 mod vhost;
+mod wills;
