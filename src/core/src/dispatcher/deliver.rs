@@ -30,6 +30,7 @@ impl Dispatcher {
         self.next_epoch += 1;
         self.begin_slice();
         self.look_after_clients();
+        self.begin_slice();
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {

@@ -111,6 +111,7 @@ proptest! {
         let open = rig.dispatcher.open_clients();
         let connected = |client: &Client| client.presence == Presence::Connected;
         let lasting = rig.ledger.clients().iter().filter(|(_, c)| connected(c)).count();
+        prop_assert_eq!(rig.ledger.clients().connected(), lasting);
         prop_assert!(open >= lasting, "{open} connections have {lasting} sessions open");
         rig.crash();
         rig.after_ms(HOUR_MS);

@@ -105,6 +105,26 @@ fn a_will_goes_where_a_publish_would_in_one_entry_with_its_end() {
 }
 
 #[test]
+fn many_that_are_due_at_once_are_looked_after_in_several_turns() {
+    let mut rig = rig();
+    for n in 0..2500 {
+        rig.open("a");
+        let open = OpenSession { expiry_ms: 10, ..lasting(&n.to_string()) };
+        rig.open_client("a", with_will(open, &n.to_string(), 10));
+        rig.close("a");
+    }
+    rig.run();
+    rig.advance_ms(10);
+    for left in [1500, 500, 0] {
+        assert_eq!(rig.timeout_ms(), Some(0));
+        rig.dispatch();
+        assert_eq!(rig.dispatcher.clients().len(), left);
+    }
+    rig.run();
+    assert_eq!(rig.drain("wills").len(), 2500);
+}
+
+#[test]
 fn connections_lost_with_their_leader_have_some_time_to_come_back() {
     let mut rig = rig();
     rig.connect("a", with_will(lasting("a"), "a", 0));
