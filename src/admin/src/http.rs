@@ -185,6 +185,8 @@ mod tests {
         fn snapshot(&self) -> Snapshot {
             Snapshot {
                 connections: 3,
+                sessions_open: 2,
+                sessions_kept: 4,
                 messages_published_total: 7,
                 log_syncs_total: 5,
                 ..Snapshot::default()
@@ -242,6 +244,8 @@ mod tests {
         let answer = get_path(admin().1, "/metrics").await;
         for line in [
             "isthmus_connections 3",
+            "isthmus_sessions{connected=\"true\"} 2",
+            "isthmus_sessions{connected=\"false\"} 4",
             "isthmus_messages_published_total 7",
             "isthmus_log_syncs_total 5",
             "isthmus_ready 0",

@@ -32,6 +32,10 @@ pub struct Snapshot {
     pub queues: u64,
     /// Consumers attached.
     pub consumers: u64,
+    /// Lasting sessions that a connection has open.
+    pub sessions_open: u64,
+    /// Lasting sessions that are kept for clients that are away.
+    pub sessions_kept: u64,
     /// Messages published by clients.
     pub messages_published_total: u64,
     /// Messages delivered to clients.
@@ -150,6 +154,7 @@ impl Output<'_> {
         )?;
         self.gauge("queues", "Queues that exist", now.queues)?;
         self.gauge("consumers", "Consumers attached", now.consumers)?;
+        self.sessions(now)?;
         let total = now.messages_published_total;
         self.counter("messages_published", "Messages published by clients", total)?;
         let total = now.messages_delivered_total;
@@ -176,6 +181,16 @@ impl Output<'_> {
         self.gauge("retained_messages", help, now.retained_messages)?;
         let help = "What the retained messages take in memory, about";
         self.measure("retained", help, &Unit::Bytes, now.retained_bytes as f64)
+    }
+
+    fn sessions(&mut self, now: &Snapshot) -> fmt::Result {
+        let help = "Lasting sessions, by whether their clients are there";
+        let mut family = self.0.encode_descriptor("sessions", help, None, MetricType::Gauge)?;
+        for (connected, count) in [("true", now.sessions_open), ("false", now.sessions_kept)] {
+            let metric = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            metric.encode(family.encode_family(&[("connected", connected)])?)?;
+        }
+        Ok(())
     }
 
     fn log(&mut self, now: &Snapshot) -> fmt::Result {

@@ -129,7 +129,8 @@ impl User for LdapUser {
 enum Question {
     /// About a queue, if it is one, or else an exchange.
     Resource(Action, bool, Box<str>),
-    Topic(Action, Box<str>, Box<str>),
+    /// Of an exchange with a routing key, asked by one of the user's clients.
+    Topic(Action, Box<str>, Box<str>, Box<str>),
 }
 
 #[derive(Clone, Copy)]
@@ -144,6 +145,8 @@ struct LdapAccess {
     identity: Arc<Identity>,
     user: Arc<str>,
     vhost: Arc<str>,
+    /// Which of the user's clients it is, empty as long as it has not said so.
+    client: Box<str>,
     /// Filled by questions that are over.
     answers: Arc<Mutex<HashMap<Question, Answer>>>,
     lifetime: Duration,
@@ -154,7 +157,15 @@ struct LdapAccess {
 impl LdapAccess {
     fn new(identity: Arc<Identity>, user: Arc<str>, vhost: Arc<str>) -> LdapAccess {
         let lifetime = identity.cache_lifetime();
-        LdapAccess { identity, user, vhost, answers: Arc::default(), lifetime, is_asking: false }
+        LdapAccess {
+            identity,
+            user,
+            vhost,
+            client: "".into(),
+            answers: Arc::default(),
+            lifetime,
+            is_asking: false,
+        }
     }
 
     /// The answer, or the way to it.
@@ -200,8 +211,8 @@ async fn put(identity: &Identity, vhost: &str, question: &Question) -> Result<bo
             let kind = if *is_queue { Kind::Queue } else { Kind::Exchange };
             identity.allows(permission(*action), kind, vhost, name).await
         }
-        Question::Topic(action, exchange, key) => {
-            identity.allows_topic(permission(*action), vhost, exchange, key).await
+        Question::Topic(action, exchange, key, client) => {
+            identity.allows_topic(permission(*action), vhost, exchange, key, client).await
         }
     }
 }
@@ -225,10 +236,13 @@ impl Access for LdapAccess {
 
     fn check_topic(&mut self, action: Action, exchange: &str, key: &str) -> Result<(), Denied> {
         let exchange = Resource::Exchange(exchange).name();
-        let answer = self
-            .identity
-            .allows_topic_always()
-            .map_or_else(|| self.ask(Question::Topic(action, exchange.into(), key.into())), Ok);
+        let answer = self.identity.allows_topic_always().map_or_else(
+            || {
+                let client = self.client.clone();
+                self.ask(Question::Topic(action, exchange.into(), key.into(), client))
+            },
+            Ok,
+        );
         match answer {
             Ok(true) => Ok(()),
             Ok(false) => {
@@ -241,6 +255,12 @@ impl Access for LdapAccess {
     fn writes_everything(&mut self) -> bool {
         self.identity.allows_always() == Some(true)
             && self.identity.allows_topic_always() == Some(true)
+    }
+
+    fn identify(&mut self, client: &str) {
+        if *self.client != *client {
+            self.client = client.into();
+        }
     }
 
     fn decided(&mut self) {

@@ -87,6 +87,10 @@ pub struct Figures {
     pub consumers: usize,
     /// What exchanges keep.
     pub retained: Size,
+    /// Connections that have a lasting session open.
+    pub sessions_open: usize,
+    /// Lasting sessions that are kept for clients that are away.
+    pub sessions_kept: usize,
     /// Entries proposed to the log.
     pub log_entries: u64,
     /// Groups of entries that were synced.
@@ -317,6 +321,8 @@ impl Broker {
                 queues: dispatcher.queue_statuses(),
                 consumers: dispatcher.consumer_count(),
                 retained: dispatcher.kept().size(),
+                sessions_open: dispatcher.open_clients(),
+                sessions_kept: dispatcher.kept_clients(),
                 log_entries: shard.entries_proposed(),
                 log_syncs: 0,
             })

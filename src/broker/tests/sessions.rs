@@ -45,7 +45,7 @@ fn own_queue(name: &str) -> QueueDef {
     }
 }
 
-fn note(key: String, value: u64) -> Note {
+fn note(key: &str, value: u64) -> Note {
     Note { key: key.as_bytes().into(), value: Some(value.to_string().as_bytes().into()) }
 }
 
@@ -102,10 +102,8 @@ impl Model {
             assert!(possible.contains(&stands), "{key}: {stands:?} is not of {possible:?}");
             *possible = BTreeSet::from([stands]);
         }
-        let with_note: Vec<u64> = moved.values().map(|value| **value).collect();
-        let mut with_note_sorted = with_note;
-        with_note_sorted.sort_unstable();
-        assert_eq!(with_note_sorted, messages, "half a transaction");
+        let with_note: BTreeSet<u64> = moved.values().map(|value| **value).collect();
+        assert!(with_note.iter().eq(messages), "half a transaction");
         for (number, answered) in &self.moved {
             assert!(!answered || messages.contains(number), "{number} is lost");
         }
@@ -121,7 +119,7 @@ impl Model {
             let possible = self.noted.entry(key.clone()).or_insert_with(|| [None].into());
             possible.insert(value);
             let noted = match value {
-                Some(value) => note(key.clone(), value),
+                Some(value) => note(&key, value),
                 None => Note { key: key.as_bytes().into(), value: None },
             };
             let notes = vec![noted];
@@ -134,7 +132,7 @@ impl Model {
         let op = |op| move |token| Command::Transact { token, transaction: TX, op };
         client.request(op(TransactOp::Begin)).await;
         let transaction = Some(TX);
-        let notes = vec![note(format!("t{last}"), last)];
+        let notes = vec![note(&format!("t{last}"), last)];
         client.request(|token| Command::Note { token, notes, transaction }).await;
         client.publish_later("own", &[last.to_string().into_bytes()], transaction).await;
         client.ask(op(TransactOp::Commit)).await.unwrap();
@@ -231,7 +229,7 @@ fn a_connection_whose_session_another_opens_is_closed() {
         let node = Node::start(&SimStorage::new(1)).unwrap();
         let mut first = Client::connect(&node.broker).await;
         assert_eq!(begin(&mut first, "c").await, (false, BTreeMap::new()));
-        let notes = vec![note("k".to_owned(), 1)];
+        let notes = vec![note("k", 1)];
         // Its answer is not waited for.
         first.request(|token| Command::Note { token, notes, transaction: None }).await;
         let change = TopologyChange::DeclareOwnQueue(own_queue("own"));

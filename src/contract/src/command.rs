@@ -35,7 +35,8 @@ pub enum Command {
     CloseSession {
         /// Names the answer.
         token: Token,
-        /// Another expiry than it was opened with, in milliseconds.
+        /// Another expiry than it was opened with, in milliseconds. One that was opened with 0 stays
+        /// at that.
         expiry_ms: Option<u64>,
         /// Whether its will is published as if there had been no goodbye.
         publish_will: bool,
@@ -193,5 +194,12 @@ pub enum ManageOp {
     DeleteVhost {
         /// Its name.
         name: Arc<str>,
+    },
+    /// End the lasting session of a client, whoever has it open.
+    EndSession {
+        /// Its virtual host.
+        vhost: Arc<str>,
+        /// The client's identifier.
+        client: Arc<str>,
     },
 }

@@ -196,6 +196,8 @@ pub struct Clients {
     map: RedBlackTreeMapSync<ClientKey, Arc<Client>>,
     /// Who holds each queue that somebody holds.
     holders: RedBlackTreeMapSync<QueueId, Arc<BTreeSet<ClientKey>>>,
+    /// How many are there.
+    connected: usize,
 }
 
 impl Clients {
@@ -207,6 +209,11 @@ impl Clients {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
+    }
+
+    /// How many of them have a client that is there.
+    pub fn connected(&self) -> usize {
+        self.connected
     }
 
     /// The session of a client.
@@ -226,6 +233,16 @@ impl Clients {
 
     /// Lets something have happened. What happened to a session that is not there changes nothing.
     pub(crate) fn apply(&mut self, key: &ClientKey, change: &ClientChange) {
+        self.connected -= usize::from(self.is_connected(key));
+        self.take(key, change);
+        self.connected += usize::from(self.is_connected(key));
+    }
+
+    fn is_connected(&self, key: &ClientKey) -> bool {
+        self.map.get(key).is_some_and(|client| client.presence == Presence::Connected)
+    }
+
+    fn take(&mut self, key: &ClientKey, change: &ClientChange) {
         match change {
             ClientChange::Opened { user, expiry_ms, will } => {
                 let before = self.map.get(key).map(|client| (**client).clone());
@@ -312,7 +329,7 @@ impl Clients {
         let keys: Vec<ClientKey> =
             of_vhost.take_while(|key| &*key.vhost == vhost).cloned().collect();
         for key in &keys {
-            self.end(key);
+            self.apply(key, &ClientChange::Ended);
         }
     }
 
@@ -323,6 +340,7 @@ impl Clients {
         for key in &keys {
             self.change(key, |client| client.presence = Presence::Lost(at));
         }
+        self.connected = 0;
     }
 }
 

@@ -25,7 +25,9 @@ mod runs;
 mod testing;
 pub mod topology;
 
-pub use dispatcher::{Clock, Counters, Dispatcher, DispatcherOptions, Note, Output, QueueStatus};
+pub use dispatcher::{
+    ClientStatus, Clock, Counters, Dispatcher, DispatcherOptions, Note, Output, QueueStatus,
+};
 pub use fact::{Entry, Fact, Members, Place, Placement};
 pub use ledger::{Ledger, QueueLedger, Settings, Wanted};
 pub use runs::{Part, Run, RunMap};

@@ -72,7 +72,7 @@ pub struct Identity {
 enum Question {
     Vhost(String),
     Resource(Permission, Resource, String, String),
-    Topic(Permission, String, String, String),
+    Topic(Permission, String, String, String, String),
 }
 
 impl std::fmt::Debug for Identity {
@@ -138,6 +138,7 @@ impl Identity {
         vhost: &str,
         exchange: &str,
         routing_key: &str,
+        client_id: &str,
     ) -> Result<bool, Error> {
         let values = Values {
             vhost,
@@ -145,6 +146,7 @@ impl Identity {
             resource: "topic",
             permission: permission.name(),
             routing_key,
+            client_id,
             ..self.values()
         };
         let question = Question::Topic(
@@ -152,6 +154,7 @@ impl Identity {
             vhost.to_owned(),
             exchange.to_owned(),
             routing_key.to_owned(),
+            client_id.to_owned(),
         );
         self.answer(question, &self.shared.config.topic_access_query, &values).await
     }

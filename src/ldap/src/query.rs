@@ -10,7 +10,7 @@ use crate::template::{self, Values};
 ///
 /// Names and texts may contain `${username}`, `${user_dn}`, `${vhost}`, `${resource}` (`queue` or
 /// `exchange`), `${name}`, `${permission}` (`configure`, `write` or `read`), `${routing_key}`,
-/// `${ad_domain}` and `${ad_user}`, as far as the question has them.
+/// `${client_id}`, `${ad_domain}` and `${ad_user}`, as far as the question has them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Query {

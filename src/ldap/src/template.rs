@@ -12,9 +12,10 @@ pub(crate) struct Values<'a> {
     pub(crate) name: &'a str,
     pub(crate) permission: &'a str,
     pub(crate) routing_key: &'a str,
+    pub(crate) client_id: &'a str,
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "username",
     "user_dn",
     "vhost",
@@ -22,6 +23,7 @@ const NAMES: [&str; 9] = [
     "name",
     "permission",
     "routing_key",
+    "client_id",
     "ad_domain",
     "ad_user",
 ];
@@ -37,6 +39,7 @@ impl<'a> Values<'a> {
             "name" => self.name,
             "permission" => self.permission,
             "routing_key" => self.routing_key,
+            "client_id" => self.client_id,
             // `DOMAIN\user`, as Active Directory has it.
             "ad_domain" => windows_name().map_or("", |(domain, _)| domain),
             "ad_user" => windows_name().map_or(self.username, |(_, user)| user),

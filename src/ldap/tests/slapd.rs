@@ -174,7 +174,7 @@ async fn permissions_follow_the_queries() {
     }
     let error = ann.allows(Permission::Read, Resource::Queue, "orders", "x").await;
     assert!(matches!(error, Err(Error::NoCase)), "{error:?}");
-    let topic = |key| ann.allows_topic(Permission::Write, "orders", "amq.topic", key);
+    let topic = |key| ann.allows_topic(Permission::Write, "orders", "amq.topic", key, "");
     assert!(topic("orders.new").await.expect("answered"));
     assert!(!topic("ordersXnew").await.expect("answered"));
 }

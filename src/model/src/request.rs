@@ -54,7 +54,8 @@ pub enum TopologyChange {
     /// ([`QueueOptions::expires_ms`](crate::QueueOptions)), is not deleted with its last consumer,
     /// and is deleted when the last that holds it releases it or ends, unless somebody consumes.
     /// A durable queue of [`TopologyChange::DeclareOwnQueue`] is held from the beginning. A session
-    /// that ends with its connection holds nothing durably, and need not: it consumes.
+    /// that ends with its connection holds nothing durably, and need not: it consumes. A queue that
+    /// is not the session's own may be held by whoever may read from it; it must be durable.
     HoldQueue {
         /// Its name.
         name: Arc<str>,

@@ -182,6 +182,8 @@ impl Broker {
         Snapshot {
             queues: figures.queues.len() as u64,
             consumers: figures.consumers as u64,
+            sessions_open: figures.sessions_open as u64,
+            sessions_kept: figures.sessions_kept as u64,
             messages_published_total: counters.published,
             messages_delivered_total: counters.delivered,
             messages_acknowledged_total: counters.acknowledged,

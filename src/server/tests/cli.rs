@@ -33,6 +33,23 @@ fn signals_stop_it_cleanly() {
 }
 
 #[test]
+fn operators_may_ask_for_sessions() {
+    let program = Program::start(&[], &[]);
+    // guest:guest
+    let login = "authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
+    for path in ["/api/sessions", "/api/sessions/%2F"] {
+        let answer = program.get_with(path, login);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[]"), "{path}: {answer}");
+        let stranger = program.get(path);
+        assert!(stranger.starts_with("HTTP/1.1 401"), "{path}: {stranger}");
+    }
+    for path in ["/api/sessions/nowhere", "/api/sessions/%2F/nobody"] {
+        let answer = program.get_with(path, login);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+}
+
+#[test]
 fn idle_http_connections_do_not_hold_up_the_stop() {
     let mut program = Program::start(&[], &[]);
     let _idle = TcpStream::connect(("127.0.0.1", program.port("http"))).expect("connected");

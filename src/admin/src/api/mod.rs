@@ -18,6 +18,7 @@ mod permissions;
 mod policies;
 mod queues;
 mod retained;
+mod sessions;
 mod users;
 mod vhosts;
 
@@ -121,6 +122,9 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/api/connections/{name}", get(connections::get).delete(connections::close))
         .route("/api/vhosts/{vhost}/connections", get(connections::list_of_vhost))
         .route("/api/connections/username/{user}", delete(connections::close_of_user))
+        .route("/api/sessions", get(sessions::list))
+        .route("/api/sessions/{vhost}", get(sessions::list_of_vhost))
+        .route("/api/sessions/{vhost}/{client}", get(sessions::get).delete(sessions::end))
         .route("/api/vhosts", get(vhosts::list))
         .route("/api/vhosts/{vhost}", get(vhosts::get).put(vhosts::put).delete(vhosts::delete))
         .route("/api/vhosts/{vhost}/permissions", get(permissions::list_of_vhost))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_cluster::SingleNode;
 use isthmus_cluster::member::{Encode, Lease, Proposer};
 use isthmus_contract::{CloseReason, Command, Event, ManageOp, Publish, TransactOp};
+use isthmus_core::clients::ClientKey;
 use isthmus_core::{
     Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Note, Output, Place, codec,
 };
@@ -251,6 +252,10 @@ impl Leading {
                 ManageOp::DeleteVhost { name } => {
                     dispatcher.delete_vhost(ledger, session, token, &name);
                 }
+                ManageOp::EndSession { vhost, client } => {
+                    let key = ClientKey { vhost, client };
+                    dispatcher.end_session_of(ledger, session, token, &key);
+                }
             },
         }
     }
@@ -340,6 +345,9 @@ impl Leading {
                         }
                         Output::TakenOver => {
                             post.event(Event::Closed(CloseReason::TakenOver));
+                        }
+                        Output::SessionEnded => {
+                            post.event(Event::Closed(CloseReason::Forced));
                         }
                         Output::Detached { consumer, reason } => {
                             post.event(Event::Detached { consumer, reason });

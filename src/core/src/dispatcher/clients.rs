@@ -9,8 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, OpenSession, QueueId,
-    Reply, SessionId, Time, Token, TransactionId, Will,
+    Batch, CommandError, OpenSession, QueueId, Reply, SessionId, Time, Token, Will,
 };
 
 use super::session::Deferred;
@@ -18,6 +17,9 @@ use super::{Dispatcher, Output};
 use crate::clients::{Client, ClientChange, ClientKey, Clients, Notes, Presence};
 use crate::ledger::client_bytes;
 use crate::{Fact, Ledger};
+
+/// Sessions that are looked after in one turn: a million that end at once are not to be one.
+const LOOKED_AFTER_MAX: usize = 1000;
 
 /// Lasting sessions as the leader knows them.
 #[derive(Debug, Default)]
@@ -67,9 +69,31 @@ impl OpenClients {
 /// The lasting session that a connection has open.
 #[derive(Debug)]
 pub(super) struct OpenClient {
-    key: ClientKey,
+    pub(super) key: ClientKey,
     /// Its notes, if it ends with the connection: the log does not have them.
-    notes: Option<Notes>,
+    pub(super) notes: Option<Notes>,
+}
+
+/// How the session of a client is, for operators.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientStatus {
+    /// Whose it is.
+    pub key: ClientKey,
+    /// The user who began it.
+    pub user: Arc<str>,
+    /// The connection that has it open.
+    pub connection: Option<SessionId>,
+    /// Milliseconds that it is kept after its connection has ended, or
+    /// [`NEVER_EXPIRES`](isthmus_model::NEVER_EXPIRES).
+    pub expiry_ms: u64,
+    /// When it ends if its client stays away, in log time; [`Time::NEVER`] while it is there.
+    pub ends_at: Time,
+    /// How many notes it has.
+    pub notes: usize,
+    /// Whether it has a will that is yet to be published.
+    pub has_will: bool,
+    /// The queues that it holds.
+    pub queues: Vec<Arc<str>>,
 }
 
 /// How a connection comes to its end.
@@ -77,7 +101,7 @@ pub(super) struct OpenClient {
 pub(super) enum Ending {
     /// By itself. Its lasting session, if it has said no goodbye, is closed.
     Own,
-    /// Another connection opens its lasting session, and decides what becomes of that.
+    /// Somebody else takes its lasting session, and decides what becomes of that.
     TakenOver,
 }
 
@@ -90,6 +114,70 @@ impl Dispatcher {
     /// How many connections have a lasting session open, whether it outlives them or not.
     pub fn open_clients(&self) -> usize {
         self.clients.open.len()
+    }
+
+    /// How many lasting sessions are kept for clients that are away.
+    pub fn kept_clients(&self) -> usize {
+        self.clients.lasting.len() - self.clients.lasting.connected()
+    }
+
+    /// How every session is, in the order of virtual hosts and clients: those that are kept, and
+    /// those that end with a connection.
+    pub fn client_statuses(&self) -> Vec<ClientStatus> {
+        let name = |id: &QueueId| Some(Arc::clone(&self.queues.get(id)?.def.name));
+        let kept = self.clients.lasting.iter().map(|(key, client)| ClientStatus {
+            key: key.clone(),
+            user: Arc::clone(&client.user),
+            connection: self.clients.open.get(key).copied(),
+            expiry_ms: client.expiry_ms,
+            ends_at: client.ends_at(),
+            notes: client.notes.len(),
+            has_will: client.will.is_some(),
+            queues: client.held.iter().filter_map(name).collect(),
+        });
+        let passing = self.clients.open.iter().filter_map(|(key, id)| {
+            let session = self.sessions.get(id)?;
+            if self.clients.lasting.get(key).is_some() {
+                return None;
+            }
+            let notes = session.client.as_ref().and_then(|client| client.notes.as_ref());
+            Some(ClientStatus {
+                key: key.clone(),
+                user: Arc::clone(&session.user),
+                connection: Some(*id),
+                expiry_ms: 0,
+                ends_at: Time::NEVER,
+                notes: notes.map_or(0, Notes::len),
+                has_will: false,
+                queues: Vec::new(),
+            })
+        });
+        let mut statuses: Vec<ClientStatus> = kept.chain(passing).collect();
+        statuses.sort_by(|a, b| a.key.cmp(&b.key));
+        statuses
+    }
+
+    /// Ends the session of a client for an operator, and the connection that has it open.
+    pub fn end_session_of(
+        &mut self,
+        ledger: &Ledger,
+        session: SessionId,
+        token: Token,
+        key: &ClientKey,
+    ) {
+        let holder = self.clients.open.get(key).copied();
+        if let Some(holder) = holder {
+            self.say(holder, Output::SessionEnded);
+            self.end_connection(ledger, holder, Ending::TakenOver);
+        }
+        let result = if holder.is_some() || self.clients.lasting.get(key).is_some() {
+            self.end_client(key, true);
+            Ok(Reply::Ok)
+        } else {
+            let ClientKey { vhost, client } = key;
+            Err(CommandError::NotFound(format!("no session '{client}' in vhost '{vhost}'")))
+        };
+        self.answer_committed(ledger, session, token, result);
     }
 
     /// Opens the lasting session of a client.
@@ -254,7 +342,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn open_client_of(&self, id: SessionId) -> Result<&OpenClient, CommandError> {
+    /// The lasting session that a connection has open.
+    pub(super) fn open_client_of(&self, id: SessionId) -> Result<&OpenClient, CommandError> {
         let client = self.sessions.get(&id).and_then(|session| session.client.as_ref());
         client.ok_or_else(|| {
             CommandError::Precondition("no lasting session is open on this connection".into())
@@ -285,7 +374,7 @@ impl Dispatcher {
         self.arm_client(key);
     }
 
-    /// Another connection has taken the session over: what becomes of it is decided there.
+    /// Somebody else has taken the session: what becomes of it is decided there.
     pub(super) fn lose_client(&mut self, open: &OpenClient) {
         self.clients.open.remove(&open.key);
     }
@@ -310,7 +399,8 @@ impl Dispatcher {
         self.gather.after.extend(effects);
     }
 
-    fn change_client(&mut self, key: &ClientKey, change: ClientChange) {
+    /// Gathers something that happened to a session, and lets it have happened.
+    pub(super) fn change_client(&mut self, key: &ClientKey, change: ClientChange) {
         self.clients.lasting.apply(key, &change);
         let bytes = client_bytes(key, &change);
         self.propose(Fact::Client { key: key.clone(), change }, bytes);
@@ -324,10 +414,11 @@ impl Dispatcher {
 
     /// Ends the sessions whose time is over, and publishes wills that are due.
     pub(super) fn look_after_clients(&mut self) {
-        while !self.has_gathered_enough()
-            && let Some((at, key)) = self.clients.due.first().cloned()
-            && at <= self.clock.log
-        {
+        for _ in 0..LOOKED_AFTER_MAX {
+            let Some((at, key)) = self.clients.due.first().cloned() else { return };
+            if at > self.clock.log || self.has_gathered_enough() {
+                return;
+            }
             self.clients.disarm(&key);
             self.look_after(&key);
         }
@@ -361,150 +452,4 @@ impl Dispatcher {
         self.clients.due.retain(|(_, key)| &*key.vhost != vhost);
         self.clients.armed.retain(|key, _| &*key.vhost != vhost);
     }
-}
-
-// What a session holds.
-impl Dispatcher {
-    /// Lets the lasting session that is open hold a queue. One that ends with its connection
-    /// holds nothing.
-    pub(super) fn hold(&mut self, id: SessionId, queue: QueueId) -> Result<(), CommandError> {
-        self.open_client_of(id)?;
-        if let Some(q) = self.queues.get(&queue).filter(|q| !q.is_durable()) {
-            return Err(CommandError::Precondition(format!(
-                "queue '{}' in vhost '{}' is not durable: no lasting session can hold it",
-                q.def.name, q.vhost
-            )));
-        }
-        self.hold_durable(id, queue);
-        Ok(())
-    }
-
-    /// As [`Dispatcher::hold`], for a queue that the session has declared as its own: where it
-    /// cannot be held, it is not.
-    pub(super) fn hold_own(&mut self, id: SessionId, queue: QueueId) {
-        if self.queues.get(&queue).is_some_and(|queue| queue.is_durable()) {
-            self.hold_durable(id, queue);
-        }
-    }
-
-    fn hold_durable(&mut self, id: SessionId, queue: QueueId) {
-        let Ok(OpenClient { key, notes: None }) = self.open_client_of(id) else { return };
-        let key = key.clone();
-        if self.clients.lasting.get(&key).is_some_and(|client| !client.held.contains(&queue)) {
-            self.change_client(&key, ClientChange::Held(queue));
-        }
-    }
-
-    /// Lets the lasting session that is open hold a queue no longer.
-    pub(super) fn release_held(
-        &mut self,
-        id: SessionId,
-        queue: QueueId,
-    ) -> Result<(), CommandError> {
-        let key = self.open_client_of(id)?.key.clone();
-        let client = self.clients.lasting.get(&key);
-        if client.is_some_and(|client| client.held.contains(&queue)) {
-            self.change_client(&key, ClientChange::Released(queue));
-            self.let_go(queue);
-        }
-        Ok(())
-    }
-
-    /// A queue is held by one session less: it is deleted if that was the last and nobody
-    /// consumes, or when nobody does any more.
-    fn let_go(&mut self, id: QueueId) {
-        if self.clients.lasting.is_held(id) {
-            return;
-        }
-        if let Some(queue) = self.queues.get_mut(&id) {
-            queue.was_let_go = true;
-        }
-        self.in_use(id);
-        self.delete_if_abandoned(id);
-    }
-}
-
-// What a session notes.
-impl Dispatcher {
-    /// Notes something in the lasting session that is open.
-    pub fn note(
-        &mut self,
-        ledger: &Ledger,
-        session: SessionId,
-        token: Token,
-        notes: Vec<Note>,
-        transaction: Option<TransactionId>,
-    ) {
-        let request = Deferred::Note { token, notes, transaction };
-        if let Some(Deferred::Note { token, notes, transaction }) =
-            self.defer(ledger, session, request)
-        {
-            self.do_note(ledger, session, token, notes, transaction);
-        }
-    }
-
-    pub(super) fn do_note(
-        &mut self,
-        ledger: &Ledger,
-        id: SessionId,
-        token: Token,
-        notes: Vec<Note>,
-        transaction: Option<TransactionId>,
-    ) {
-        let written = self.gather.written;
-        let result = check_sizes(&notes).and_then(|()| match transaction {
-            Some(transaction) => {
-                self.open_client_of(id)?;
-                self.transaction(id, transaction)?.note(notes)
-            }
-            None => {
-                self.check_notes(id, &notes)?;
-                self.note_now(id, notes);
-                Ok(())
-            }
-        });
-        self.answer_since(ledger, written, id, token, result.map(|()| Reply::Ok));
-    }
-
-    /// Whether all of `notes` may be noted.
-    pub(super) fn check_notes(&self, id: SessionId, notes: &[Note]) -> Result<(), CommandError> {
-        if notes.is_empty() {
-            return Ok(());
-        }
-        let open = self.open_client_of(id)?;
-        match &open.notes {
-            Some(own) => own.check(notes),
-            None => self.clients.lasting.get(&open.key).map_or(Ok(()), |c| c.notes.check(notes)),
-        }
-    }
-
-    /// Notes what was checked before.
-    pub(super) fn note_now(&mut self, id: SessionId, notes: Vec<Note>) {
-        let client = self.sessions.get_mut(&id).and_then(|session| session.client.as_mut());
-        let Some(open) = client.filter(|_| !notes.is_empty()) else { return };
-        if let Some(own) = &mut open.notes {
-            return notes.iter().for_each(|note| own.set(note));
-        }
-        let key = open.key.clone();
-        self.change_client(&key, ClientChange::Noted(notes));
-        self.touch_log(id);
-    }
-}
-
-fn check_sizes(notes: &[Note]) -> Result<(), CommandError> {
-    for note in notes {
-        if note.key.len() > NOTE_KEY_BYTES_MAX {
-            return Err(CommandError::Limit(format!(
-                "the key of a note has {} bytes, more than {NOTE_KEY_BYTES_MAX}",
-                note.key.len()
-            )));
-        }
-        let value = note.value.as_ref().map_or(0, |value| value.len());
-        if value > NOTE_VALUE_BYTES_MAX {
-            return Err(CommandError::Limit(format!(
-                "a note has {value} bytes, more than {NOTE_VALUE_BYTES_MAX}"
-            )));
-        }
-    }
-    Ok(())
 }

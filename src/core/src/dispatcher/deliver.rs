@@ -31,6 +31,7 @@ impl Dispatcher {
         self.begin_slice();
         self.look_after_clients();
         self.expire_kept();
+        self.begin_slice();
         while !self.has_gathered_enough()
             && let Some(id) = self.dirty.pop()
         {

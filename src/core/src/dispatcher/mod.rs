@@ -11,6 +11,7 @@
 //! durable effect of its session waits for the entry that holds it ([`Dispatcher::behind`]).
 
 mod checkouts;
+mod client_state;
 mod clients;
 mod consumer;
 mod deadletter;
@@ -52,6 +53,7 @@ use crate::policy::Policies;
 use crate::topology::Topology;
 use crate::{Entry, Fact, Ledger, Run};
 
+pub use self::clients::ClientStatus;
 pub use self::queue::QueueStatus;
 
 /// What the dispatcher has to say to a session.
@@ -87,6 +89,8 @@ pub enum Output {
     VhostDeleted,
     /// Another connection has opened its lasting session: the session has ended.
     TakenOver,
+    /// An operator has ended its lasting session: the session has ended.
+    SessionEnded,
     /// A consumer was ended.
     Detached {
         /// Which.

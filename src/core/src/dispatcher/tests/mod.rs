@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
 mod clients;
+mod clients_model;
 mod credit;
 mod deadletter;
 mod dedup;
 mod delayed;
 mod kept;
+mod holding;
 mod lifetime;
 mod limits;
 mod model;
@@ -21,3 +23,4 @@ mod settle;
 mod single_active;
 mod transaction;
 mod vhost;
+mod wills;

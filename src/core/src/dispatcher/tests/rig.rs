@@ -709,6 +709,7 @@ fn in_words(output: &Output) -> String {
         Output::Detached { consumer, reason } => format!("consumer {consumer}: {reason:?}"),
         Output::VhostDeleted => "virtual host deleted".to_owned(),
         Output::TakenOver => "taken over".to_owned(),
+        Output::SessionEnded => "session ended".to_owned(),
     }
 }
 
