@@ -35,9 +35,25 @@ const WORK_MAX: u64 = 200_000;
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
     kept: Kept,
-    /// When it expires, and its virtual host, exchange and routing key; exactly what is kept and
-    /// expires, so that what is replaced leaves nothing behind.
-    expiry: BTreeSet<(Time, Arc<str>, Arc<str>, Arc<str>)>,
+    /// Exactly what is kept and expires: what is replaced leaves nothing behind.
+    expiry: BTreeSet<Timer>,
+}
+
+/// When something that is kept expires.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    /// In log time.
+    at: Time,
+    vhost: Arc<str>,
+    exchange: Arc<str>,
+    key: Arc<str>,
+}
+
+impl Timer {
+    fn new(at: Time, vhost: &Arc<str>, exchange: &Arc<str>, key: &Arc<str>) -> Timer {
+        let (vhost, exchange) = (Arc::clone(vhost), Arc::clone(exchange));
+        Timer { at, vhost, exchange, key: Arc::clone(key) }
+    }
 }
 
 /// That an exchange keeps a message.
@@ -80,11 +96,10 @@ impl Keeping {
     pub(super) fn recover(ledger: &Ledger) -> Keeping {
         let kept = ledger.kept().clone();
         let expiring = kept.iter_expiring();
-        let expiry = expiring
-            .map(|(at, vhost, exchange, key)| {
-                (at, Arc::clone(vhost), Arc::clone(exchange), key.into())
-            })
-            .collect();
+        let timer = |(at, vhost, exchange, key): (_, _, _, String)| {
+            Timer::new(at, vhost, exchange, &key.into())
+        };
+        let expiry = expiring.map(timer).collect();
         Keeping { kept, expiry }
     }
 
@@ -97,8 +112,7 @@ impl Keeping {
             self.unset_timer(vhost, exchange, key, &before);
         }
         if expires_at != Time::NEVER {
-            let address = (Arc::clone(vhost), Arc::clone(exchange), Arc::clone(key));
-            self.expiry.insert((expires_at, address.0, address.1, address.2));
+            self.expiry.insert(Timer::new(expires_at, vhost, exchange, key));
         }
     }
 
@@ -118,27 +132,26 @@ impl Keeping {
     ) {
         let at = message.expires_at();
         if at != Time::NEVER {
-            let address = (Arc::clone(vhost), Arc::clone(exchange), Arc::clone(key));
-            self.expiry.remove(&(at, address.0, address.1, address.2));
+            self.expiry.remove(&Timer::new(at, vhost, exchange, key));
         }
     }
 
     /// An exchange is gone.
     pub(super) fn forget_exchange(&mut self, vhost: &str, exchange: &str) {
         if self.kept.forget_exchange(vhost, exchange).messages > 0 {
-            self.expiry.retain(|(_, v, e, _)| (&**v, &**e) != (vhost, exchange));
+            self.expiry.retain(|timer| (&*timer.vhost, &*timer.exchange) != (vhost, exchange));
         }
     }
 
     /// A virtual host is gone.
     pub(super) fn forget_vhost(&mut self, vhost: &str) {
         self.kept.forget_vhost(vhost);
-        self.expiry.retain(|(_, v, ..)| &**v != vhost);
+        self.expiry.retain(|timer| &*timer.vhost != vhost);
     }
 
     /// The log time at which something that is kept expires; [`Time::NEVER`] if nothing does.
     pub(super) fn next_expiry(&self) -> Time {
-        self.expiry.first().map_or(Time::NEVER, |(at, ..)| *at)
+        self.expiry.first().map_or(Time::NEVER, |timer| timer.at)
     }
 }
 
@@ -235,7 +248,8 @@ impl Dispatcher {
     /// Keeps no longer what has expired.
     pub(super) fn expire_kept(&mut self) {
         while self.keeping.next_expiry() <= self.clock.log && !self.has_gathered_enough() {
-            let Some((_, vhost, exchange, key)) = self.keeping.expiry.pop_first() else { return };
+            let Some(timer) = self.keeping.expiry.pop_first() else { return };
+            let Timer { vhost, exchange, key, .. } = timer;
             self.moved += 1;
             self.keeping.remove(&vhost, &exchange, &key);
             if self.topology.exchange(&vhost, &exchange).is_ok_and(|def| def.durable) {
