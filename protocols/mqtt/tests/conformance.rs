@@ -32,10 +32,14 @@ fn every_named_test_exists() {
 fn every_test_of_a_statement_is_named() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = fs::read_to_string(here.join("../../docs/conformance/mqtt.md")).unwrap();
-    for file in ["refused_v5", "refused_v3"] {
+    let tables = ["refused_v5", "refused_v3"];
+    let sessions = ["session", "subscriptions", "exactly_once", "lasting", "flow", "losses"];
+    for file in tables.iter().chain(&sessions) {
         let source = fs::read_to_string(here.join(format!("tests/{file}.rs"))).unwrap();
         for line in source.lines() {
-            let Some((name, _)) = line.trim_start().split_once(": V") else { continue };
+            let line = line.trim_start();
+            let alone = line.strip_prefix("fn ").and_then(|line| line.split_once('('));
+            let Some((name, _)) = alone.or(line.split_once(": V")) else { continue };
             if name.starts_with("mqtt") || name.starts_with("section") {
                 assert!(document.contains(&format!("`{file}::{name}`")), "{name}");
             }

@@ -169,6 +169,8 @@ fn mqtt5_3_2_2_3_a_session_that_is_there_is_gone_on_with() {
         &[0x25],
         &s("$SYS/#"),
         &[0x20],
+        &s("$own/#"),
+        &[0x21],
         &s("$share/g/a"),
         &[1],
     ];
@@ -189,6 +191,7 @@ fn mqtt5_3_2_2_3_a_session_that_is_there_is_gone_on_with() {
         "declare mqtt-subscription-idqos0 exclusive",
         "attach 0 mqtt-subscription-idqos0 settled exclusive",
         "bind amq.mqtt.system $SYS.# to mqtt-subscription-idqos0",
+        "bind amq.mqtt.system $own.# to mqtt-subscription-idqos1",
         "bind amq.topic zero to mqtt-subscription-idqos0",
         "declare mqtt-shared-g/a shared",
         "hold mqtt-shared-g/a",

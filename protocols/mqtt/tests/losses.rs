@@ -214,7 +214,7 @@ proptest! {
     ) {
         let mut rig = if lasts { Rig::lasting() } else { Rig::accepted() };
         rig.answers = false;
-        let mut sequence = 0;
+        let (mut sequence, mut is_over) = (0, false);
         for (step, id) in steps {
             let filter = ["#", "a/+", "$share/g/a"][usize::from(id - 1)];
             let id16 = u16::from(id);
@@ -242,9 +242,12 @@ proptest! {
             };
             let mut bytes = &written[..];
             while let Some(frame) = frame::next(bytes, frame::PACKET_BYTES_MAX).unwrap() {
-                Packet::read(&frame, Version::V5, Sender::Server).unwrap();
+                prop_assert!(!is_over, "nothing follows a DISCONNECT");
+                let packet = Packet::read(&frame, Version::V5, Sender::Server).unwrap();
+                is_over = matches!(packet, Packet::Disconnect(_));
                 bytes = &bytes[frame.wire_len()..];
             }
+            prop_assert_eq!(is_over, rig.session.is_closed());
             prop_assert!(bytes.is_empty());
         }
     }

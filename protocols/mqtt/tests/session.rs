@@ -282,6 +282,21 @@ fn what_must_not_be_ends_the_connection_with_its_reason() {
 }
 
 #[test]
+fn mqtt5_3_14_4_1_nothing_is_said_after_a_goodbye() {
+    let mut rig = Rig::accepted();
+    // What is answered before the fault is.
+    let written = rig.send(&[0x62, 2, 0, 9, 0x36, 2, 0, 0]);
+    assert_eq!(written[..6], [0x70, 3, 0, 9, 0x92, 0xE0]);
+    assert_eq!(written.len(), 7 + usize::from(written[6]));
+    let mut rig = Rig::accepted();
+    rig.answers = false;
+    rig.send(&publish5(0x32, "a", &[0, 1], ""));
+    rig.session.handle_event(NOW, Event::Closed(CloseReason::Shutdown));
+    rig.written();
+    assert_eq!(rig.confirm(&[]), []);
+}
+
+#[test]
 fn a_subscribe_of_too_many_filters_asks_for_nothing() {
     let mut rig = Rig::accepted();
     let filters = [&s("a")[..], &[0]].concat().repeat(10_001);

@@ -378,6 +378,10 @@ impl MqttSession {
 
     /// Ends the connection for `reason`.
     pub(super) fn disconnect(&mut self, reason: ReasonCode, text: Option<&str>) {
+        // What is certain is said before: nothing may be said behind it [MQTT-3.14.4-1].
+        if let Phase::Running = self.phase {
+            self.flush();
+        }
         if self.version() == Version::V5 && matches!(self.phase, Phase::Running) {
             let mut properties = PropertiesBuf::new();
             let fits = text.is_some_and(|text| text.len() + 16 < self.peer.packet_max as usize);

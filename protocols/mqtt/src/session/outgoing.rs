@@ -88,46 +88,74 @@ impl MqttSession {
         let moved = annotations.and_then(|a| a.routing_key.as_deref());
         let key = moved.unwrap_or_else(|| batch.routing_key(record));
         let is_recalled = annotations.is_some_and(|a| a.recalled);
-        let granted = match lane {
-            _ if !is_topic_name(key) => None,
-            Some(lane) => self.subscriptions.filters.granted(lane, key, is_recalled),
-            None => match self.subscriptions.shared.granted(delivery.consumer, key) {
-                Ok(granted) => granted,
-                // It has left the group: another member gets it.
-                Err(_) => {
-                    self.settle(held, Outcome::Requeue);
-                    return true;
-                }
-            },
-        };
         let is_held = lane.is_none_or(Lane::is_acknowledged);
-        let Some(granted) = granted else {
-            if is_held {
-                self.settle(held, Outcome::Accept);
+        let granted = match self.granted(delivery.consumer, key, is_recalled) {
+            Ok(granted) => granted,
+            Err(outcome) => {
+                if is_held {
+                    self.settle(held, outcome);
+                }
+                return true;
             }
-            return true;
         };
         let told = self.told(delivery, record);
-        let published = match &told {
-            Told::Stored(head) => head.qos,
-            Told::Converted(qos, _) => *qos,
+        let (published, properties) = match &told {
+            Told::Stored(head) => (head.qos, head.properties),
+            Told::Converted(qos, properties) => (*qos, properties.as_properties()),
         };
         let qos = published.min(granted.qos);
         let Some(packet_id) = self.packet_id(lane, qos, sequence) else { return false };
-        let retain =
-            is_recalled || granted.retain_as_published && record.flags.has(RecordFlags::RETAIN);
-        let written = self.write(delivery, record, key, &told, &granted, qos, retain, packet_id);
-        if written && qos != Qos::AtMostOnce {
-            let step = match qos {
-                Qos::ExactlyOnce => Step::Sent(held),
-                _ => Step::Published(held),
-            };
-            self.flights.begin(packet_id, step, true);
-        } else if is_held {
+        // What is left of a message that was kept is less than it was published with
+        // [MQTT-3.3.2-6].
+        let expires = record.ttl_ms != NO_TTL && properties.message_expiry_s().is_some();
+        let is_retained = granted.retain_as_published && record.flags.has(RecordFlags::RETAIN);
+        let topic = self.given.name(key);
+        let outgoing = Outgoing {
+            version: self.peer.version,
+            dup: delivery.redelivered,
+            qos,
+            retain: is_recalled || is_retained,
+            topic,
+            packet_id,
+            expiry_left_s: expires.then(|| record.ttl_ms.div_ceil(1000)),
+            subscription_ids: &granted.ids,
+            properties,
+            chunk: &batch.chunk,
+            payload: record.body,
+        };
+        let written = self.write(outgoing, key);
+        match qos {
+            Qos::AtLeastOnce if written => {
+                self.flights.begin(packet_id, Step::Published(held), true);
+            }
+            Qos::ExactlyOnce if written => self.flights.begin(packet_id, Step::Sent(held), true),
             // Nobody will acknowledge it.
-            self.settle(held, Outcome::Accept);
+            _ if is_held => self.settle(held, Outcome::Accept),
+            _ => {}
         }
         true
+    }
+
+    /// What the message with `key` is for, of those that come by `consumer`; what becomes of it
+    /// if it is not to be delivered.
+    fn granted(
+        &mut self,
+        consumer: ConsumerId,
+        key: &str,
+        is_recalled: bool,
+    ) -> Result<Granted, Outcome> {
+        if !is_topic_name(key) {
+            return Err(Outcome::Accept);
+        }
+        let granted = match Lane::from_number(consumer.0) {
+            Some(lane) => self.subscriptions.filters.granted(lane, key, is_recalled),
+            // One that has left the group: another member gets it.
+            None => {
+                let granted = self.subscriptions.shared.granted(consumer, key);
+                granted.map_err(|_| Outcome::Requeue)?
+            }
+        };
+        granted.ok_or(Outcome::Accept)
     }
 
     /// The packet identifier of a delivery; `None` if it must wait.
@@ -147,39 +175,8 @@ impl MqttSession {
         }
     }
 
-    /// Writes the PUBLISH; returns whether the client takes one that large.
-    #[expect(clippy::too_many_arguments, reason = "what a PUBLISH is made of")]
-    fn write(
-        &mut self,
-        delivery: &Delivery,
-        record: &Record,
-        key: &str,
-        told: &Told<'_>,
-        granted: &Granted,
-        qos: Qos,
-        retain: bool,
-        packet_id: u16,
-    ) -> bool {
-        let properties = match told {
-            Told::Stored(head) => head.properties,
-            Told::Converted(_, properties) => properties.as_properties(),
-        };
-        // What is left of a message that was kept is less than it was published with
-        // [MQTT-3.3.2-6].
-        let expires = record.ttl_ms != NO_TTL && properties.message_expiry_s().is_some();
-        let mut outgoing = Outgoing {
-            version: self.peer.version,
-            dup: delivery.redelivered,
-            qos,
-            retain,
-            topic: self.given.name(key),
-            packet_id,
-            expiry_left_s: expires.then(|| record.ttl_ms.div_ceil(1000)),
-            subscription_ids: &granted.ids,
-            properties,
-            chunk: &delivery.batch.chunk,
-            payload: record.body,
-        };
+    /// Writes a PUBLISH of the message with `key`; returns whether the client takes one that large.
+    fn write<'a>(&mut self, mut outgoing: Outgoing<'a>, key: &'a str) -> bool {
         let max = self.peer.packet_max;
         if outgoing.write(&mut self.outbox, max) {
             self.given.told(key, &outgoing.topic);

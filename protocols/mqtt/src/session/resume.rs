@@ -56,10 +56,11 @@ impl MqttSession {
                 self.make_lane(lane, |session, command| session.ask_again(None, command));
             }
         }
-        // Bindings of lanes that are durable are there.
+        // Bindings of lanes that are durable are there, save for those of the broker's own topics,
+        // whose exchange a restart makes anew.
         for (filter, options) in own {
             let lane = options.lane();
-            if !lane.is_acknowledged() {
+            if !lane.is_acknowledged() || filter.starts_with('$') {
                 let change = TopologyChange::Bind(self.binding(filter, self.lane_queue(lane)));
                 self.ask_again(Some(filter), |token| Command::Topology { token, change });
             }

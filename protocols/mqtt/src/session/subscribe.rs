@@ -9,6 +9,7 @@ use isthmus_contract::{Command, CommandError, Recall, Reply, Token, TopologyChan
 use isthmus_model::Note;
 
 use super::MqttSession;
+use super::connect::Phase;
 use super::filters::Filters;
 use super::gather::reason_of;
 use super::lanes::{Lane, WINDOW};
@@ -425,6 +426,7 @@ impl MqttSession {
         let requests = &mut self.subscriptions.requests;
         if requests.get(&request).is_some_and(|answered| answered.waits_for == 0)
             && let Some(answered) = requests.remove(&request)
+            && let Phase::Running = self.phase
         {
             let mut written = Vec::new();
             let result = answered.write(self.peer.version, &mut written);
