@@ -202,7 +202,8 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 /// `text` as [`decoded`] gives it back; `is_part` if a slash ends it.
 fn encoded(text: &str, is_part: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(is_part && text.contains('/')) {
+    let needs = |c: char| c == '%' || is_part && c == '/';
+    if !text.contains(needs) {
         return text.into();
     }
     let text = text.replace('%', "%25");
@@ -225,10 +226,9 @@ pub(crate) fn reply_to_of(address: &str) -> Cow<'_, str> {
     if address.is_empty() {
         return address.into();
     }
-    if address.starts_with("/topic/") || address.starts_with("/exchange/") {
-        if *address_of(address) == *address {
-            return address.into();
-        }
+    let is_whole = address.starts_with("/topic/") || address.starts_with("/exchange/");
+    if is_whole && *address_of(address) == *address {
+        return address.into();
     }
     format!("/reply-queue/{}", encoded(address, false)).into()
 }

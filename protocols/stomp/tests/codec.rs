@@ -224,7 +224,7 @@ proptest! {
             let pairs: Vec<(&str, &str)> =
                 headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             write_frame(&mut bytes, Command::Send, Rules::of(version), &pairs, body);
-            bytes.push(b'\n');
+            bytes.extend_from_slice(b"\n\r\n");
             let mut headers = headers.clone();
             if !body.is_empty() {
                 headers.push(("content-length".to_owned(), body.len().to_string()));

@@ -217,6 +217,10 @@ impl Decoder {
         version: Option<Version>,
         limits: &Limits,
     ) -> Result<Option<Head>, Fault> {
+        if bytes == b"\r" {
+            // Half of a line's end before the frame, most likely, which is passed over.
+            return Ok(None);
+        }
         loop {
             let Some(end) = memchr(b'\n', &bytes[self.scanned..]).map(|at| self.scanned + at)
             else {
@@ -305,7 +309,8 @@ impl Decoder {
             return Err(too_large(format!("more than {}", limits.body_bytes_max), limits)
                 .with_receipt(receipt));
         }
-        self.scanned = bytes.len();
+        // The frame may be asked for again.
+        self.scanned = found.unwrap_or(bytes.len());
         Ok(found)
     }
 }
@@ -318,8 +323,8 @@ fn without_cr(line: &[u8]) -> &[u8] {
 
 /// Refuses what begins like no frame, before all of its first line is there.
 fn check_begun(line: &[u8]) -> Result<(), Fault> {
-    if line.len() <= Command::NAME_MAX + 1 && line.iter().all(|b| matches!(b, b'A'..=b'Z' | b'\r'))
-    {
+    let name = without_cr(line);
+    if name.len() <= Command::NAME_MAX && name.iter().all(u8::is_ascii_uppercase) {
         return Ok(());
     }
     Err(unknown_command(line))

@@ -9,8 +9,6 @@
 //! lie in the value of `destination` or, where they do not stand there as they are, behind
 //! everything else.
 
-use std::borrow::Cow;
-
 use bytes::{Bytes, BytesMut};
 use isthmus_model::{Batch, EncodingId, Record, RecordFlags, Span};
 
@@ -152,9 +150,8 @@ impl Drafts {
 }
 
 /// Where `key` stands in the header lines of `headers`, if it lies there and is not a copy.
-pub fn place_of(headers: Headers<'_>, key: &Cow<'_, str>) -> Option<usize> {
-    let Cow::Borrowed(key) = key else { return None };
+pub fn place_of(headers: Headers<'_>, key: &str) -> Option<usize> {
     let block = headers.block();
     let at = (key.as_ptr() as usize).checked_sub(block.as_ptr() as usize)?;
-    (block.get(at..at + key.len()) == Some(*key)).then_some(at)
+    (block.get(at..at + key.len()) == Some(key)).then_some(at)
 }

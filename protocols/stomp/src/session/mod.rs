@@ -181,7 +181,8 @@ impl StompSession {
             {
                 continue;
             }
-            if self.holding || !self.frame(input)? {
+            // A SEND may wait for its queue.
+            if self.holding || self.is_stopped() || !self.frame(input)? {
                 break;
             }
             self.tell_receipts();
@@ -189,19 +190,19 @@ impl StompSession {
         Ok(())
     }
 
-    fn done(&mut self, token: Token, result: Result<Reply, CommandError>) {
-        if self.logged_in(token, &result) {
+    fn done(&mut self, token: Token, result: &Result<Reply, CommandError>) {
+        if self.logged_in(token, result) {
             return;
         }
         let answered = self.pending.answered(token);
-        match (answered, &result) {
+        match (answered, result) {
             (Some((_, Purpose::Detached(consumer))), Ok(_)) => {
                 self.subscriptions.detached(consumer)
             }
             (Some((_, Purpose::Declared)), Ok(_)) => self.queues.declared(),
             _ => {}
         }
-        let failed = match &result {
+        let failed = match result {
             Err(error) => Some((0, Fault::refused(error))),
             Ok(Reply::Published { exceptions }) => {
                 exceptions.first().map(|exception| (exception.record, not_taken(exception)))
@@ -313,7 +314,7 @@ impl Session for StompSession {
             return;
         }
         match event {
-            Event::Done { token, result } => self.done(token, result),
+            Event::Done { token, result } => self.done(token, &result),
             Event::Deliveries(deliveries) => self.deliver(&deliveries),
             Event::Detached { consumer, .. } => self.queue_deleted(consumer),
             Event::Pressure(shortage) => {

@@ -176,18 +176,20 @@ impl StompSession {
             return Err(Fault::header("destination", detail));
         };
         let text = headers.unescaped(destination);
-        for one in listed(&text) {
-            if let Destination::Queue(name) = Destination::parse(one)?
-                && !self.queues.knows(&name)
-            {
-                return Ok(Looked::Needs(name.into_owned()));
-            }
-        }
         let ttl_ms = self.ttl_ms(headers, wanted.expires)?;
         let priority = match wanted.has_priority {
             true => number(headers, "priority")?.unwrap_or_default(),
             false => 0,
         };
+        for one in listed(&text) {
+            let destination = Destination::parse(one)?;
+            check_schedule(wanted.scheduled, &destination)?;
+            if let Destination::Queue(name) = destination
+                && !self.queues.knows(&name)
+            {
+                return Ok(Looked::Needs(name.into_owned()));
+            }
+        }
         let lines = match wanted.reply_to.map(|at| headers.unescaped(at)) {
             Some(address) if address.starts_with("/temp-queue/") => {
                 Some(self.with_temporary(headers, &address)?)
@@ -197,7 +199,6 @@ impl StompSession {
         let first = run.drafts.len() as u32;
         for one in listed(&text) {
             let destination = Destination::parse(one)?;
-            check_schedule(wanted.scheduled, &destination)?;
             let durable =
                 if wanted.persistent { RecordFlags::DURABLE } else { RecordFlags::default() };
             // A queue that was declared and is gone must not swallow what is sent to it.
