@@ -31,7 +31,7 @@ class Client:
     """One connection, from `with` to its end."""
 
     def __init__(self, port, version=V5, user="guest", password="guest", will=None, keepalive=60,
-                 context=None, client_id=""):
+                 context=None, client_id="", transport="tcp"):
         self.messages = queue.Queue()
         self.version = version
         self.will = will
@@ -40,7 +40,7 @@ class Client:
         self._connected = None
         self.disconnected = None
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=version,
-                                   reconnect_on_failure=False)
+                                   transport=transport, reconnect_on_failure=False)
         if user is not None:
             self._client.username_pw_set(user, password)
         if will:

@@ -28,15 +28,17 @@ def test_a_standby_passes_clients_through(cluster, certificates, name, version):
     known = tls_context(certificates, is_known=True)
     with Client(leader.ports["mqtt"], version) as direct, \
             Client(standby.ports["mqtt"], version) as passed, \
-            Client(standby.ports["mqtts"], version, user=None, context=known) as secured:
-        for client in (direct, passed, secured):
+            Client(standby.ports["mqtts"], version, user=None, context=known) as secured, \
+            Client(standby.ports["any"], version, transport="websockets") as framed:
+        clients = direct, passed, secured, framed
+        for client in clients:
             assert client.subscribe(f"{name}/#") == 1
-        for number, client in enumerate((direct, passed, secured)):
+        for number, client in enumerate(clients):
             assert client.publish(f"{name}/{number}") == "Success"
-        for client in (direct, passed, secured):
-            assert [client.receive().topic for _ in range(3)] == [f"{name}/{n}" for n in range(3)]
+        for client in clients:
+            assert [client.receive().topic for _ in range(4)] == [f"{name}/{n}" for n in range(4)]
         listed = leader.api("/api/connections", user=ADMIN)
-        assert [each["user"] for each in listed] == ["guest"] * 3, listed
+        assert [each["user"] for each in listed] == ["guest"] * 4, listed
     with pytest.raises(Refused):
         Client(standby.ports["mqtt"], version, password="wrong").connect()
 

@@ -240,3 +240,27 @@ async fn who_has_ended_its_side_may_still_be_answered() {
     assert_eq!(rest, b"goodbye");
     eventually("it is over", || client.is_over()).await;
 }
+
+#[tokio::test]
+async fn what_a_session_asks_for_at_its_end_is_done_however_it_ends() {
+    let node = roomy().start(Arc::new(SimStorage::new(1))).unwrap();
+    let mut heir = Client::connect(&node.broker).await;
+    heir.declare("wills").await;
+    heir.consume("wills", 1, window(10)).await;
+    for end in ["hangs up", "breaks", "stops with the broker", "is closed by an operator"] {
+        let breaks = end == "breaks";
+        let manners = Manners { will: Some("wills"), breaks, ..Manners::default() };
+        let mut client = Client::with(&node.broker, manners).await;
+        match end {
+            "stops with the broker" => client.close(),
+            "is closed by an operator" => {
+                let id = node.broker.connections().last().unwrap().id;
+                assert!(node.broker.close_connection(id));
+            }
+            _ => client.wire = tokio::io::duplex(1).0,
+        }
+        let deliveries = heir.deliveries().await;
+        assert_eq!(bodies(&deliveries[0]), [b"will"], "{end}");
+        heir.settle(&deliveries, Outcome::Accept).await;
+    }
+}

@@ -17,6 +17,7 @@ use isthmus_contract::{Session, Shortage};
 use isthmus_mqtt::{MqttEncoding, MqttSession};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::any::AnySettings;
 use crate::cluster::Peers;
 use crate::config::Config;
 use crate::connections::Closing;
@@ -53,6 +54,7 @@ pub(crate) struct Broker {
 struct Settings {
     amqp: SessionConfig,
     mqtt: isthmus_mqtt::SessionConfig,
+    any: AnySettings,
 }
 
 /// What is spoken to a client.
@@ -161,6 +163,11 @@ impl Broker {
         if let Err(error) = served {
             tracing::debug!(peer = %address, %error, "connection lost");
         }
+    }
+
+    /// What the listeners go by that serve every protocol.
+    pub(crate) fn any_settings(&self) -> &AnySettings {
+        &self.settings.any
     }
 
     /// Says what the node is short of.
@@ -349,7 +356,7 @@ impl Settings {
             encodings: ENCODINGS,
             ..defaults
         };
-        Settings { amqp, mqtt }
+        Settings { amqp, mqtt, any: AnySettings::new(config) }
     }
 
     fn session(&self, protocol: Protocol, id: SessionId, own: Own, now: Time) -> Box<dyn Session> {

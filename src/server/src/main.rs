@@ -1,6 +1,7 @@
 //! The Isthmus message broker.
 
 mod alarms;
+mod any;
 mod backup_cli;
 mod broker;
 mod certs_cli;

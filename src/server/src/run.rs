@@ -27,7 +27,8 @@ use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
 use crate::alarms::Alarms;
-use crate::broker::{Broker, BrokerError, Protocol, open_storage};
+use crate::any;
+use crate::broker::{Broker, BrokerError, open_storage};
 use crate::cluster::{self, Clients, ClusterError, Operations, Peers, Serve, Taken};
 use crate::config::{Config, ListenAddrs};
 use crate::connections::{Closing, Connections, Idle, IdlePlace};
@@ -147,11 +148,13 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
 
     let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
     let mqtt = Reserved::bind("mqtt", &config.listeners.mqtt).await?;
+    let any = Reserved::bind("any", &config.listeners.any).await?;
     let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
     let off = ListenAddrs::default();
     let secure = |addrs| if tls.is_some() { addrs } else { &off };
     let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
     let mqtts = Reserved::bind("mqtts", secure(&config.listeners.mqtts)).await?;
+    let anys = Reserved::bind("anys", secure(&config.listeners.anys)).await?;
     let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
     let alarms = Alarms::new(&config.alarms, config.data_dir());
@@ -233,16 +236,19 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     };
     let amqp = accepting.plain("amqp", amqp.listen()?)?;
     let mqtt = accepting.plain("mqtt", mqtt.listen()?)?;
+    let any = accepting.plain("any", any.listen()?)?;
     let amqps = accepting.secure("amqps", amqps.listen()?, tls.as_ref())?;
     let mqtts = accepting.secure("mqtts", mqtts.listen()?, tls.as_ref())?;
+    let anys = accepting.secure("anys", anys.listen()?, tls.as_ref())?;
     let mut accepting = accepting.tasks;
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
-    let [amqp, mqtt, http_at] = [amqp, mqtt, http_addrs].map(|addrs| addrs.map(display));
-    let [amqps, mqtts, https] = [amqps, mqtts, https_addrs].map(|addrs| addrs.map(display));
-    tracing::info!(amqp, amqps, mqtt, mqtts, http = http_at, https, "ready");
+    let [amqp, mqtt, any, http_at] = [amqp, mqtt, any, http_addrs].map(|addrs| addrs.map(display));
+    let [amqps, mqtts, anys, https] =
+        [amqps, mqtts, anys, https_addrs].map(|addrs| addrs.map(display));
+    tracing::info!(amqp, amqps, mqtt, mqtts, any, anys, http = http_at, https, "ready");
 
     manager.ready();
     let outcome = tokio::select! {
@@ -345,8 +351,8 @@ async fn take<S>(
         // What is passed through is cut off: its client connects to another node.
         () = closing.clone().requested() => return,
     };
-    if let (Taken::Here(stream, peer), Some(protocol)) = (taken, Protocol::of_listener(listener)) {
-        broker.serve(protocol, stream, peer, closing).await;
+    if let Taken::Here(stream, peer) = taken {
+        any::serve(broker, listener, stream, peer, closing).await;
     }
 }
 
@@ -356,17 +362,16 @@ fn serve_for_peers(broker: &Broker, connections: &Connections, router: &Router) 
     Arc::new(move |listener, stream, peer| {
         let (served, done) = oneshot::channel::<()>();
         let (broker, router) = (broker.clone(), router.clone());
-        let protocol = Protocol::of_listener(listener);
-        let is_known = protocol.is_some() || listener == cluster::HTTP;
+        let is_http = listener == cluster::HTTP;
+        let is_known = is_http || any::is_served(listener);
+        let listener = listener.to_owned();
         let is_taken = is_known
             && connections.spawn(|closing| async move {
-                match protocol {
-                    Some(protocol) => broker.serve(protocol, stream, peer, closing).await,
-                    None => {
-                        let closing = closing.requested();
-                        isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing)
-                            .await;
-                    }
+                if is_http {
+                    let closing = closing.requested();
+                    isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
+                } else {
+                    any::serve(broker, &listener, stream, peer, closing).await;
                 }
                 drop(served);
             });

@@ -85,7 +85,8 @@ impl Broker {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary());
         command.args(["serve", "--set", "listeners.http=off", "--set", "listeners.mqtt=off"]);
-        command.args(["--set", "listeners.mqtts=off", "--data-dir"]);
+        command.args(["--set", "listeners.mqtts=off", "--set", "listeners.any=off"]);
+        command.args(["--set", "listeners.anys=off", "--data-dir"]);
         command.arg(data.path().join("data"));
         for (key, value) in settings {
             let mut setting = OsString::from(format!("{key}="));

@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +19,7 @@ use isthmus_model::{
     Record, RecordFlags, Settlement, Span, Table, Time, TransactionId,
 };
 use parking_lot::Mutex;
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -41,6 +43,10 @@ pub(crate) struct Manners {
     pub(crate) pads_to_bytes: usize,
     /// Whether it goes on when the client has ended its side.
     pub(crate) goes_on_after_eof: bool,
+    /// The queue that a message goes to when the session ends, whoever ends it.
+    pub(crate) will: Option<&'static str>,
+    /// Whether the connection is broken where the client ends it.
+    pub(crate) breaks: bool,
 }
 
 impl Default for Manners {
@@ -52,6 +58,8 @@ impl Default for Manners {
             goodbye: b"goodbye",
             pads_to_bytes: 0,
             goes_on_after_eof: false,
+            will: None,
+            breaks: false,
         }
     }
 }
@@ -68,6 +76,17 @@ struct Scripted {
     closed: bool,
 }
 
+impl Scripted {
+    fn end(&mut self) {
+        self.closed = true;
+        if let Some(queue) = self.manners.will.take() {
+            let batch = batch("", queue, &[b"will".to_vec()]);
+            let publish = Publish { token: Token::SILENT, batch, transaction: None };
+            self.commands.push_back(Command::Publish(publish));
+        }
+    }
+}
+
 impl Session for Scripted {
     fn handle_bytes(&mut self, _now: Time, input: &mut Input) {
         let is_padded = self.entered && self.manners.pads_to_bytes > 0;
@@ -79,7 +98,9 @@ impl Session for Scripted {
     }
 
     fn handle_eof(&mut self, _now: Time) {
-        self.closed |= !self.manners.goes_on_after_eof;
+        if !self.manners.goes_on_after_eof {
+            self.end();
+        }
     }
 
     fn handle_event(&mut self, _now: Time, event: Event) {
@@ -95,7 +116,7 @@ impl Session for Scripted {
             }
             Event::Closed(_) => {
                 self.outbox.buf().extend_from_slice(self.manners.goodbye);
-                self.closed = true;
+                self.end();
             }
             _ => {}
         }
@@ -185,6 +206,45 @@ pub(crate) fn durable_queue(name: &str, options: QueueOptions) -> TopologyChange
     })
 }
 
+/// The broker's end of a connection; one that breaks is reset where it would end.
+struct Wire {
+    stream: DuplexStream,
+    breaks: bool,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.breaks && read.is_ready() && buf.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// The test's end of a connection.
 pub(crate) struct Client {
     pub(crate) wire: DuplexStream,
@@ -205,7 +265,8 @@ impl Client {
 
     /// Connects with `manners` and enters the virtual host.
     pub(crate) async fn with(broker: &Broker, manners: Manners) -> Client {
-        let (wire, far) = tokio::io::duplex(WIRE_BYTES);
+        let (wire, stream) = tokio::io::duplex(WIRE_BYTES);
+        let far = Wire { stream, breaks: manners.breaks };
         let script = Script::default();
         let (tell, events) = mpsc::unbounded_channel();
         let session = Scripted {

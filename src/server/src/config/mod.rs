@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) amqp: Amqp,
     /// `[mqtt]`
     pub(crate) mqtt: Mqtt,
+    /// `[websocket]`
+    pub(crate) websocket: WebSocket,
     /// `[storage]`
     pub(crate) storage: Storage,
     /// `[shutdown]`
@@ -85,12 +87,16 @@ pub(crate) struct Listeners {
     pub(crate) http: ListenAddrs,
     /// MQTT in plain text.
     pub(crate) mqtt: ListenAddrs,
+    /// Whichever protocol a client's first bytes tell, in plain text.
+    pub(crate) any: ListenAddrs,
     /// AMQP 0-9-1 over TLS; opened if there is a certificate.
     pub(crate) amqps: ListenAddrs,
     /// Health and metrics over HTTPS; opened if there is a certificate.
     pub(crate) https: ListenAddrs,
     /// MQTT over TLS; opened if there is a certificate.
     pub(crate) mqtts: ListenAddrs,
+    /// As `any`, over TLS; opened if there is a certificate.
+    pub(crate) anys: ListenAddrs,
 }
 
 impl Default for Listeners {
@@ -99,22 +105,26 @@ impl Default for Listeners {
             amqp: ListenAddrs::loopback(5672),
             http: ListenAddrs::loopback(15672),
             mqtt: ListenAddrs::loopback(1883),
+            any: ListenAddrs::loopback(61616),
             amqps: ListenAddrs::loopback(5671),
             https: ListenAddrs::loopback(15671),
             mqtts: ListenAddrs::loopback(8883),
+            anys: ListenAddrs::loopback(61617),
         }
     }
 }
 
 impl Listeners {
     /// The listeners in plain text by name.
-    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 3] {
-        [("amqp", &self.amqp), ("http", &self.http), ("mqtt", &self.mqtt)]
+    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 4] {
+        let Self { amqp, http, mqtt, any, .. } = self;
+        [("amqp", amqp), ("http", http), ("mqtt", mqtt), ("any", any)]
     }
 
     /// Their twins with TLS.
-    fn secure(&self) -> [(&'static str, &ListenAddrs); 3] {
-        [("amqps", &self.amqps), ("https", &self.https), ("mqtts", &self.mqtts)]
+    fn secure(&self) -> [(&'static str, &ListenAddrs); 4] {
+        let Self { amqps, https, mqtts, anys, .. } = self;
+        [("amqps", amqps), ("https", https), ("mqtts", mqtts), ("anys", anys)]
     }
 }
 
@@ -342,6 +352,13 @@ impl Default for Mqtt {
             subscriptions_max: 10_000,
         }
     }
+}
+
+/// WebSockets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WebSocket {
+    /// Where scripts may come from that speak to this node, as browsers name it; `*` for anywhere.
+    pub(crate) origins: Vec<String>,
 }
 
 /// The log and its checkpoints.

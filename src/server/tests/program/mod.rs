@@ -61,7 +61,8 @@ impl Program {
     fn spawn_on(mut command: Command, data_dir: tempfile::TempDir) -> Self {
         let mut child = command
             .args(["--set", "listeners.http=127.0.0.1:0", "--set", "listeners.mqtt=127.0.0.1:0"])
-            .args(["--set", "listeners.mqtts=off", "--data-dir"])
+            .args(["--set", "listeners.mqtts=off", "--set", "listeners.any=off"])
+            .args(["--set", "listeners.anys=off", "--data-dir"])
             .arg(data_dir.path())
             .stderr(Stdio::piped())
             .spawn()
