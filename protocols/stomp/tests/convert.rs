@@ -116,6 +116,19 @@ fn a_delay_is_a_number_to_exchanges() {
 }
 
 #[test]
+fn what_would_end_a_line_or_a_frame_does_not() {
+    let written = |rules, name, value| {
+        let mut out = Vec::new();
+        header::write(&mut out, rules, name, value);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(written(Rules::V1_2, "a\0:", "b\0\r\n\\"), "a\u{FFFD}\\c:b\u{FFFD}\\r\\n\\\\\n");
+    assert_eq!(written(Rules::V1_1, "a", "b\r\nc"), "a:b \\nc\n");
+    assert_eq!(written(Rules::V1_0, "a", "b:\r\n\\c"), "a:b:  \\c\n");
+    assert_eq!(written(Rules::V1_0, "a:b", "c"), "", "there is no way to write it");
+}
+
+#[test]
 fn timestamps_of_both_families_are_understood() {
     let ms = |text: &str| {
         to_neutral(&head_of(&format!("timestamp:{text}\n"), Version::V1_2)).unwrap().timestamp_ms

@@ -596,6 +596,31 @@ fn a_goodbye_is_answered_behind_everything() {
 }
 
 #[test]
+fn what_a_client_has_sent_before_it_hung_up_is_done() {
+    let mut rig = Rig::new();
+    rig.input.extend(
+        b"CONNECT\nlogin:u\npasscode:p\n\n\0SEND\ndestination:/queue/q\n\na\0\
+          SEND\ndestination:/queue/r\n\nb\0",
+    );
+    rig.session.handle_bytes(NOW, &mut rig.input);
+    rig.session.handle_eof(NOW);
+    assert!(!rig.session.is_closed(), "it is not known yet who that is");
+    rig.pump();
+    let asked = ["declare q Durable", "publish  q a", "declare r Durable", "publish  r b"];
+    assert_eq!(rig.asked[2..], asked);
+    assert!(rig.session.is_closed());
+    let mut rig = Rig::new();
+    rig.input.extend(b"CONNECT\nlogin:u\npasscode:p\n\n\0");
+    rig.session.handle_bytes(NOW, &mut rig.input);
+    rig.session.handle_eof(NOW);
+    assert!(rig.session.is_closed(), "there is nothing to wait for");
+    let mut rig = Rig::accepted("1.2");
+    rig.send("SEND\ndestination:/topic/a\n\nhalf");
+    rig.session.handle_eof(NOW);
+    assert!(rig.session.is_closed(), "the other half will not come");
+}
+
+#[test]
 fn publishers_are_held_while_something_is_short_and_consumers_are_not() {
     let mut rig = subscribed("1.2", "client");
     rig.event(Event::Pressure(Shortage { memory: true, ..Shortage::NONE }));

@@ -100,10 +100,12 @@ pub(crate) fn unknown_escape(text: &str, rules: Rules) -> Option<&str> {
 
 /// Appends a header with its line's end.
 ///
+/// U+0000, which no version can write, becomes U+FFFD.
+///
 /// In 1.0, which escapes nothing, a line's end in a value becomes a blank, and a header whose name
 /// cannot be written is left out: the others arrive.
 pub fn write(out: &mut Vec<u8>, rules: Rules, name: &str, value: &str) {
-    if !rules.escapes() && name.contains(['\n', '\r', ':', '\0']) {
+    if !rules.escapes() && name.contains(['\n', '\r', ':']) {
         return;
     }
     escape(out, rules, name);
@@ -113,13 +115,15 @@ pub fn write(out: &mut Vec<u8>, rules: Rules, name: &str, value: &str) {
 }
 
 fn escape(out: &mut Vec<u8>, rules: Rules, text: &str) {
-    let needs = |b: &u8| matches!(b, b'\n' | b'\r' | b':' | b'\\');
+    let needs = |b: &u8| matches!(b, b'\0' | b'\n' | b'\r' | b':' | b'\\');
     if !text.as_bytes().iter().any(needs) {
         out.extend_from_slice(text.as_bytes());
         return;
     }
     for byte in text.bytes() {
         match (rules, byte) {
+            // It would end the frame.
+            (_, 0) => out.extend_from_slice("\u{FFFD}".as_bytes()),
             (Rules::V1_1 | Rules::V1_2, b'\n') => out.extend_from_slice(b"\\n"),
             (Rules::V1_1 | Rules::V1_2, b':') => out.extend_from_slice(b"\\c"),
             (Rules::V1_1 | Rules::V1_2, b'\\') => out.extend_from_slice(b"\\\\"),

@@ -43,7 +43,7 @@ pub(super) struct Peer {
     next_beat: Time,
     pub(super) last_received: Time,
     /// Bytes of input that were there after the last look: more mean that the client is alive.
-    left: usize,
+    pub(super) left: usize,
 }
 
 impl Peer {
@@ -65,11 +65,6 @@ impl Peer {
         if len != self.left {
             self.last_received = now;
         }
-    }
-
-    /// Notes that `len` bytes of input stay.
-    pub(super) fn left(&mut self, len: usize) {
-        self.left = len;
     }
 }
 

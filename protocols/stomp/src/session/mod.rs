@@ -61,6 +61,8 @@ pub struct StompSession {
     allowance: u64,
     /// A SEND waits for the shortage to end, or for the limit to be renewed.
     holding: bool,
+    /// The client has sent all that it will.
+    eof: bool,
 }
 
 impl StompSession {
@@ -81,6 +83,7 @@ impl StompSession {
             shortage: Shortage::NONE,
             allowance: u64::MAX,
             holding: false,
+            eof: false,
             config,
         }
     }
@@ -106,6 +109,19 @@ impl StompSession {
             || self.queues.is_declaring()
             || self.outbox.len() > OUTBOX_BYTES_MAX
             || self.pending.len() >= OUTSTANDING_MAX
+    }
+
+    /// Whether what the client has sent waits for an answer that will come.
+    fn is_waiting(&self) -> bool {
+        self.queues.is_declaring()
+            || matches!(self.phase, Phase::Authenticating { .. } | Phase::Entering { .. })
+    }
+
+    /// Ends a conversation in which the client has said all it will, and all of it has been taken.
+    fn end_at_eof(&mut self) {
+        if self.eof && !(self.is_waiting() && self.peer.left > 0) {
+            self.phase = Phase::Closed;
+        }
     }
 
     /// Whether a SEND is left lying now.
@@ -300,12 +316,16 @@ impl Session for StompSession {
         if self.is_closed() {
             input.skip(input.len());
         }
-        self.peer.left(input.len());
+        self.peer.left = input.len();
+        self.end_at_eof();
     }
 
     fn handle_eof(&mut self, now: Time) {
         self.now = now;
-        self.phase = Phase::Closed;
+        self.eof = true;
+        // Who sends a message and hangs up means it to arrive, and its queue may still be on its
+        // way.
+        self.end_at_eof();
     }
 
     fn handle_event(&mut self, now: Time, event: Event) {
@@ -325,6 +345,10 @@ impl Session for StompSession {
             Event::Closed(reason) => self.closed(reason),
             // No consumer of a session has explicit credit.
             Event::CreditState { .. } => {}
+        }
+        // What is left is looked at next, if there is anything.
+        if self.peer.left == 0 {
+            self.end_at_eof();
         }
     }
 
