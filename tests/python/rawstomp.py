@@ -23,9 +23,13 @@ class Frame:
 class Stomp:
     """A connection that sends what it is told to and reads frame by frame."""
 
-    def __init__(self, port, version="1.2", connect=True, **headers):
+    def __init__(self, port, version="1.2", connect=True, context=None, **headers):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
         self.buffer = b""
+        # Frames that came before a receipt that was waited for.
+        self.early = []
         if connect:
             headers = {"accept-version": version, "host": "/", "login": "guest",
                        "passcode": "guest"} | headers
@@ -51,12 +55,16 @@ class Stomp:
 
     def read(self, command=None, timeout=5):
         """The next frame, which must be of `command`."""
+        frame = self.early.pop(0) if self.early else self._read(timeout)
+        assert command in (None, frame.command), frame
+        return frame
+
+    def _read(self, timeout=5):
         self.socket.settimeout(timeout)
         while True:
             self.buffer = self.buffer.lstrip(b"\n")
             if (length := self._length()) is not None:
                 frame, self.buffer = Frame(self.buffer[:length]), self.buffer[length + 1:]
-                assert command in (None, frame.command), frame
                 return frame
             data = self.socket.recv(65536)
             assert data, f"the broker hung up; left: {self.buffer!r}"
@@ -82,9 +90,11 @@ class Stomp:
         return False
 
     def request(self, command, body=b"", /, **headers):
-        """Sends a frame and waits for its receipt."""
+        """Sends a frame and waits for its receipt; messages may come before."""
         self.send(command, body, receipt="done", **headers)
-        receipt = self.read("RECEIPT")
+        while (receipt := self._read()).command == "MESSAGE":
+            self.early.append(receipt)
+        assert receipt.command == "RECEIPT", receipt
         assert receipt.headers == {"receipt-id": "done"}, receipt
 
     def subscribe(self, destination, id="s", **headers):

@@ -9,7 +9,9 @@ import pytest
 import stomp
 
 from broker import Broker
+from mqttclient import Client, tls_context
 from rawstomp import Stomp
+from test_mqtt import api, permit
 
 versions = pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
 CLIENTS = {"1.0": stomp.Connection10, "1.1": stomp.Connection11, "1.2": stomp.Connection12}
@@ -97,7 +99,8 @@ def test_a_topic_reaches_all_who_subscribe(client, name, version):
 def test_headers_with_every_character_come_back(client, name, version):
     connection, _ = client(version)
     listener = subscribe(connection, version, destination=f"/queue/{name}")
-    odd = {"colon:name": "a:b", "line": "one\ntwo", "back": "a\\b\\c", "ä": "ö✓"}
+    # The client does not escape names.
+    odd = {"colon": "a:b", "line": "one\ntwo", "back": "a\\b\\c", "ä": "ö✓"}
     connection.send(f"/queue/{name}", "m", headers=odd)
     headers = listener.messages.get(timeout=5).headers
     assert {key: headers[key] for key in odd} == odd
@@ -139,6 +142,60 @@ def test_transactions_are_all_or_nothing(client, name, version):
     connection.commit(transaction)
     assert [listener.messages.get(timeout=5).body for _ in range(3)] == [f"kept {n}" for n in range(3)]
     assert listener.messages.empty()
+
+
+def test_tls_and_certificates_in_place_of_passwords(tmp_path, certificates, name):
+    settings = {"listeners.stomps": "127.0.0.1:0", "listeners.amqps": "off",
+                "listeners.https": "off", "tls.certificate": certificates / "server.pem",
+                "tls.key": certificates / "server.key", "tls.client_auth": "wanted",
+                "tls.client_ca": certificates / "ca.pem"}
+    known = tls_context(certificates, is_known=True)
+    with Broker(tmp_path / "data", settings) as broker:
+        port = broker.ports["stomps"]
+        with Stomp(port, context=tls_context(certificates)) as client:
+            client.subscribe(f"/queue/{name}")
+            client.send("SEND", b"x" * 200_000, destination=f"/queue/{name}")
+            assert client.read("MESSAGE").body == b"x" * 200_000
+        with Stomp(port, login=None, passcode=None, context=known) as client:
+            listed = api(broker, "GET", "connections")[1]
+            assert [(each["user"], each["protocol"]) for each in listed] == [("guest", "STOMP 1.2")]
+        with Stomp(port, connect=False, context=tls_context(certificates)) as client:
+            client.send("CONNECT", accept_version="1.2", host="/")
+            assert "no certificate was shown" in client.read("ERROR").body.decode()
+
+
+def test_users_may_do_what_they_are_permitted(isthmus, port, name):
+    user = {"login": f"u-{name}", "passcode": "secret"}
+    permit(isthmus, user["login"], configure=f"^{name}$", write=f"^{name}$|^amq\\.default$",
+           read=f"^{name}$")
+    with Stomp(port, **user) as client:
+        client.subscribe(f"/queue/{name}")
+        client.request("SEND", b"m", destination=f"/queue/{name}")
+        assert client.read("MESSAGE").body == b"m"
+        refusal = client.refused("SEND", b"m", destination="/topic/x")
+        assert refusal.startswith("Access refused") and "amq.topic" in refusal, refusal
+    for command, headers in [("SEND", {}), ("SUBSCRIBE", {"id": "s"})]:
+        with Stomp(port, **user) as client:
+            refusal = client.refused(command, destination="/queue/other", **headers)
+            assert refusal.startswith("Access refused") and "other" in refusal, refusal
+    with Stomp(port, **user) as asking, Stomp(port) as server:
+        server.subscribe(f"/queue/{name}")
+        asking.send("SEND", destination=f"/queue/{name}", reply_to="/temp-queue/mine")
+        server.send("SEND", b"!", destination=server.read("MESSAGE").headers["reply-to"])
+        assert asking.read("MESSAGE").body == b"!"
+
+
+def test_messages_of_mqtt_topics(isthmus, port, name):
+    with Stomp(port) as client, Client(isthmus.ports["mqtt"]) as mqtt:
+        client.subscribe(f"/topic/{name.replace('.', '/')}.>")
+        mqtt.subscribe(f"{name}/#", 1)
+        mqtt.publish(f"{name}/a", b"from mqtt", 1)
+        message = client.read("MESSAGE")
+        assert (message.body, message.headers["persistent"]) == (b"from mqtt", "true")
+        assert mqtt.receive().payload == b"from mqtt"
+        client.send("SEND", b"from stomp", destination=message.headers["destination"])
+        assert mqtt.receive().payload == b"from stomp"
+        assert mqtt.receives_nothing(0.1)
 
 
 def test_heart_beats_keep_a_quiet_connection(client, name):
