@@ -9,6 +9,8 @@ use std::time::Duration;
 use common::{NOW, Rig, delivery, stomp_batch};
 use isthmus_contract::{CloseReason, CommandError, DetachReason, Event, Session, Shortage};
 use isthmus_model::{ConsumerId, NO_TTL, PublishRefusal, RecordFlags, Time};
+use proptest::prelude::*;
+use proptest::test_runner::Config;
 
 #[test]
 fn a_client_is_accepted_and_told_what_was_agreed_on() {
@@ -206,7 +208,10 @@ fn what_is_not_taken_ends_the_connection_behind_what_is() {
 fn what_came_before_a_fault_is_published() {
     let mut rig = Rig::accepted("1.2");
     let said = rig.send("SEND\ndestination:/topic/a\n\nm\0SEND\nreceipt:r\n\nm\0");
-    assert_eq!(rig.asked, ["publish amq.topic a m"]);
+    assert_eq!((&*said, &rig.asked[..]), ("", &["publish amq.topic a m".to_owned()][..]));
+    assert!(!rig.session.is_closed(), "what is not answered yet comes first");
+    let said = rig.confirm(&[]);
+    assert!(rig.session.is_closed());
     assert!(said.contains("receipt-id:r\n"), "{said}");
     assert!(said.contains("header 'destination': it is missing"), "{said}");
 }
@@ -511,7 +516,9 @@ fn transactions_are_kept_apart() {
     let asked = ["begin 1", "begin 2", "publish amq.topic a 1 in 1", "publish amq.topic a 2 in 2"];
     assert_eq!(rig.asked, asked);
     rig.send("ACK\nid:7-1-2\ntransaction:a\n\n\0");
-    let said = rig.send("ACK\nid:7-1-1\ntransaction:a\n\n\0");
+    rig.send("ACK\nid:7-1-1\ntransaction:a\n\n\0");
+    rig.confirm(&[]);
+    let said = rig.confirm(&[]);
     assert!(said.contains("acknowledged in transaction 'a' already"), "{said}");
 }
 
@@ -667,6 +674,61 @@ fn the_broker_says_goodbye_in_an_error() {
         let said = rig.event(Event::Closed(reason));
         assert!(said.starts_with(&format!("ERROR\nmessage:{message}\n")), "{said}");
         assert!(rig.session.is_closed());
+    }
+}
+
+/// Frames of every kind, right and wrong ones.
+const FRAMES: [&str; 22] = [
+    "SEND\ndestination:/queue/q\nreceipt:1\n\none\0",
+    "SEND\ndestination:/queue/r\ntransaction:t\n\ntwo\0",
+    "SEND\ndestination:/topic/a,/queue/q\ncontent-length:3\n\na\0b\0",
+    "SEND\ndestination:/topic/a\nreply-to:/temp-queue/t\n\n\0",
+    "SEND\r\ndestination:/exchange/x/k\r\n\r\nbody\0\r\n\n",
+    "SEND\ndestination:/queue/other\n\n\0",
+    "SEND\nno colon\n\n\0",
+    "SUBSCRIBE\nid:1\ndestination:/queue/q\nack:client\n\n\0",
+    "SUBSCRIBE\nid:2\ndestination:/topic/a.>\nack:client-individual\nreceipt:2\n\n\0",
+    "SUBSCRIBE\nid:3\ndestination:/temp-queue/t\n\n\0",
+    "UNSUBSCRIBE\nid:1\n\n\0",
+    "ACK\nid:7-1-1\n\n\0",
+    "ACK\nid:7-1-1\ntransaction:t\n\n\0",
+    "NACK\nid:7-2-1\nrequeue:false\nreceipt:3\n\n\0",
+    "BEGIN\ntransaction:t\nreceipt:4\n\n\0",
+    "COMMIT\ntransaction:t\nreceipt:5\n\n\0",
+    "ABORT\ntransaction:t\n\n\0",
+    "DISCONNECT\nreceipt:6\n\n\0",
+    "DISCONNECT\n\n\0",
+    "\n",
+    "\r\n",
+    "CONNECT\n\n\0",
+];
+
+proptest! {
+    #![proptest_config(Config { failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn whatever_comes_is_taken_alike_at_every_split(
+        chosen in proptest::collection::vec(0..FRAMES.len(), 1..8),
+        step in 1usize..40,
+    ) {
+        let bytes: String = chosen.iter().map(|at| FRAMES[*at]).collect();
+        let mut whole = Rig::accepted("1.2");
+        let mut told = whole.send(&bytes);
+        let mut rig = Rig::accepted("1.2");
+        let mut split = String::new();
+        for part in bytes.as_bytes().chunks(step) {
+            rig.input.extend(part);
+            split.push_str(&rig.pump());
+        }
+        prop_assert_eq!(&rig.asked, &whole.asked);
+        while !whole.published.is_empty() && !whole.session.is_closed() {
+            told.push_str(&whole.confirm(&[]));
+        }
+        while !rig.published.is_empty() && !rig.session.is_closed() {
+            split.push_str(&rig.confirm(&[]));
+        }
+        prop_assert_eq!(rig.session.is_closed(), whole.session.is_closed());
+        prop_assert_eq!(split, told);
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) enum Phase {
     Running,
     /// The client has said goodbye and waits for its receipt.
     Disconnecting,
+    /// A frame was wrong: the client is told behind the receipts of what came before it.
+    Failing { fault: Box<Fault>, deadline: Time },
     /// Over.
     Closed,
 }
@@ -198,7 +200,10 @@ impl StompSession {
     /// Takes a goodbye: everything before is done before it is answered.
     pub(super) fn disconnect(&mut self, frame: &Frame<'_>) -> Result<(), Fault> {
         if frame.headers.get("receipt").is_none() {
-            self.phase = Phase::Closed;
+            self.phase = match self.pending.len() {
+                0 => Phase::Closed,
+                _ => Phase::Disconnecting,
+            };
             return Ok(());
         }
         let number = self.begin(frame);
@@ -231,7 +236,8 @@ impl StompSession {
         match self.phase {
             Phase::Connect { deadline }
             | Phase::Authenticating { deadline, .. }
-            | Phase::Entering { deadline, .. } => deadline,
+            | Phase::Entering { deadline, .. }
+            | Phase::Failing { deadline, .. } => deadline,
             Phase::Running if !self.peer.patience.is_zero() => {
                 self.peer.next_beat.min(self.peer.last_received + self.peer.patience)
             }
@@ -244,10 +250,11 @@ impl StompSession {
         if self.now < self.next_timeout() {
             return;
         }
-        let Phase::Running = self.phase else {
-            self.phase = Phase::Closed;
-            return;
-        };
+        match &self.phase {
+            Phase::Running => {}
+            Phase::Failing { fault, .. } => return self.fail(&fault.clone()),
+            _ => return self.phase = Phase::Closed,
+        }
         if self.now >= self.peer.next_beat {
             self.peer.next_beat = self.now + self.peer.beat;
             // What waits to be written tells the client as much.

@@ -245,14 +245,28 @@ impl StompSession {
         for receipt in self.pending.ready() {
             self.tell_receipt(&receipt);
         }
-        if matches!(self.phase, Phase::Disconnecting) && self.pending.len() == 0 {
-            self.phase = Phase::Closed;
+        if self.pending.len() > 0 {
+            return;
+        }
+        match &self.phase {
+            Phase::Disconnecting => self.phase = Phase::Closed,
+            Phase::Failing { fault, .. } => self.fail(&fault.clone()),
+            _ => {}
         }
     }
 
     fn tell_receipt(&mut self, receipt: &str) {
         let (rules, out) = (self.rules(), self.outbox.buf());
         write_frame(out, Command::Receipt, rules, &[("receipt-id", receipt)], b"");
+    }
+
+    /// Ends the connection for a frame that is wrong, once what came before it is answered.
+    fn fail_in_order(&mut self, fault: Fault) {
+        if self.pending.len() == 0 {
+            return self.fail(&fault);
+        }
+        let deadline = self.now + self.config.connect_timeout;
+        self.phase = Phase::Failing { fault: Box::new(fault), deadline };
     }
 
     /// Ends the connection with an ERROR frame.
@@ -311,9 +325,10 @@ impl Session for StompSession {
         self.peer.received(now, input.len());
         self.holding = false;
         if let Err(fault) = self.take(input) {
-            self.fail(&fault);
+            self.fail_in_order(fault);
         }
-        if self.is_closed() {
+        if matches!(self.phase, Phase::Closed | Phase::Failing { .. } | Phase::Disconnecting) {
+            // Nothing is taken any more.
             input.skip(input.len());
         }
         self.peer.left = input.len();

@@ -192,6 +192,10 @@ impl StompSession {
         }
         let lines = match wanted.reply_to.map(|at| headers.unescaped(at)) {
             Some(address) if address.starts_with("/temp-queue/") => {
+                if !run.drafts.is_empty() && !self.knows_temporary(&address) {
+                    // What came before is published before its queue is made.
+                    return Ok(Looked::NotNow);
+                }
                 Some(self.with_temporary(headers, &address)?)
             }
             _ => None,

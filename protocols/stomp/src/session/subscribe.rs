@@ -292,6 +292,12 @@ impl StompSession {
         Ok((queue, TopologyChange::DeclareOwnQueue(def)))
     }
 
+    /// Whether the temporary queue that `address` names is there.
+    pub(super) fn knows_temporary(&self, address: &str) -> bool {
+        matches!(Destination::parse(address), Ok(Destination::Temporary(name))
+            if self.queues.temporary.contains_key(&*name))
+    }
+
     /// The temporary queue that `address` names, `/temp-queue/NAME`. Where there was none it is
     /// made, and consumed from by a subscription of that name.
     pub(super) fn temporary(&mut self, address: &str) -> Result<Arc<str>, Fault> {

@@ -1,7 +1,7 @@
 //! Transactions (1.2, "BEGIN", "COMMIT", "ABORT"): what is sent and acknowledged in one takes
 //! effect as one, or not at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use isthmus_contract::{Command as Ask, TransactOp};
 use isthmus_model::{ConsumerId, Outcome, Token, TransactionId};
@@ -26,6 +26,29 @@ pub(super) struct Ack {
 struct Open {
     id: TransactionId,
     acks: Vec<Ack>,
+    /// What they cover: single messages, and everything up to one.
+    singles: HashSet<(ConsumerId, u64)>,
+    up_to: HashMap<ConsumerId, u64>,
+}
+
+impl Open {
+    fn new(id: TransactionId) -> Open {
+        Open { id, acks: Vec::new(), singles: HashSet::new(), up_to: HashMap::new() }
+    }
+
+    fn covers(&self, Ack { consumer, tag, .. }: Ack) -> bool {
+        self.up_to.get(&consumer).is_some_and(|up_to| tag <= *up_to)
+            || self.singles.contains(&(consumer, tag))
+    }
+
+    fn add(&mut self, ack: Ack) {
+        if ack.cumulative {
+            self.up_to.insert(ack.consumer, ack.tag);
+        } else {
+            self.singles.insert((ack.consumer, ack.tag));
+        }
+        self.acks.push(ack);
+    }
 }
 
 /// The transactions that are open, by the client's names for them.
@@ -52,16 +75,13 @@ impl Transactions {
     /// If there is no such transaction, or it holds one of that message already.
     pub(super) fn ack(&mut self, name: &str, ack: Ack) -> Result<(), Fault> {
         let open = self.open.get_mut(name).ok_or_else(|| unknown(name))?;
-        let covers = |a: &Ack| {
-            a.consumer == ack.consumer && (a.tag == ack.tag || a.cumulative && a.tag >= ack.tag)
-        };
-        if open.acks.iter().any(covers) {
+        if open.covers(ack) {
             return Err(Fault::new(
                 "Acknowledged already",
                 format!("the message is acknowledged in transaction '{name}' already"),
             ));
         }
-        open.acks.push(ack);
+        open.add(ack);
         Ok(())
     }
 }
@@ -99,7 +119,7 @@ impl StompSession {
             transactions.last_id += 1;
             TransactionId(transactions.last_id)
         });
-        transactions.open.insert(name.to_owned(), Open { id, acks: Vec::new() });
+        transactions.open.insert(name.to_owned(), Open::new(id));
         let number = self.begin(frame);
         self.ask(number, |token| Ask::Transact { token, transaction: id, op: TransactOp::Begin });
         Ok(())
@@ -112,7 +132,7 @@ impl StompSession {
     }
 
     fn commit(&mut self, frame: &Frame<'_>, name: &str) -> Result<(), Fault> {
-        let Open { id: transaction, acks } = self.close(name)?;
+        let Open { id: transaction, acks, .. } = self.close(name)?;
         let mut settlements = Vec::new();
         for ack in acks {
             // What another acknowledgement has settled meanwhile is not there any more.
