@@ -259,7 +259,7 @@ fn keys_are_checked_against_each_other() {
 #[test]
 fn at_least_one_listener_is_on() {
     assert!(
-        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"\nmqtt = \"off\"\nany = \"off\"")[0]
+        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"\nmqtt = \"off\"\nstomp = \"off\"\nany = \"off\"")[0]
             .contains("every listener is off")
     );
 }
