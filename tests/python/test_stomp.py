@@ -178,6 +178,18 @@ def test_users_may_do_what_they_are_permitted(isthmus, port, name):
         with Stomp(port, **user) as client:
             refusal = client.refused(command, destination="/queue/other", **headers)
             assert refusal.startswith("Access refused") and "other" in refusal, refusal
+    # What is rejected goes only where its user may send.
+    permit(isthmus, user["login"], configure="^stomp-subscription-",
+           write="^stomp-subscription-", read="^stomp-subscription-|^amq.topic$")
+    for exchange in ["amq.direct", None]:
+        with Stomp(port, **user) as client:
+            headers = {"destination": f"/topic/{name}", "id": "s",
+                       "x-dead-letter-exchange": exchange}
+            if exchange is None:
+                client.request("SUBSCRIBE", **headers)
+            else:
+                assert exchange in client.refused("SUBSCRIBE", **headers)
+    permit(isthmus, user["login"], configure="^$", write="^amq\\.default$", read="^$")
     with Stomp(port, **user) as asking, Stomp(port) as server:
         server.subscribe(f"/queue/{name}")
         asking.send("SEND", destination=f"/queue/{name}", reply_to="/temp-queue/mine")

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
+use isthmus_stomp::Fault;
 use isthmus_stomp::codec::{
     Command, Decoder, Limits, Rules, Version, frame::line_ends, write_frame,
 };
@@ -12,8 +13,13 @@ use Version::{V1_0, V1_1, V1_2};
 /// A frame as a test compares it.
 type Told = (Command, Vec<(String, String)>, Vec<u8>);
 
-/// All frames in `parts`, which come one after the other.
-fn read(parts: &[&[u8]], version: Option<Version>, limits: &Limits) -> Result<Vec<Told>, String> {
+/// All frames in `parts`, which come one after the other, and the fault that ends them; and what
+/// is left.
+fn outcome(
+    parts: &[&[u8]],
+    version: Option<Version>,
+    limits: &Limits,
+) -> (Vec<Told>, Option<Fault>, Vec<u8>) {
     let (mut buffer, mut decoder, mut told) = (Vec::new(), Decoder::default(), Vec::new());
     for part in parts {
         buffer.extend_from_slice(part);
@@ -22,7 +28,7 @@ fn read(parts: &[&[u8]], version: Option<Version>, limits: &Limits) -> Result<Ve
             let frame = match decoder.next(&buffer, version, limits) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(fault) => return Err(fault.to_string()),
+                Err(fault) => return (told, Some(fault), buffer),
             };
             let own = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
                 (name.into_owned(), value.into_owned())
@@ -34,8 +40,18 @@ fn read(parts: &[&[u8]], version: Option<Version>, limits: &Limits) -> Result<Ve
             buffer.drain(..len);
         }
     }
-    assert!(buffer.is_empty(), "{:?} is left", String::from_utf8_lossy(&buffer));
-    Ok(told)
+    (told, None, buffer)
+}
+
+/// All frames in `parts`, which are whole or wrong.
+fn read(parts: &[&[u8]], version: Option<Version>, limits: &Limits) -> Result<Vec<Told>, String> {
+    match outcome(parts, version, limits) {
+        (_, Some(fault), _) => Err(fault.to_string()),
+        (told, None, left) => {
+            assert!(left.is_empty(), "{:?} is left", String::from_utf8_lossy(&left));
+            Ok(told)
+        }
+    }
 }
 
 fn one(version: Version, bytes: &[u8]) -> Told {
@@ -243,6 +259,31 @@ proptest! {
         prop_assert_eq!(read(&parts, Some(version), &Limits::default()).unwrap(), expected.clone());
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         prop_assert_eq!(read(&single, Some(version), &Limits::default()).unwrap(), expected);
+    }
+
+    #[test]
+    fn right_or_wrong_it_is_the_same_at_every_split(
+        words in proptest::collection::vec(
+            prop_oneof![
+                Just("SEND\n"), Just("SEND\n"), Just("ACK\r\n"), Just("\n"), Just("\n\n"),
+                Just("\r\n"), Just("\r"), Just("\0"), Just("\n\0"), Just("a:b"), Just("xy"),
+                Just("content-length:2\n"), Just("destination:/queue/a\n"), Just("\\c"),
+                Just("\\t"), Just(":"), Just("receipt:1\n"), Just("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            ],
+            0..16,
+        ),
+        version in version(),
+        step in 1usize..9,
+    ) {
+        let limits =
+            Limits { line_bytes_max: 40, headers_max: 4, head_bytes_max: 90, body_bytes_max: 20 };
+        let bytes = words.concat().into_bytes();
+        let parts: Vec<&[u8]> = bytes.chunks(step).collect();
+        let (whole, split) =
+            (outcome(&[&bytes], Some(version), &limits), outcome(&parts, Some(version), &limits));
+        prop_assert_eq!(&split.0, &whole.0);
+        let message = |fault: Option<Fault>| fault.map(|fault| fault.message);
+        prop_assert_eq!(message(split.1), message(whole.1));
     }
 
     #[test]

@@ -277,6 +277,12 @@ fn subscriptions_to_every_kind_of_destination() {
              attach stomp-subscription-S.1 settled alone",
         ),
         (
+            "destination:/topic/a\nx-dead-letter-exchange:x",
+            "declare stomp-subscription-S.1 auto-delete x-dead-letter-exchange=String(\"x\"); \
+             bind amq.topic a stomp-subscription-S.1; \
+             attach stomp-subscription-S.1 settled alone",
+        ),
+        (
             "destination:/exchange/x/k",
             "own stomp-subscription-S.1 auto-delete; bind x k stomp-subscription-S.1; \
              attach stomp-subscription-S.1 settled alone",

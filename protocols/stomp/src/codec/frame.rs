@@ -234,10 +234,10 @@ impl Decoder {
                 return Ok(None);
             };
             let line = without_cr(&bytes[self.line_at..end]);
-            self.check_line(end + 1 - self.line_at, limits)?;
             if self.lines == 0 {
-                check_begun(line)?;
+                check_begun(&bytes[self.line_at..end])?;
             }
+            self.check_line(end + 1 - self.line_at, limits)?;
             self.check_nul(line)?;
             let begin = self.line_at;
             (self.line_at, self.scanned) = (end + 1, end + 1);
@@ -321,13 +321,14 @@ fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Refuses what begins like no frame, before all of its first line is there.
+/// Refuses what begins like no frame, before all of its first line is there; with its carriage
+/// return, if it has come.
 fn check_begun(line: &[u8]) -> Result<(), Fault> {
     let name = without_cr(line);
     if name.len() <= Command::NAME_MAX && name.iter().all(u8::is_ascii_uppercase) {
         return Ok(());
     }
-    Err(unknown_command(line))
+    Err(unknown_command(name))
 }
 
 fn unknown_command(line: &[u8]) -> Fault {

@@ -229,9 +229,13 @@ impl StompSession {
     ) -> Result<Source, Fault> {
         let bound = |def: QueueDef, alone: bool, exchange: &str, key: &str| {
             let queue = Arc::clone(&def.name);
-            let declare = match def.lifetime {
-                Lifetime::Exclusive(_) => TopologyChange::DeclareOwnQueue(def),
-                _ => TopologyChange::DeclareQueue(def),
+            // What a session needs for itself is not asked permission for; but where messages go
+            // that it rejects, its user must be allowed to send.
+            let is_own = matches!(def.lifetime, Lifetime::Exclusive(_))
+                && def.options.dead_letter_exchange.is_none();
+            let declare = match is_own {
+                true => TopologyChange::DeclareOwnQueue(def),
+                false => TopologyChange::DeclareQueue(def),
             };
             let bind = BindingDef {
                 source: exchange.into(),
