@@ -192,7 +192,7 @@ def test_users_may_do_what_they_are_permitted(isthmus, port, name):
     permit(isthmus, user["login"], configure="^$", write="^amq\\.default$", read="^$")
     with Stomp(port, **user) as asking, Stomp(port) as server:
         server.subscribe(f"/queue/{name}")
-        asking.send("SEND", destination=f"/queue/{name}", reply_to="/temp-queue/mine")
+        asking.send("SEND", destination=f"/amq/queue/{name}", reply_to="/temp-queue/mine")
         server.send("SEND", b"!", destination=server.read("MESSAGE").headers["reply-to"])
         assert asking.read("MESSAGE").body == b"!"
 
