@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # docker build -t isthmus .
-# docker run -p 5672:5672 -p 1883:1883 -p 127.0.0.1:15672:15672 -v isthmus:/var/lib/isthmus isthmus
+# docker run -p 5672:5672 -p 1883:1883 -p 61613:61613 -p 127.0.0.1:15672:15672 -v isthmus:/var/lib/isthmus isthmus
 FROM rust:1-slim-trixie AS build
 # The compiler and cmake are for the libraries of cryptography and allocation.
 RUN apt-get update \
@@ -26,8 +26,9 @@ USER 10001:10001
 # only: make users of your own from there.
 ENV ISTHMUS__LISTENERS__AMQP=0.0.0.0:5672 \
     ISTHMUS__LISTENERS__MQTT=0.0.0.0:1883 \
+    ISTHMUS__LISTENERS__STOMP=0.0.0.0:61613 \
     ISTHMUS__LISTENERS__HTTP=0.0.0.0:15672
-EXPOSE 5672 5671 1883 8883 15672 15671
+EXPOSE 5672 5671 1883 8883 61613 61614 15672 15671
 VOLUME /var/lib/isthmus
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/bin/isthmus"]

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-LISTENERS = ("amqp", "http", "mqtt", "any")
+LISTENERS = ("amqp", "http", "mqtt", "stomp", "any")
 READY_WITHIN_S = 10
 # The broker gives clients ten seconds to answer its connection.close.
 STOPPED_WITHIN_S = 15
@@ -41,7 +41,7 @@ class Broker:
         self.data_dir = Path(data_dir)
         self.settings = {f"listeners.{name}": "127.0.0.1:0" for name in LISTENERS}
         self.settings["listeners.amqp"] = amqp
-        self.settings |= {"listeners.mqtts": "off", "listeners.anys": "off"}
+        self.settings |= {f"listeners.{name}": "off" for name in ("mqtts", "stomps", "anys")}
         self.settings.update(settings or {})
         self.process = None
         self.ports = {}

@@ -83,7 +83,7 @@ def test_first_bytes_that_come_one_by_one(port, said):
         assert stream.recv(4)
 
 
-@pytest.mark.parametrize("said", [b"\x16\x03\x01\x02\0", b"CONNECT\n\n\0", b"AMQX", b"\0"])
+@pytest.mark.parametrize("said", [b"\x16\x03\x01\x02\0", b"SEND\n\n\0", b"AMQX", b"\0"])
 def test_what_is_of_no_protocol_is_hung_up_on(port, said):
     with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
         stream.sendall(said)

@@ -20,7 +20,8 @@
 //!   broker detaches and requeues whatever the session held.
 //!
 //! The bookkeeping that protocols share is here once: [`Unacked`] deliveries by tag, and
-//! [`Confirms`] of pending publishes; and what the arguments of declarations mean ([`declare`]).
+//! [`Confirms`] of pending publishes; what the arguments of declarations mean ([`declare`]);
+//! and values of any type as text ([`typed`]).
 
 mod command;
 mod confirms;
@@ -30,6 +31,7 @@ mod input;
 mod outbox;
 mod places;
 mod session;
+pub mod typed;
 mod unacked;
 
 pub use command::{Command, Credentials, ManageOp, Publish, Secret, TransactOp};

@@ -13,6 +13,8 @@ impl EncodingId {
     pub const AMQP_0_9_1: EncodingId = EncodingId(1);
     /// QoS, RETAIN and, from MQTT 5.0 on, the properties of a PUBLISH (5.0, section 3.3).
     pub const MQTT: EncodingId = EncodingId(2);
+    /// The version of STOMP, and the header lines of a SEND as they came.
+    pub const STOMP: EncodingId = EncodingId(3);
 }
 
 /// Reads the heads that one protocol writes. Implemented by protocols, used by the core where it

@@ -15,6 +15,7 @@ use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryErro
 use isthmus_contract::model::{EncodingId, Encodings, SessionId, Time};
 use isthmus_contract::{Session, Shortage};
 use isthmus_mqtt::{MqttEncoding, MqttSession};
+use isthmus_stomp::{StompEncoding, StompSession};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::any::AnySettings;
@@ -24,8 +25,11 @@ use crate::connections::Closing;
 use crate::users::{Users, UsersError};
 
 /// How the heads of messages are read, for every protocol this node speaks.
-const ENCODINGS: Encodings =
-    Encodings(&[(EncodingId::AMQP_0_9_1, &Amqp091Encoding), (EncodingId::MQTT, &MqttEncoding)]);
+const ENCODINGS: Encodings = Encodings(&[
+    (EncodingId::AMQP_0_9_1, &Amqp091Encoding),
+    (EncodingId::MQTT, &MqttEncoding),
+    (EncodingId::STOMP, &StompEncoding),
+]);
 
 /// The largest log entry, above the largest message by what a transaction may add to it.
 const ENTRY_BYTES_MAX: usize = 1 << 30;
@@ -54,6 +58,7 @@ pub(crate) struct Broker {
 struct Settings {
     amqp: SessionConfig,
     mqtt: isthmus_mqtt::SessionConfig,
+    stomp: isthmus_stomp::SessionConfig,
     any: AnySettings,
 }
 
@@ -64,6 +69,8 @@ pub(crate) enum Protocol {
     Amqp091,
     /// MQTT of any version: its first packet tells.
     Mqtt,
+    /// STOMP of any version: its first frame tells.
+    Stomp,
 }
 
 impl Protocol {
@@ -72,6 +79,7 @@ impl Protocol {
         match name {
             "amqp" | "amqps" => Some(Protocol::Amqp091),
             "mqtt" | "mqtts" => Some(Protocol::Mqtt),
+            "stomp" | "stomps" => Some(Protocol::Stomp),
             _ => None,
         }
     }
@@ -363,7 +371,8 @@ impl Settings {
             encodings: ENCODINGS,
             ..defaults
         };
-        Settings { amqp, mqtt, any: AnySettings::new(config) }
+        let stomp = stomp_settings(config);
+        Settings { amqp, mqtt, stomp, any: AnySettings::new(config) }
     }
 
     fn session(&self, protocol: Protocol, id: SessionId, own: Own, now: Time) -> Box<dyn Session> {
@@ -380,6 +389,46 @@ impl Settings {
                     isthmus_mqtt::SessionConfig { id, name_secret, has_certificate, ..shared };
                 Box::new(MqttSession::new(config, now))
             }
+            Protocol::Stomp => {
+                let shared = self.stomp.clone();
+                let unix_ms_at_zero = unix_ms() - i64::try_from(now.as_millis()).unwrap_or(0);
+                let config = isthmus_stomp::SessionConfig {
+                    id,
+                    name_secret,
+                    has_certificate,
+                    unix_ms_at_zero,
+                    ..shared
+                };
+                Box::new(StompSession::new(config, now))
+            }
         }
     }
+}
+
+fn stomp_settings(config: &Config) -> isthmus_stomp::SessionConfig {
+    let (settings, limits) = (&config.stomp, &config.limits);
+    let vhost = match settings.vhost.as_str() {
+        "" => &config.amqp.default_vhost,
+        vhost => vhost,
+    };
+    let defaults = isthmus_stomp::SessionConfig::new(SessionId(0));
+    let body_max = settings.body_bytes_max.0.min(limits.message_bytes_max.0);
+    isthmus_stomp::SessionConfig {
+        vhost: vhost.into(),
+        host_is_vhost: settings.host_is_vhost,
+        limits: isthmus_stomp::codec::Limits {
+            body_bytes_max: usize::try_from(body_max).unwrap_or(usize::MAX),
+            ..defaults.limits
+        },
+        connect_timeout: limits.handshake_timeout.0,
+        subscriptions_max: settings.subscriptions_max as usize,
+        encodings: ENCODINGS,
+        ..defaults
+    }
+}
+
+/// Milliseconds since 1970; 0 for a clock that stands before that.
+fn unix_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }

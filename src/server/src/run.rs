@@ -148,12 +148,14 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
 
     let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
     let mqtt = Reserved::bind("mqtt", &config.listeners.mqtt).await?;
+    let stomp = Reserved::bind("stomp", &config.listeners.stomp).await?;
     let any = Reserved::bind("any", &config.listeners.any).await?;
     let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
     let off = ListenAddrs::default();
     let secure = |addrs| if tls.is_some() { addrs } else { &off };
     let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
     let mqtts = Reserved::bind("mqtts", secure(&config.listeners.mqtts)).await?;
+    let stomps = Reserved::bind("stomps", secure(&config.listeners.stomps)).await?;
     let anys = Reserved::bind("anys", secure(&config.listeners.anys)).await?;
     let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
     let connections = Connections::new(config.limits.connections_max);
@@ -236,19 +238,34 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     };
     let amqp = accepting.plain("amqp", amqp.listen()?)?;
     let mqtt = accepting.plain("mqtt", mqtt.listen()?)?;
+    let stomp = accepting.plain("stomp", stomp.listen()?)?;
     let any = accepting.plain("any", any.listen()?)?;
     let amqps = accepting.secure("amqps", amqps.listen()?, tls.as_ref())?;
     let mqtts = accepting.secure("mqtts", mqtts.listen()?, tls.as_ref())?;
+    let stomps = accepting.secure("stomps", stomps.listen()?, tls.as_ref())?;
     let anys = accepting.secure("anys", anys.listen()?, tls.as_ref())?;
     let mut accepting = accepting.tasks;
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
-    let [amqp, mqtt, any, http_at] = [amqp, mqtt, any, http_addrs].map(|addrs| addrs.map(display));
-    let [amqps, mqtts, anys, https] =
-        [amqps, mqtts, anys, https_addrs].map(|addrs| addrs.map(display));
-    tracing::info!(amqp, amqps, mqtt, mqtts, any, anys, http = http_at, https, "ready");
+    let [amqp, mqtt, stomp, any, http_at] =
+        [amqp, mqtt, stomp, any, http_addrs].map(|addrs| addrs.map(display));
+    let [amqps, mqtts, stomps, anys, https] =
+        [amqps, mqtts, stomps, anys, https_addrs].map(|addrs| addrs.map(display));
+    tracing::info!(
+        amqp,
+        amqps,
+        mqtt,
+        mqtts,
+        stomp,
+        stomps,
+        any,
+        anys,
+        http = http_at,
+        https,
+        "ready"
+    );
 
     manager.ready();
     let outcome = tokio::select! {

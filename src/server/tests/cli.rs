@@ -132,13 +132,13 @@ fn check_prints_ok_or_every_problem() {
     assert_eq!(good.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&good.stdout), format!("{name}: ok\n"));
 
-    let bad = check("[limits]\nchanels_max = 8\n[listeners]\nstomp = \"127.0.0.1:61613\"\n");
+    let bad = check("[limits]\nchanels_max = 8\n[listeners]\naws = \"127.0.0.1:9324\"\n");
     assert_eq!(bad.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&bad.stderr),
         format!(
             "{name}:2: limits.chanels_max: unknown key; did you mean `limits.channels_max`?\n\
-             {name}:4: listeners.stomp: STOMP is not served by this version; \
+             {name}:4: listeners.aws: the AWS API is not served by this version; \
              set it to \"off\" or remove it\n"
         )
     );

@@ -94,7 +94,7 @@ fn damage_that_is_met_is_noted_and_refused_by_every_start_until_it_is_mended() {
     assert!(said.contains(&noted) && said.contains(&found), "{said}");
     for _ in 0..2 {
         let mut command = isthmus();
-        for listener in ["amqp", "http", "mqtt", "any"] {
+        for listener in ["amqp", "http", "mqtt", "stomp", "any"] {
             command.args(["--set", &format!("listeners.{listener}=127.0.0.1:0")]);
         }
         let output = command.arg("--data-dir").arg(dir).output().expect("runs");

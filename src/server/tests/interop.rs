@@ -6,6 +6,10 @@ use isthmus_mqtt::MqttEncoding;
 use isthmus_mqtt::codec::Qos;
 use isthmus_mqtt::convert::properties as mqtt;
 use isthmus_mqtt::convert::stored::{Message, store};
+use isthmus_stomp::StompEncoding;
+use isthmus_stomp::codec::{Decoder, Limits, Rules, Version, header};
+use isthmus_stomp::convert::properties as stomp;
+use isthmus_stomp::convert::stored::{Draft, Drafts};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -79,7 +83,57 @@ fn mqtt_head(properties: &Properties) -> Vec<u8> {
     batch.head(&batch.records[0]).to_vec()
 }
 
+/// The head of a STOMP message that says `properties`, as it lies in a batch.
+fn stomp_head(properties: &Properties) -> Vec<u8> {
+    let told = stomp::from_neutral(properties, b"body");
+    let mut bytes = b"SEND\n".to_vec();
+    for (name, value) in &told.headers {
+        header::write(&mut bytes, Rules::V1_2, name, value);
+    }
+    if told.content_length {
+        header::write(&mut bytes, Rules::V1_2, "content-length", "4");
+    }
+    bytes.extend_from_slice(b"\nbody\0");
+    let mut decoder = Decoder::default();
+    let next = decoder.next(&bytes, Some(Version::V1_2), &Limits::default());
+    let frame = next.expect("a frame").expect("a whole one");
+    let mut drafts = Drafts::default();
+    drafts.push(&frame, 0, Version::V1_2, Draft::default(), None);
+    let batch = drafts.seal(bytes.clone().into(), Version::V1_2);
+    assert_eq!(batch.encoding, EncodingId::STOMP);
+    batch.head(&batch.records[0]).to_vec()
+}
+
+/// STOMP knows text and bytes, and nothing between.
+fn text_or_bytes(properties: Properties) -> Properties {
+    Properties { body_is_text: properties.body_is_text.or(Some(false)), ..properties }
+}
+
 proptest! {
+    #[test]
+    fn amqp_to_stomp_and_back(properties in properties()) {
+        let sent = amqp::from_neutral(&properties);
+        let received = stomp_head(&Amqp091Encoding.properties(&sent));
+        let back = amqp::from_neutral(&StompEncoding.properties(&received));
+        prop_assert_eq!(Amqp091Encoding.properties(&back), text_or_bytes(properties));
+    }
+
+    #[test]
+    fn stomp_to_amqp_and_back(properties in properties()) {
+        let sent = stomp_head(&properties);
+        let received = amqp::from_neutral(&StompEncoding.properties(&sent));
+        let back = stomp_head(&Amqp091Encoding.properties(&received));
+        prop_assert_eq!(StompEncoding.properties(&back), text_or_bytes(properties));
+    }
+
+    #[test]
+    fn mqtt_to_stomp_and_back(properties in properties()) {
+        let sent = mqtt_head(&properties);
+        let received = stomp_head(&MqttEncoding.properties(&sent));
+        let back = mqtt_head(&StompEncoding.properties(&received));
+        prop_assert_eq!(MqttEncoding.properties(&back), text_or_bytes(properties));
+    }
+
     #[test]
     fn amqp_to_mqtt_and_back(properties in properties()) {
         let sent = amqp::from_neutral(&properties);

@@ -86,6 +86,7 @@ impl Broker {
         let mut command = Command::new(binary());
         command.args(["serve", "--set", "listeners.http=off", "--set", "listeners.mqtt=off"]);
         command.args(["--set", "listeners.mqtts=off", "--set", "listeners.any=off"]);
+        command.args(["--set", "listeners.stomp=off", "--set", "listeners.stomps=off"]);
         command.args(["--set", "listeners.anys=off", "--data-dir"]);
         command.arg(data.path().join("data"));
         for (key, value) in settings {

@@ -8,6 +8,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-model", &[]),
     ("isthmus-contract", &["isthmus-model"]),
+    ("isthmus-selector", &[]),
     ("isthmus-core", &["isthmus-model"]),
     ("isthmus-storage", &[]),
     ("isthmus-oauth2", &[]),
@@ -31,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-bridge", &["isthmus-model", "isthmus-contract", "isthmus-broker"]),
     ("isthmus-bench", &["isthmus-model"]),
 ];
-const PROTOCOL_MAY_USE: &[&str] = &["isthmus-model", "isthmus-contract"];
+const PROTOCOL_MAY_USE: &[&str] = &["isthmus-model", "isthmus-contract", "isthmus-selector"];
 const MAY_USE_EVERYTHING: &[&str] =
     &["isthmus", "isthmus-sim", "isthmus-test-lapin", "isthmus-test-workspace"];
 

@@ -24,7 +24,8 @@
 
 use std::borrow::Cow;
 
-use isthmus_model::{Encoding, Properties as Neutral, Table, Value};
+use isthmus_contract::typed::{as_text, typed};
+use isthmus_model::{Encoding, Properties as Neutral, Value};
 
 use super::stored::Head;
 use super::topic::{is_valid_name, swapped_text};
@@ -33,8 +34,6 @@ use crate::fault::TooLong;
 
 /// What all names of the broker's own user properties begin with.
 const PREFIX: &str = "isthmus-";
-/// Lists and tables within each other at the most; each level is read once more.
-const DEPTH_MAX: usize = 16;
 /// Announces the type of the header whose name follows.
 const TYPE_OF: &str = "isthmus-type-of:";
 
@@ -271,125 +270,4 @@ fn carry(out: &mut PropertiesBuf, field: Carried, value: &str) -> Result<(), Too
 /// Tells the type of the header `name`, which follows, if it is not text.
 fn announce(out: &mut PropertiesBuf, name: &str, kind: &str) -> Result<(), TooLong> {
     if kind.is_empty() { Ok(()) } else { push_user(out, &format!("{TYPE_OF}{name}"), kind) }
-}
-
-/// A value as text, and the name of its type, empty for text; `None` if it is nested too deep.
-fn as_text(value: &Value) -> Option<(String, &'static str)> {
-    text_within(value, DEPTH_MAX)
-}
-
-/// [`as_text`] of a value that may hold `depth` levels.
-fn text_within(value: &Value, depth: usize) -> Option<(String, &'static str)> {
-    let item = |out: &mut String, value: &Value| {
-        let (text, kind) = text_within(value, depth.checked_sub(1)?)?;
-        out.push_str(&format!("{kind}:{}:{text}", text.len()));
-        Some(())
-    };
-    Some(match value {
-        Value::Null => (String::new(), "null"),
-        Value::Bool(b) => (b.to_string(), "bool"),
-        Value::Int(n) => (n.to_string(), "int"),
-        Value::Uint(n) => (n.to_string(), "uint"),
-        Value::Float(x) => (x.to_string(), "float"),
-        Value::Double(x) => (x.to_string(), "double"),
-        Value::Decimal { scale, unscaled } => (format!("{unscaled}e-{scale}"), "decimal"),
-        Value::Timestamp(ms) => (ms.to_string(), "timestamp"),
-        Value::String(text) => (text.clone(), ""),
-        Value::Binary(data) => (data.iter().map(|byte| format!("{byte:02x}")).collect(), "binary"),
-        Value::List(items) => {
-            let mut out = String::new();
-            items.iter().try_for_each(|value| item(&mut out, value))?;
-            (out, "list")
-        }
-        Value::Map(table) => {
-            let mut out = String::new();
-            for (name, value) in &table.0 {
-                out.push_str(&format!("{}:{name}", name.len()));
-                item(&mut out, value)?;
-            }
-            (out, "table")
-        }
-    })
-}
-
-/// The items of a list or of a table.
-struct Items<'a> {
-    rest: &'a str,
-    depth: usize,
-}
-
-impl<'a> Items<'a> {
-    /// What stands before the next colon.
-    fn word(&mut self) -> Option<&'a str> {
-        let (word, rest) = self.rest.split_once(':')?;
-        self.rest = rest;
-        Some(word)
-    }
-
-    /// A text behind its length.
-    fn text(&mut self) -> Option<&'a str> {
-        let len = self.word()?.parse().ok()?;
-        let (text, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
-        Some(text)
-    }
-
-    fn value(&mut self) -> Option<Value> {
-        let kind = self.word()?;
-        let text = self.text()?;
-        if kind.is_empty() {
-            return Some(Value::String(text.to_owned()));
-        }
-        typed_within(text, kind, self.depth.checked_sub(1)?)
-    }
-
-    /// Every item that `read` reads; `None` if one cannot be.
-    fn all<T>(mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        let mut items = Vec::new();
-        while !self.rest.is_empty() {
-            items.push(read(&mut self)?);
-        }
-        Some(items)
-    }
-}
-
-/// What [`as_text`] has written; text if it is not what `kind` says.
-fn typed(text: &str, kind: Option<&str>) -> Value {
-    kind.and_then(|kind| typed_within(text, kind, DEPTH_MAX))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-/// The value of `kind` that `text` is, of `depth` levels at the most.
-fn typed_within(text: &str, kind: &str, depth: usize) -> Option<Value> {
-    match kind {
-        "null" => text.is_empty().then_some(Value::Null),
-        "bool" => text.parse().ok().map(Value::Bool),
-        "int" => text.parse().ok().map(Value::Int),
-        "uint" => text.parse().ok().map(Value::Uint),
-        "float" => text.parse().ok().map(Value::Float),
-        "double" => text.parse().ok().map(Value::Double),
-        "timestamp" => text.parse().ok().map(Value::Timestamp),
-        "decimal" => {
-            let (unscaled, scale) = text.split_once("e-")?;
-            let (scale, unscaled) = (scale.parse().ok()?, unscaled.parse().ok()?);
-            Some(Value::Decimal { scale, unscaled })
-        }
-        "binary" => bytes_of_hex(text).map(Value::Binary),
-        "list" => Items { rest: text, depth }.all(Items::value).map(Value::List),
-        "table" => Items { rest: text, depth }
-            .all(|items| Some((items.text()?.to_owned(), items.value()?)))
-            .map(|entries| Value::Map(Table(entries))),
-        _ => None,
-    }
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16).map(|d| d as u8);
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(high)? << 4 | digit(low)?),
-            _ => None,
-        })
-        .collect()
 }

@@ -1,5 +1,5 @@
 //! The listeners `any` and `anys`, where a client's first bytes tell what it speaks: `AMQP` is
-//! AMQP 0-9-1, a CONNECT is MQTT, `GET ` is a WebSocket.
+//! AMQP 0-9-1, a CONNECT is MQTT or, in letters, STOMP, `GET ` is a WebSocket.
 
 mod frames;
 mod websocket;
@@ -114,7 +114,12 @@ fn spoken(first: &[u8]) -> Result<Option<Spoken>, io::Error> {
     if first.first() == Some(&CONNECT) {
         return Ok(Some(Spoken::Protocol(Protocol::Mqtt)));
     }
-    let words = [(b"AMQP", Spoken::Protocol(Protocol::Amqp091)), (b"GET ", Spoken::WebSocket)];
+    let words = [
+        (b"AMQP", Spoken::Protocol(Protocol::Amqp091)),
+        (b"CONN", Spoken::Protocol(Protocol::Stomp)),
+        (b"STOM", Spoken::Protocol(Protocol::Stomp)),
+        (b"GET ", Spoken::WebSocket),
+    ];
     for (word, spoken) in words {
         if first.starts_with(word) {
             return Ok(Some(spoken));
@@ -212,12 +217,15 @@ mod tests {
             (b"AMQP\0\0\x09\x01", protocol(Protocol::Amqp091)),
             (b"\x10", protocol(Protocol::Mqtt)),
             (b"\x10\x0c\0\x04MQTT", protocol(Protocol::Mqtt)),
+            (b"CON", None),
+            (b"CONNECT\n", protocol(Protocol::Stomp)),
+            (b"STOMP\r\n", protocol(Protocol::Stomp)),
             (b"GET", None),
             (b"GET / HTTP/1.1", Some(Spoken::WebSocket)),
         ] {
             assert_eq!(spoken(first).expect("served"), expected, "{first:?}");
         }
-        for first in [&b"\x16\x03\x01"[..], b"CONNECT", b"AMQX", b"POST", b"\x20"] {
+        for first in [&b"\x16\x03\x01"[..], b"SEND", b"AMQX", b"POST", b"\x20"] {
             spoken(first).expect_err("not served");
         }
     }

@@ -31,10 +31,12 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         plain("listeners.amqp", |c| &mut c.listeners.amqp),
         plain("listeners.http", |c| &mut c.listeners.http),
         plain("listeners.mqtt", |c| &mut c.listeners.mqtt),
+        plain("listeners.stomp", |c| &mut c.listeners.stomp),
         plain("listeners.any", |c| &mut c.listeners.any),
         plain("listeners.amqps", |c| &mut c.listeners.amqps),
         plain("listeners.https", |c| &mut c.listeners.https),
         plain("listeners.mqtts", |c| &mut c.listeners.mqtts),
+        plain("listeners.stomps", |c| &mut c.listeners.stomps),
         plain("listeners.anys", |c| &mut c.listeners.anys),
         plain("websocket.origins", |c| &mut c.websocket.origins),
         plain("tls.certificate", |c| &mut c.tls.certificate),
@@ -135,6 +137,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         ranged("shutdown.drain_s", |c| &mut c.shutdown.drain_s, 0..=3600),
     ];
     keys.extend(mqtt_keys());
+    keys.extend(stomp_keys());
     keys.extend(cluster_keys());
     keys.extend(oauth2_keys());
     keys.extend(ldap_keys());
@@ -163,6 +166,19 @@ fn mqtt_keys() -> Vec<Key> {
         ranged("mqtt.topic_alias_max", |c| &mut c.mqtt.topic_alias_max, 0..=65_535),
         ranged("mqtt.inflight_max", |c| &mut c.mqtt.inflight_max, 1..=65_535),
         ranged("mqtt.subscriptions_max", |c| &mut c.mqtt.subscriptions_max, 1..=1_000_000),
+    ]
+}
+
+fn stomp_keys() -> Vec<Key> {
+    vec![
+        checked("stomp.vhost", |c| &mut c.stomp.vhost, |name| empty_or(name, vhost_name)),
+        plain("stomp.host_is_vhost", |c| &mut c.stomp.host_is_vhost),
+        ranged(
+            "stomp.body_bytes_max",
+            |c| &mut c.stomp.body_bytes_max,
+            ByteSize::kib(1)..=ByteSize::mib(16),
+        ),
+        ranged("stomp.subscriptions_max", |c| &mut c.stomp.subscriptions_max, 1..=1_000_000),
     ]
 }
 

@@ -14,10 +14,8 @@ pub(crate) struct KnownListener {
 
 /// Listener names whose protocols this version does not serve. They are known so that a
 /// configuration written for a later version is refused with the reason instead of as a typo.
-pub(crate) const NOT_SERVED: [KnownListener; 4] = [
-    KnownListener { name: "stomp", protocol: "STOMP" },
+pub(crate) const NOT_SERVED: [KnownListener; 2] = [
     KnownListener { name: "aws", protocol: "the AWS API" },
-    KnownListener { name: "stomps", protocol: "STOMP over TLS" },
     KnownListener { name: "awss", protocol: "the AWS API over TLS" },
 ];
 

@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) amqp: Amqp,
     /// `[mqtt]`
     pub(crate) mqtt: Mqtt,
+    /// `[stomp]`
+    pub(crate) stomp: Stomp,
     /// `[websocket]`
     pub(crate) websocket: WebSocket,
     /// `[storage]`
@@ -87,6 +89,8 @@ pub(crate) struct Listeners {
     pub(crate) http: ListenAddrs,
     /// MQTT in plain text.
     pub(crate) mqtt: ListenAddrs,
+    /// STOMP in plain text.
+    pub(crate) stomp: ListenAddrs,
     /// Whichever protocol a client's first bytes tell, in plain text.
     pub(crate) any: ListenAddrs,
     /// AMQP 0-9-1 over TLS; opened if there is a certificate.
@@ -95,6 +99,8 @@ pub(crate) struct Listeners {
     pub(crate) https: ListenAddrs,
     /// MQTT over TLS; opened if there is a certificate.
     pub(crate) mqtts: ListenAddrs,
+    /// STOMP over TLS; opened if there is a certificate.
+    pub(crate) stomps: ListenAddrs,
     /// As `any`, over TLS; opened if there is a certificate.
     pub(crate) anys: ListenAddrs,
 }
@@ -105,10 +111,12 @@ impl Default for Listeners {
             amqp: ListenAddrs::loopback(5672),
             http: ListenAddrs::loopback(15672),
             mqtt: ListenAddrs::loopback(1883),
+            stomp: ListenAddrs::loopback(61613),
             any: ListenAddrs::loopback(61616),
             amqps: ListenAddrs::loopback(5671),
             https: ListenAddrs::loopback(15671),
             mqtts: ListenAddrs::loopback(8883),
+            stomps: ListenAddrs::loopback(61614),
             anys: ListenAddrs::loopback(61617),
         }
     }
@@ -116,15 +124,15 @@ impl Default for Listeners {
 
 impl Listeners {
     /// The listeners in plain text by name.
-    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 4] {
-        let Self { amqp, http, mqtt, any, .. } = self;
-        [("amqp", amqp), ("http", http), ("mqtt", mqtt), ("any", any)]
+    pub(crate) fn plain(&self) -> [(&'static str, &ListenAddrs); 5] {
+        let Self { amqp, http, mqtt, stomp, any, .. } = self;
+        [("amqp", amqp), ("http", http), ("mqtt", mqtt), ("stomp", stomp), ("any", any)]
     }
 
     /// Their twins with TLS.
-    fn secure(&self) -> [(&'static str, &ListenAddrs); 4] {
-        let Self { amqps, https, mqtts, anys, .. } = self;
-        [("amqps", amqps), ("https", https), ("mqtts", mqtts), ("anys", anys)]
+    fn secure(&self) -> [(&'static str, &ListenAddrs); 5] {
+        let Self { amqps, https, mqtts, stomps, anys, .. } = self;
+        [("amqps", amqps), ("https", https), ("mqtts", mqtts), ("stomps", stomps), ("anys", anys)]
     }
 }
 
@@ -363,6 +371,30 @@ impl Default for Mqtt {
 pub(crate) struct WebSocket {
     /// Where scripts may come from that speak to this node, as browsers name it; `*` for anywhere.
     pub(crate) origins: Vec<String>,
+}
+
+/// STOMP.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stomp {
+    /// The virtual host of clients who name none; empty for that of AMQP.
+    pub(crate) vhost: String,
+    /// Whether the header `host` of a CONNECT names the virtual host.
+    pub(crate) host_is_vhost: bool,
+    /// The largest body of a message.
+    pub(crate) body_bytes_max: ByteSize,
+    /// Subscriptions per client.
+    pub(crate) subscriptions_max: u32,
+}
+
+impl Default for Stomp {
+    fn default() -> Self {
+        Self {
+            vhost: String::new(),
+            host_is_vhost: true,
+            body_bytes_max: ByteSize::mib(16),
+            subscriptions_max: 10_000,
+        }
+    }
 }
 
 /// The log and its checkpoints.

@@ -93,13 +93,31 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn listeners_of_later_versions_are_refused_with_the_reason() {
     assert_eq!(
-        problems("[listeners]\nstomp = \"127.0.0.1:61613\""),
+        problems("[listeners]\naws = \"127.0.0.1:9324\""),
         [
-            "FILE:2: listeners.stomp: STOMP is not served by this version; set it to \"off\" or remove it"
+            "FILE:2: listeners.aws: the AWS API is not served by this version; set it to \"off\" or remove it"
         ]
     );
-    assert!(problems("[listeners]\nstomps = \"127.0.0.1:61614\"")[0].contains("STOMP over TLS"));
-    assert!(load_text("[listeners]\nstomp = \"off\"", Sources::default()).is_ok());
+    assert!(problems("[listeners]\nawss = \"127.0.0.1:9325\"")[0].contains("AWS API over TLS"));
+    assert!(load_text("[listeners]\naws = \"off\"", Sources::default()).is_ok());
+}
+
+#[test]
+fn stomp_has_settings_of_its_own() {
+    let text = "[stomp]\nvhost = \"things\"\nhost_is_vhost = false\nbody_bytes_max = \"64 KiB\"\n\
+                subscriptions_max = 5";
+    let stomp = load_text(text, Sources::default()).expect("loaded").stomp;
+    let expected = Stomp {
+        vhost: "things".to_owned(),
+        host_is_vhost: false,
+        body_bytes_max: ByteSize::kib(64),
+        subscriptions_max: 5,
+    };
+    assert_eq!(stomp, expected);
+    assert_eq!(
+        problems("[stomp]\nbody_bytes_max = \"17 MiB\""),
+        ["FILE:2: stomp.body_bytes_max: must be from 1 KiB to 16 MiB, not 17 MiB"]
+    );
 }
 
 #[test]
@@ -241,7 +259,7 @@ fn keys_are_checked_against_each_other() {
 #[test]
 fn at_least_one_listener_is_on() {
     assert!(
-        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"\nmqtt = \"off\"\nany = \"off\"")[0]
+        problems("[listeners]\namqp = \"off\"\nhttp = \"off\"\nmqtt = \"off\"\nstomp = \"off\"\nany = \"off\"")[0]
             .contains("every listener is off")
     );
 }

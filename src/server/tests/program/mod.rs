@@ -62,6 +62,7 @@ impl Program {
         let mut child = command
             .args(["--set", "listeners.http=127.0.0.1:0", "--set", "listeners.mqtt=127.0.0.1:0"])
             .args(["--set", "listeners.mqtts=off", "--set", "listeners.any=off"])
+            .args(["--set", "listeners.stomp=off", "--set", "listeners.stomps=off"])
             .args(["--set", "listeners.anys=off", "--data-dir"])
             .arg(data_dir.path())
             .stderr(Stdio::piped())

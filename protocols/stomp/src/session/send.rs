@@ -1,0 +1,307 @@
+//! What clients publish (1.2, "SEND"): runs of whole frames, where they lie.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use isthmus_contract::{Command as Ask, Input, Publish};
+use isthmus_model::{NO_TTL, RecordFlags, TopologyChange, TransactionId};
+
+use super::StompSession;
+use super::pending::{Purpose, Receipt};
+use super::queues::number;
+use crate::codec::{Frame, Headers, frame, header};
+use crate::convert::properties::DELAY;
+use crate::convert::stored::{Draft, Drafts, place_of};
+use crate::destination::{Destination, listed};
+use crate::fault::Fault;
+
+/// Bytes of input that become one chunk at the most: offsets into it have 32 bits.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+
+/// What all of ActiveMQ's headers begin with that say when a message is to be delivered.
+const SCHEDULED: &str = "AMQ_SCHEDULED_";
+
+/// A run of SENDs in the making.
+#[derive(Default)]
+struct Run {
+    drafts: Drafts,
+    receipts: Vec<Receipt>,
+    /// The transaction that all of them belong to, or that none does; `None` before the first.
+    transaction: Option<Option<TransactionId>>,
+}
+
+/// What became of a SEND.
+enum Looked {
+    /// It is in the run.
+    Taken,
+    /// The run ends before it.
+    NotNow,
+    /// It needs a queue that is not known to be there.
+    Needs(String),
+}
+
+/// What the broker acts on.
+#[derive(Default)]
+struct Wanted<'a> {
+    destination: Option<&'a str>,
+    transaction: Option<&'a str>,
+    receipt: Option<&'a str>,
+    reply_to: Option<&'a str>,
+    persistent: bool,
+    has_priority: bool,
+    expires: bool,
+    scheduled: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Of several headers the first counts.
+    fn of(headers: Headers<'a>) -> Wanted<'a> {
+        let mut wanted = Wanted::default();
+        let mut persistent = None;
+        for raw in headers.raw() {
+            let field = match raw.name {
+                "destination" => &mut wanted.destination,
+                "transaction" => &mut wanted.transaction,
+                "receipt" => &mut wanted.receipt,
+                "reply-to" => &mut wanted.reply_to,
+                "persistent" => &mut persistent,
+                "priority" => {
+                    wanted.has_priority = true;
+                    continue;
+                }
+                "expiration" | "expires" => {
+                    wanted.expires = true;
+                    continue;
+                }
+                name if name.starts_with(SCHEDULED) => {
+                    // What cannot be done is told of before what can.
+                    if wanted.scheduled.is_none_or(|known| known == DELAY) {
+                        wanted.scheduled = Some(name);
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            field.get_or_insert(raw.value);
+        }
+        wanted.persistent = persistent == Some("true");
+        wanted
+    }
+}
+
+impl StompSession {
+    /// Takes the SENDs that `input` begins with into one batch; returns whether there were any.
+    pub(super) fn send_run(&mut self, input: &mut Input) -> Result<bool, Fault> {
+        let (mut end, mut run) = (0, Run::default());
+        let mut failed = Ok(());
+        while end < CHUNK_BYTES_MAX {
+            let rest = &input.bytes()[end..];
+            let at = end + frame::line_ends(rest);
+            let bytes = &input.bytes()[at..];
+            if !(bytes.starts_with(b"SEND\n") || bytes.starts_with(b"SEND\r\n")) {
+                break;
+            }
+            if self.holds_publishes() {
+                self.holding = true;
+                break;
+            }
+            let version = Some(self.peer.version);
+            let frame = match self.decoder.next(bytes, version, &self.config.limits) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(fault) => {
+                    failed = Err(fault);
+                    break;
+                }
+            };
+            match self.look_at(&frame, at, &mut run) {
+                Ok(Looked::Taken) => {}
+                Ok(Looked::NotNow) => break,
+                Ok(Looked::Needs(queue)) => {
+                    if run.drafts.is_empty() {
+                        failed = self.declare_for(&queue, frame.headers);
+                    }
+                    break;
+                }
+                Err(fault) => {
+                    failed = Err(fault.with_receipt(frame.headers.get("receipt").as_deref()));
+                    break;
+                }
+            }
+            self.allowance = self.allowance.saturating_sub(1);
+            self.decoder = frame::Decoder::default();
+            end = at + frame.wire_len;
+        }
+        // What came before a fault has been published.
+        let any = !run.drafts.is_empty();
+        if any {
+            self.publish(input, end, run);
+        }
+        failed.map(|()| any)
+    }
+
+    fn publish(&mut self, input: &mut Input, end: usize, run: Run) {
+        let batch = Arc::new(run.drafts.seal(input.take(end), self.peer.version));
+        let frame = self.pending.add(run.receipts);
+        let transaction = run.transaction.flatten();
+        self.ask(frame, |token| Ask::Publish(Publish { token, batch, transaction }));
+    }
+
+    /// Declares the queue that a SEND needs; what comes from the client waits for that.
+    fn declare_for(&mut self, name: &str, headers: Headers<'_>) -> Result<(), Fault> {
+        let receipt = headers.get("receipt").map(Cow::into_owned);
+        let def = self
+            .queue_def(name.into(), headers, true, false)
+            .map_err(|fault| fault.with_receipt(receipt.as_deref()))?;
+        self.queues.declare(name);
+        let frame = self.pending.add_before(receipt);
+        let change = TopologyChange::DeclareQueue(def);
+        self.ask_for(frame, Purpose::Declared, |token| Ask::Topology { token, change });
+        Ok(())
+    }
+
+    /// Takes the SEND that begins at `at` into the run, if it belongs there.
+    fn look_at(&mut self, frame: &Frame<'_>, at: usize, run: &mut Run) -> Result<Looked, Fault> {
+        let headers = frame.headers;
+        let wanted = Wanted::of(headers);
+        let transaction = match wanted.transaction {
+            Some(name) => Some(self.transactions.id_of(&headers.unescaped(name))?),
+            None => None,
+        };
+        if run.transaction.is_some_and(|of_run| of_run != transaction) {
+            return Ok(Looked::NotNow);
+        }
+        let Some(destination) = wanted.destination else {
+            let detail = "it is missing: where the message goes, '/queue/NAME' or '/topic/NAME'";
+            return Err(Fault::header("destination", detail));
+        };
+        let text = headers.unescaped(destination);
+        let ttl_ms = self.ttl_ms(headers, wanted.expires)?;
+        let priority = match wanted.has_priority {
+            true => number(headers, "priority")?.unwrap_or_default(),
+            false => 0,
+        };
+        for one in listed(&text) {
+            let destination = Destination::parse(one)?;
+            check_schedule(wanted.scheduled, &destination)?;
+            if let Destination::Queue(name) = destination
+                && !self.queues.knows(&name)
+            {
+                return Ok(Looked::Needs(name.into_owned()));
+            }
+        }
+        let lines = match wanted.reply_to.map(|at| headers.unescaped(at)) {
+            Some(address) if address.starts_with("/temp-queue/") => {
+                if !run.drafts.is_empty() && !self.knows_temporary(&address) {
+                    // What came before is published before its queue is made.
+                    return Ok(Looked::NotNow);
+                }
+                Some(self.with_temporary(headers, &address)?)
+            }
+            _ => None,
+        };
+        let first = run.drafts.len() as u32;
+        for one in listed(&text) {
+            let destination = Destination::parse(one)?;
+            let durable =
+                if wanted.persistent { RecordFlags::DURABLE } else { RecordFlags::default() };
+            // A queue that was declared and is gone must not swallow what is sent to it.
+            let flags = match destination {
+                Destination::Queue(_) | Destination::Existing(_) => {
+                    durable.with(RecordFlags::MANDATORY)
+                }
+                _ => durable,
+            };
+            let draft = Draft { lines: lines.clone(), ttl_ms, priority, flags, ..Draft::default() };
+            if let Some((exchange, key)) = destination.route() {
+                let draft = Draft { exchange, routing_key: key, ..draft };
+                run.drafts.push(frame, at, self.peer.version, draft, place_of(headers, key));
+            } else {
+                let queue = self.temporary_of(&destination)?;
+                let draft = Draft { routing_key: &queue, ..draft };
+                run.drafts.push(frame, at, self.peer.version, draft, None);
+            }
+        }
+        run.transaction = Some(transaction);
+        if let Some(receipt) = wanted.receipt {
+            let (last, id) = (run.drafts.len() as u32 - 1, headers.unescaped(receipt).into_owned());
+            run.receipts.push(Receipt { first, last, id });
+        }
+        Ok(Looked::Taken)
+    }
+
+    fn temporary_of(&self, destination: &Destination<'_>) -> Result<Arc<str>, Fault> {
+        let Destination::Temporary(name) = destination else { return Ok("".into()) };
+        self.queues.temporary.get(&**name).cloned().ok_or_else(|| {
+            let detail = format!(
+                "header 'destination': /temp-queue/{name} is a queue of the connection that \
+                 subscribed to it or gave it as 'reply-to', which this one has not; others answer \
+                 to the 'reply-to' of the message that they got"
+            );
+            Fault::new("Not found", detail)
+        })
+    }
+
+    /// Milliseconds that a message lives: RabbitMQ's `expiration` says so, ActiveMQ's `expires`
+    /// when it ends.
+    fn ttl_ms(&self, headers: Headers<'_>, is_said: bool) -> Result<u32, Fault> {
+        if !is_said {
+            return Ok(NO_TTL);
+        }
+        if let Some(ms) = number::<u64>(headers, "expiration")? {
+            // What does not fit, above 49 days, never ends: to keep a message too long loses
+            // nothing.
+            return Ok(u32::try_from(ms).unwrap_or(NO_TTL));
+        }
+        let expires = number::<i64>(headers, "expires")?.unwrap_or_default();
+        if expires <= 0 {
+            return Ok(NO_TTL);
+        }
+        let now = self.config.unix_ms_at_zero.saturating_add_unsigned(self.now.as_millis());
+        let left = expires.saturating_sub(now).max(0);
+        Ok(u32::try_from(left).unwrap_or(NO_TTL))
+    }
+
+    /// The header lines with the address of a temporary queue in place of the client's own name
+    /// for it.
+    fn with_temporary(&mut self, headers: Headers<'_>, address: &str) -> Result<Vec<u8>, Fault> {
+        let queue = self.temporary(address)?;
+        let mut out = Vec::with_capacity(headers.block().len() + queue.len());
+        for raw in headers.raw() {
+            if raw.name == "reply-to" {
+                header::write(
+                    &mut out,
+                    headers.rules(),
+                    raw.name,
+                    &format!("/reply-queue/{queue}"),
+                );
+            } else {
+                out.extend_from_slice(raw.name.as_bytes());
+                out.push(b':');
+                out.extend_from_slice(raw.value.as_bytes());
+                out.push(b'\n');
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Only exchanges hold messages back, so what asks for it must go to one.
+fn check_schedule(header: Option<&str>, destination: &Destination<'_>) -> Result<(), Fault> {
+    match (header, destination) {
+        (None, _) => Ok(()),
+        (Some(DELAY), Destination::Exchange { .. }) => Ok(()),
+        (Some(DELAY), _) => {
+            let detail = "queues and topics hold no message back: declare an exchange of the type \
+                          'x-delayed-message', bind the queue to it, and SEND to \
+                          /exchange/NAME/KEY";
+            Err(Fault::new("Not implemented", format!("header '{DELAY}': {detail}")))
+        }
+        (Some(other), _) => Err(Fault::new(
+            "Not implemented",
+            format!(
+                "header '{other}': only {DELAY} is known, for exchanges that hold messages back"
+            ),
+        )),
+    }
+}
