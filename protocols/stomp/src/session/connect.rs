@@ -222,6 +222,9 @@ impl StompSession {
                 "this node does not lead any more: connect again; what was not answered with a \
                  receipt may have been done or not",
             ),
+            CloseReason::TakenOver => {
+                ("Connection closed", "another connection has taken over this client's session")
+            }
             CloseReason::Forced => ("Connection closed", "an operator has closed the connection"),
             CloseReason::Expired => {
                 ("Access refused", "what the client has logged in with has run out: log in again")

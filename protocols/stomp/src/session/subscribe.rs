@@ -214,6 +214,7 @@ impl StompSession {
                 lease_ms: None,
                 exclusive: alone,
                 look: false,
+                no_local: false,
                 arguments,
                 tag,
             })
