@@ -82,9 +82,9 @@ class Stomp:
         return length if length >= 0 else None
 
     def reads_nothing(self, within_s=0.3):
-        """Whether nothing but heart-beats comes for a while."""
+        """Whether nothing but heart-beats comes for a while; what does is read next."""
         try:
-            self.read(timeout=within_s)
+            self.early.insert(0, self.read(timeout=within_s))
         except (socket.timeout, TimeoutError):
             return True
         return False

@@ -1,6 +1,8 @@
 """STOMP 1.0, 1.1 and 1.2: with a client of everyday use, by hand, and beside AMQP 0-9-1."""
 
+import contextlib
 import queue
+import random
 import socket
 import time
 
@@ -465,6 +467,33 @@ def test_what_was_answered_survives_a_kill(tmp_path, name):
             bodies = [client.read("MESSAGE").body for _ in range(51)]
             assert bodies == [b"alone"] + [b"in %d" % n for n in range(50)]
             assert client.reads_nothing()
+
+
+def test_a_commit_that_is_killed_is_all_or_nothing(tmp_path, name):
+    answered = set()
+    with Broker(tmp_path / "data") as broker:
+        for number in range(6):
+            with Stomp(broker.ports["stomp"]) as client:
+                client.request("SEND", b"mark", destination=f"/queue/{name}", persistent="true")
+                client.send("BEGIN", transaction="t")
+                for n in range(10):
+                    client.send("SEND", b"%d" % number, destination=f"/queue/{name}",
+                                persistent="true", transaction="t")
+                client.send("COMMIT", transaction="t", receipt="committed")
+                time.sleep(random.random() * 0.01)
+                broker.kill()
+                with contextlib.suppress(AssertionError, OSError):
+                    client.read("RECEIPT")
+                    answered.add(number)
+            broker.start()
+        with Stomp(broker.ports["stomp"]) as client:
+            client.subscribe(f"/queue/{name}")
+            bodies = []
+            while not bodies or bodies.count(b"mark") < 6 or not client.reads_nothing():
+                bodies.append(client.read("MESSAGE").body)
+        counts = {number: bodies.count(b"%d" % number) for number in range(6)}
+        assert set(counts.values()) <= {0, 10}, counts
+        assert all(counts[number] == 10 for number in answered), (counts, answered)
 
 
 def test_a_goodbye_is_answered_behind_everything(port, name):
