@@ -10,7 +10,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from helpers import PATIENCE_S
+from helpers import PATIENCE_S, eventually
 
 V3, V5 = paho.MQTTv311, paho.MQTTv5
 
@@ -31,16 +31,21 @@ class Client:
     """One connection, from `with` to its end."""
 
     def __init__(self, port, version=V5, user="guest", password="guest", will=None, keepalive=60,
-                 context=None, client_id="", transport="tcp"):
+                 context=None, client_id="", transport="tcp", lasts_s=0):
+        """With `lasts_s` its session lasts that long beyond its connection (before 5.0: for ever),
+        and goes on with what is there."""
         self.messages = queue.Queue()
         self.version = version
         self.will = will
         self._answers = {}
         self._changed = threading.Condition()
         self._connected = None
+        self._lasts_s = lasts_s
+        self.session_present = None
         self.disconnected = None
+        clean = {"clean_session": not lasts_s} if version == V3 else {}
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=version,
-                                   transport=transport, reconnect_on_failure=False)
+                                   transport=transport, reconnect_on_failure=False, **clean)
         if user is not None:
             self._client.username_pw_set(user, password)
         if will:
@@ -56,8 +61,9 @@ class Client:
         self._address = "localhost" if context else "127.0.0.1", port
         self._keepalive = keepalive
 
-    def _on_connect(self, _client, _userdata, _flags, reason, _properties):
+    def _on_connect(self, _client, _userdata, flags, reason, _properties):
         with self._changed:
+            self.session_present = flags.session_present
             self._connected = reason
             self._changed.notify_all()
 
@@ -87,7 +93,11 @@ class Client:
     def connect(self):
         """Returns once the broker has accepted; raises Refused."""
         host, port = self._address
-        self._client.connect(host, port, self._keepalive)
+        options = {}
+        if self.version == V5:
+            lasts = properties(PacketTypes.CONNECT, SessionExpiryInterval=self._lasts_s)
+            options = {"clean_start": not self._lasts_s, "properties": lasts}
+        self._client.connect(host, port, self._keepalive, **options)
         self._client.loop_start()
         self._wait(lambda: self._connected is not None or self.disconnected is not None, "CONNACK")
         if self._connected is None or self._connected.is_failure:
@@ -95,20 +105,46 @@ class Client:
             raise Refused(str(self._connected))
         return self
 
-    def subscribe(self, topic, qos=1):
-        """Subscribes; returns the reason code's number."""
-        _, mid = self._client.subscribe(topic, qos)
+    def subscribe(self, topic, qos=1, options=None):
+        """Subscribes; returns the reason code's number. `options` are those of 5.0."""
+        if options:
+            _, mid = self._client.subscribe(topic, options=paho.SubscribeOptions(qos, **options))
+        else:
+            _, mid = self._client.subscribe(topic, qos)
         return self._answer_to(mid, "SUBACK")[0].value
 
     def unsubscribe(self, topic):
         _, mid = self._client.unsubscribe(topic)
         self._answer_to(mid, "UNSUBACK")
 
-    def publish(self, topic, payload=b"", qos=1, **values):
+    def publish(self, topic, payload=b"", qos=1, retain=False, **values):
         """Publishes; returns the reason code's name."""
         sent = properties(**values) if values else None
-        info = self._client.publish(topic, payload, qos, properties=sent)
+        info = self._client.publish(topic, payload, qos, retain, properties=sent)
         return str(self._answer_to(info.mid, "PUBACK")[0])
+
+    def send(self, topic, payload, qos):
+        """Publishes without waiting for the answer."""
+        self._client.publish(topic, payload, qos)
+
+    def reconnect(self, port):
+        """Connects again, with what the client has of its session."""
+        self._connected = self.disconnected = None
+        self._address = self._address[0], port
+        self.connect()
+
+    def wait_all_acknowledged(self):
+        """Returns once nothing that was published is under way."""
+        eventually(lambda: not self._client._out_messages, 20)
+
+    def drain(self, quiet_s=0.0):
+        """The payloads of what has come, and of what comes until nothing does for a while."""
+        payloads = []
+        while True:
+            try:
+                payloads.append(self.messages.get(timeout=quiet_s or None, block=quiet_s > 0).payload)
+            except queue.Empty:
+                return payloads
 
     def receive(self, within_s=PATIENCE_S):
         """The next message."""

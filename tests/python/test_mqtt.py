@@ -284,13 +284,15 @@ def test_what_is_not_permitted_is_refused(isthmus, port, name, version):
 
 
 @both
-def test_a_will_that_is_not_permitted_is_not_published(isthmus, port, name, version):
+def test_who_leaves_a_will_that_is_not_permitted_is_not_let_in(isthmus, port, name, version):
     user = f"u-{name}"
-    permit(isthmus, user, write=r"amq\.mqtt\..*")
+    permit(isthmus, user, write="mqtt-subscription-.*")
     with Client(port, version) as heir:
         heir.subscribe(name)
         will = {"topic": name, "payload": b"gone", "qos": 1}
-        Client(port, version, user=user, password="secret", will=will).connect().reset()
+        with pytest.raises(Refused, match="Not authorized"):
+            Client(port, version, user=user, password="secret", will=will).connect()
+        Client(port, version, user=user, password="secret").connect().reset()
         assert heir.receives_nothing()
 
 
@@ -374,8 +376,8 @@ def test_what_is_not_mqtt_is_hung_up_on(port):
 def test_connections_that_end_leave_nothing(isthmus, port, name):
     with Client(port) as client:
         client.subscribe(name)
-        assert [q for q in queues(isthmus) if q.startswith("amq.mqtt.")]
-    eventually(lambda: not [q for q in queues(isthmus) if q.startswith("amq.mqtt.")])
+        assert [q for q in queues(isthmus) if q.startswith("mqtt-subscription-")]
+    eventually(lambda: not [q for q in queues(isthmus) if q.startswith("mqtt-subscription-")])
 
 
 def queues(broker):
