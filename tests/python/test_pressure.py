@@ -247,13 +247,18 @@ def test_a_login_gets_through_although_its_hash_yields_to_everybody(tmp_path):
 # Slow strangers.
 
 # All HTTP listeners together take 256 connections; what comes beyond is closed at once.
-STRANGERS = {"amqp": 900, "amqps": 900, "http": 100, "https": 100}
-CLOSED_WITHIN_S = {"amqp": 10, "http": 10, "amqps": 5, "https": 5}
+STRANGERS = {"amqp": 400, "mqtt": 400, "stomp": 300, "any": 300, "amqps": 400, "http": 100,
+             "https": 100}
+CLOSED_WITHIN_S = {"amqp": 10, "mqtt": 10, "stomp": 10, "any": 10, "http": 10, "amqps": 5,
+                   "https": 5}
 # Between the moment at which the broker lets go and that at which this process notices.
 GRACE_S = 1.0
 # What those say who say something, a byte a second: nothing that is complete in time.
 DRIPS = {
     "amqp": rawamqp.PROTOCOL_HEADER + b"\1\0\0\0\0\0\xff" + bytes(20),
+    "mqtt": b"\x10\x7f\0\4MQTT\4\2\0\0\0\x70" + bytes(20),
+    "stomp": b"CONNECT\naccept-version:1.2\nhost:/\n",
+    "any": rawamqp.PROTOCOL_HEADER + b"\1\0\0\0\0\0\xff" + bytes(20),
     "http": b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n",
     "amqps": b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03" + bytes(20),
     "https": b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03" + bytes(20),

@@ -153,9 +153,15 @@ impl Broker {
 
     /// Serves one connection that speaks `protocol` until it ends. When `closing` completes, the
     /// connection closes in the protocol's way; if that takes longer than `shutdown.drain_s`, this
-    /// future is dropped.
-    pub(crate) async fn serve<S>(self, protocol: Protocol, stream: S, peer: Peer, closing: Closing)
-    where
+    /// future is dropped. The client has taken `spent` of its time for a handshake already.
+    pub(crate) async fn serve<S>(
+        self,
+        protocol: Protocol,
+        stream: S,
+        peer: Peer,
+        spent: Duration,
+        closing: Closing,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut secret = [0; 16];
@@ -165,7 +171,7 @@ impl Broker {
         let name_secret = u128::from_le_bytes(secret);
         let has_certificate = peer.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
         let address = peer.address;
-        let own = Own { name_secret, has_certificate };
+        let own = Own { name_secret, has_certificate, spent };
         let session = |id, now| self.settings.session(protocol, id, own, now);
         let served = self.broker.serve(stream, peer, session, closing.requested()).await;
         if let Err(error) = served {
@@ -336,6 +342,8 @@ fn end_process(error: &storage::Error) {
 struct Own {
     name_secret: u128,
     has_certificate: bool,
+    /// What of its time for a handshake is gone.
+    spent: Duration,
 }
 
 impl Settings {
@@ -376,17 +384,25 @@ impl Settings {
     }
 
     fn session(&self, protocol: Protocol, id: SessionId, own: Own, now: Time) -> Box<dyn Session> {
-        let Own { name_secret, has_certificate } = own;
+        let Own { name_secret, has_certificate, spent } = own;
         match protocol {
             Protocol::Amqp091 => {
                 let shared = self.amqp.clone();
-                let config = SessionConfig { id, name_secret, has_certificate, ..shared };
+                let handshake_timeout = shared.handshake_timeout.saturating_sub(spent);
+                let config =
+                    SessionConfig { id, name_secret, has_certificate, handshake_timeout, ..shared };
                 Box::new(Amqp091Session::new(config, now))
             }
             Protocol::Mqtt => {
                 let shared = self.mqtt.clone();
-                let config =
-                    isthmus_mqtt::SessionConfig { id, name_secret, has_certificate, ..shared };
+                let connect_timeout = shared.connect_timeout.saturating_sub(spent);
+                let config = isthmus_mqtt::SessionConfig {
+                    id,
+                    name_secret,
+                    has_certificate,
+                    connect_timeout,
+                    ..shared
+                };
                 Box::new(MqttSession::new(config, now))
             }
             Protocol::Stomp => {
@@ -396,6 +412,7 @@ impl Settings {
                     id,
                     name_secret,
                     has_certificate,
+                    connect_timeout: shared.connect_timeout.saturating_sub(spent),
                     unix_ms_at_zero,
                     ..shared
                 };

@@ -56,7 +56,9 @@ where
 {
     match Protocol::of_listener(name) {
         // On its own, so that a client takes the space of what serves it, and not of the largest.
-        Some(protocol) => Box::pin(broker.serve(protocol, stream, peer, closing)).await,
+        Some(protocol) => {
+            Box::pin(broker.serve(protocol, stream, peer, Duration::ZERO, closing)).await;
+        }
         None if is_any(name) => Box::pin(serve_any(broker, stream, peer, closing)).await,
         None => {}
     }
@@ -76,16 +78,18 @@ where
             Spoken::WebSocket => Met::Frames(websocket::accept(stream, &settings).await?),
         })
     };
+    let begun = tokio::time::Instant::now();
     let met = tokio::select! {
         met = tokio::time::timeout(settings.timeout, telling) => met,
         () = closing.clone().requested() => return,
     };
     match met {
         Ok(Ok(Met::Stream(protocol, stream))) => {
-            Box::pin(broker.serve(protocol, stream, peer, closing)).await;
+            Box::pin(broker.serve(protocol, stream, peer, begun.elapsed(), closing)).await;
         }
         Ok(Ok(Met::Frames(frames))) => {
-            Box::pin(broker.serve(Protocol::Mqtt, frames, peer, closing)).await;
+            let spent = begun.elapsed();
+            Box::pin(broker.serve(Protocol::Mqtt, frames, peer, spent, closing)).await;
         }
         Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a client is not served"),
         Err(_) => tracing::debug!(peer = %address, "a client has not said what it speaks"),
