@@ -92,6 +92,7 @@
 //! and votes never queue behind entries.
 
 mod append;
+mod begun;
 mod client;
 mod conn;
 mod control;
@@ -113,6 +114,7 @@ mod tls;
 mod wire;
 
 pub use self::{
+    begun::Begun,
     client::{ClientHeader, ClientStream},
     dial::{BoxedStream, Dial, Dialer, Listen, PeerStream, TcpDial, TcpListen},
     handshake::{PeerError, Random},

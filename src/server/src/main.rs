@@ -11,6 +11,7 @@ mod cluster_cli;
 mod config;
 mod connections;
 mod data_dir;
+mod listeners;
 mod logging;
 mod memory;
 mod net;

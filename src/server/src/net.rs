@@ -52,6 +52,11 @@ impl Reserved {
         Ok(Self { name, sockets })
     }
 
+    /// The listener's name in the configuration.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Listens on every address taken.
     ///
     /// # Errors

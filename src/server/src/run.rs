@@ -8,32 +8,29 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use isthmus_admin::{Admin, Api, Metrics, Role, Router, Snapshot, Status};
-use isthmus_broker::{HandOverError, Peer};
+use isthmus_admin::{Admin, Api, Metrics, Role, Snapshot, Status};
+use isthmus_broker::HandOverError;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::Signal;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 
 use crate::alarms::Alarms;
-use crate::any;
 use crate::broker::{Broker, BrokerError, open_storage};
-use crate::cluster::{self, Clients, ClusterError, Operations, Peers, Serve, Taken};
+use crate::cluster::{self, Clients, ClusterError, Operations, Peers};
 use crate::config::{Config, ListenAddrs};
-use crate::connections::{Closing, Connections, Idle, IdlePlace};
+use crate::connections::Connections;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
+use crate::listeners::{
+    Accepting, ClientListeners, HTTP_CONNECTIONS_MAX, HttpServer, Listening, serve_for_peers,
+};
+use crate::net::{ListenError, Reserved};
 use crate::signals::{self, StopSignals};
 use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
@@ -42,21 +39,10 @@ use crate::users::{Users, UsersError};
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// HTTP connections open at once: monitoring, and people looking.
-const HTTP_CONNECTIONS_MAX: u32 = 1024;
-
-/// Of these, places that are kept free for whoever comes next: when only so many are left, the
-/// connection goes that has asked for nothing for the longest time. More than are accepted in one
-/// go, since those that are to go must run for it.
-const HTTP_PLACES_FREE: usize = 256;
-
 /// Tasks polled between two looks at the sockets. One poll of a busy connection reads, decodes and
 /// writes up to half a megabyte; with tokio's 61 of them in between, a new or quiet connection
 /// beside busy ones waits for tens of milliseconds each time it has something to say.
 const EVENT_INTERVAL: u32 = 8;
-
-/// How long HTTP connections get to finish an answer once everything else has stopped.
-const HTTP_DRAIN: Duration = Duration::from_secs(1);
 
 /// How long another node may take to take over when this one goes down.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -146,18 +132,14 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
 
     let tls = load_tls(&config)?;
 
-    let amqp = Reserved::bind("amqp", &config.listeners.amqp).await?;
-    let mqtt = Reserved::bind("mqtt", &config.listeners.mqtt).await?;
-    let stomp = Reserved::bind("stomp", &config.listeners.stomp).await?;
-    let any = Reserved::bind("any", &config.listeners.any).await?;
+    let clients_at = ClientListeners::bind(&config.listeners, tls.is_some()).await?;
     let http = Reserved::bind("http", &config.listeners.http).await?.listen()?;
     let off = ListenAddrs::default();
-    let secure = |addrs| if tls.is_some() { addrs } else { &off };
-    let amqps = Reserved::bind("amqps", secure(&config.listeners.amqps)).await?;
-    let mqtts = Reserved::bind("mqtts", secure(&config.listeners.mqtts)).await?;
-    let stomps = Reserved::bind("stomps", secure(&config.listeners.stomps)).await?;
-    let anys = Reserved::bind("anys", secure(&config.listeners.anys)).await?;
-    let https = Reserved::bind("https", secure(&config.listeners.https)).await?.listen()?;
+    let https = if tls.is_some() { &config.listeners.https } else { &off };
+    let https = Reserved::bind("https", https).await?.listen()?;
+    let mut http_at = Listening::default();
+    http_at.add("http", &http);
+    http_at.add("https", &https);
     let connections = Connections::new(config.limits.connections_max);
     let alarms = Alarms::new(&config.alarms, config.data_dir());
     let figures = Arc::new(Figures {
@@ -165,7 +147,6 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
         alarms: alarms.clone(),
         broker: OnceLock::new(),
     });
-    let (http_addrs, https_addrs) = (addrs(&http)?, addrs(&https)?);
     let admin = Admin::new(Arc::clone(&status), figures.clone());
     let logins = users.logins.clone();
     let directory = Arc::clone(&users.directory);
@@ -230,40 +211,25 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             Clients::alone()
         }
     };
-    let mut accepting = Accepting {
-        tasks: JoinSet::new(),
-        broker: broker.clone(),
-        clients,
-        connections: connections.clone(),
-    };
-    let amqp = accepting.plain("amqp", amqp.listen()?)?;
-    let mqtt = accepting.plain("mqtt", mqtt.listen()?)?;
-    let stomp = accepting.plain("stomp", stomp.listen()?)?;
-    let any = accepting.plain("any", any.listen()?)?;
-    let amqps = accepting.secure("amqps", amqps.listen()?, tls.as_ref())?;
-    let mqtts = accepting.secure("mqtts", mqtts.listen()?, tls.as_ref())?;
-    let stomps = accepting.secure("stomps", stomps.listen()?, tls.as_ref())?;
-    let anys = accepting.secure("anys", anys.listen()?, tls.as_ref())?;
-    let mut accepting = accepting.tasks;
+    let mut accepting = Accepting::new(broker.clone(), clients, connections.clone());
+    let listening = clients_at.open(&mut accepting, tls.as_ref())?;
+    let mut accepting = accepting.into_tasks();
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
     // Displayed: as strings the addresses would stand in quotes.
-    let [amqp, mqtt, stomp, any, http_at] =
-        [amqp, mqtt, stomp, any, http_addrs].map(|addrs| addrs.map(display));
-    let [amqps, mqtts, stomps, anys, https] =
-        [amqps, mqtts, stomps, anys, https_addrs].map(|addrs| addrs.map(display));
+    let at = |name| listening.at(name).or(http_at.at(name)).map(display);
     tracing::info!(
-        amqp,
-        amqps,
-        mqtt,
-        mqtts,
-        stomp,
-        stomps,
-        any,
-        anys,
-        http = http_at,
-        https,
+        amqp = at("amqp"),
+        amqps = at("amqps"),
+        mqtt = at("mqtt"),
+        mqtts = at("mqtts"),
+        stomp = at("stomp"),
+        stomps = at("stomps"),
+        any = at("any"),
+        anys = at("anys"),
+        http = at("http"),
+        https = at("https"),
         "ready"
     );
 
@@ -297,108 +263,6 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     http.stop().await;
     tracing::info!("stopped");
     outcome
-}
-
-/// What accepts clients.
-struct Accepting {
-    tasks: JoinSet<()>,
-    broker: Broker,
-    clients: Clients,
-    connections: Connections,
-}
-
-impl Accepting {
-    /// Serves those that come to the listener `name`, in plain text; returns where that is.
-    fn plain(
-        &mut self,
-        name: &'static str,
-        listeners: Vec<TcpListener>,
-    ) -> Result<Option<String>, RunError> {
-        let addrs = addrs(&listeners)?;
-        for listener in listeners {
-            let (broker, clients) = (self.broker.clone(), self.clients.clone());
-            let serve = move |stream, peer, closing| {
-                let (broker, clients) = (broker.clone(), clients.clone());
-                take(broker, clients, name, stream, Peer::plain(peer), closing)
-            };
-            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
-        }
-        Ok(addrs)
-    }
-
-    /// As [`Accepting::plain`], over TLS.
-    fn secure(
-        &mut self,
-        name: &'static str,
-        listeners: Vec<TcpListener>,
-        tls: Option<&Tls>,
-    ) -> Result<Option<String>, RunError> {
-        let addrs = addrs(&listeners)?;
-        for listener in listeners {
-            let Some(tls) = tls.cloned() else { break };
-            let (broker, clients) = (self.broker.clone(), self.clients.clone());
-            let serve = move |stream, peer, closing| {
-                let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
-                async move {
-                    if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
-                        take(broker, clients, name, stream, peer, closing).await;
-                    }
-                }
-            };
-            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
-        }
-        Ok(addrs)
-    }
-}
-
-/// Serves a client where it is to be served, until it goes.
-async fn take<S>(
-    broker: Broker,
-    clients: Clients,
-    listener: &'static str,
-    stream: S,
-    peer: Peer,
-    closing: Closing,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
-{
-    let taken = tokio::select! {
-        biased;
-        taken = clients.take(listener, stream, peer) => taken,
-        // What is passed through is cut off: its client connects to another node.
-        () = closing.clone().requested() => return,
-    };
-    if let Taken::Here(stream, peer) = taken {
-        any::serve(broker, listener, stream, peer, closing).await;
-    }
-}
-
-/// Serves clients that peers pass through: as those that come by themselves, and counted with them.
-fn serve_for_peers(broker: &Broker, connections: &Connections, router: &Router) -> Serve {
-    let (broker, connections, router) = (broker.clone(), connections.clone(), router.clone());
-    Arc::new(move |listener, stream, peer| {
-        let (served, done) = oneshot::channel::<()>();
-        let (broker, router) = (broker.clone(), router.clone());
-        let is_http = listener == cluster::HTTP;
-        let is_known = is_http || any::is_served(listener);
-        let listener = listener.to_owned();
-        let is_taken = is_known
-            && connections.spawn(|closing| async move {
-                if is_http {
-                    let closing = closing.requested();
-                    isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
-                } else {
-                    any::serve(broker, &listener, stream, peer, closing).await;
-                }
-                drop(served);
-            });
-        Box::pin(async move {
-            if is_taken {
-                // Nothing is ever sent: the end is what is waited for.
-                done.await.unwrap_or_default();
-            }
-        })
-    })
 }
 
 /// Whenever this node begins to lead: makes the first user and imports the definitions, if that was
@@ -503,133 +367,6 @@ fn load_tls(config: &Config) -> Result<Option<Tls>, RunError> {
     Ok(if config.tls.is_on() { Some(Tls::load(&config.tls)?) } else { None })
 }
 
-/// Does a TLS handshake; `None` if it fails, which is everyday.
-async fn handshake(
-    tls: &Tls,
-    stream: TcpStream,
-    peer: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, Peer)> {
-    match tls.accept(stream).await {
-        Ok((stream, secured)) => {
-            Some((stream, Peer { address: peer, tls: Some(Arc::new(secured)) }))
-        }
-        Err(error) => {
-            tracing::debug!(%peer, %error, "TLS handshake failed");
-            None
-        }
-    }
-}
-
-/// Spawns an accept loop that serves each connection in a task of its own.
-fn accept_into<S, F>(
-    tasks: &mut JoinSet<()>,
-    name: &'static str,
-    listener: TcpListener,
-    connections: &Connections,
-    serve: S,
-) where
-    S: Fn(TcpStream, SocketAddr, Closing) -> F + Send + Sync + 'static,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let connections = connections.clone();
-    tasks.spawn(accept_loop(name, listener, move |stream, peer| {
-        if !connections.spawn(|closing| serve(stream, peer, closing)) {
-            // At each doubling: a flood must not become a flood of log lines.
-            let refused = connections.refused_total();
-            if refused.is_power_of_two() {
-                tracing::warn!(listener = name, refused, "refusing connections: too many are open");
-            }
-        }
-    }));
-}
-
-/// The HTTP listeners and their connections, for http and https apart: neither takes the other's
-/// places.
-struct HttpServer {
-    accepting: JoinSet<()>,
-    connections: Connections,
-    secure_connections: Connections,
-}
-
-impl HttpServer {
-    fn start(
-        listeners: Vec<TcpListener>,
-        secure: Vec<TcpListener>,
-        tls: Option<&Tls>,
-        router: &Router,
-    ) -> Self {
-        let connections = Connections::new(HTTP_CONNECTIONS_MAX);
-        let secure_connections = Connections::new(HTTP_CONNECTIONS_MAX);
-        let mut accepting = JoinSet::new();
-        let idle = Idle::default();
-        for listener in listeners {
-            let (router, open, idle) = (router.clone(), connections.clone(), idle.clone());
-            accept_into(
-                &mut accepting,
-                "http",
-                listener,
-                &connections,
-                move |stream, peer, closing| {
-                    let place = take_place(&open, &idle);
-                    let (peer, router, busy) = (Peer::plain(peer), router.clone(), place.clone());
-                    let set_busy = move |is_busy| busy.set_busy(is_busy);
-                    let closing = closing.requested();
-                    let serving =
-                        isthmus_admin::serve_connection(stream, peer, router, set_busy, closing);
-                    until_asked_to_go(place, serving)
-                },
-            );
-        }
-        let idle = Idle::default();
-        for listener in secure {
-            let Some(tls) = tls.cloned() else { break };
-            let (router, open, idle) = (router.clone(), secure_connections.clone(), idle.clone());
-            accept_into(
-                &mut accepting,
-                "https",
-                listener,
-                &secure_connections,
-                move |stream, peer, closing| {
-                    let place = take_place(&open, &idle);
-                    let (tls, router, busy) = (tls.clone(), router.clone(), place.clone());
-                    let set_busy = move |is_busy| busy.set_busy(is_busy);
-                    until_asked_to_go(place, async move {
-                        if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
-                            let closing = closing.requested();
-                            isthmus_admin::serve_connection(
-                                stream, peer, router, set_busy, closing,
-                            )
-                            .await;
-                        }
-                    })
-                },
-            );
-        }
-        Self { accepting, connections, secure_connections }
-    }
-
-    async fn stop(mut self) {
-        self.accepting.shutdown().await;
-        tokio::join!(self.connections.drain(HTTP_DRAIN), self.secure_connections.drain(HTTP_DRAIN));
-    }
-}
-
-/// A place among those that ask for nothing yet; if few are free, the oldest of them goes. So
-/// strangers who connect and say nothing do not keep a health check out.
-fn take_place(open: &Connections, idle: &Idle) -> Arc<IdlePlace> {
-    if open.open() + HTTP_PLACES_FREE > HTTP_CONNECTIONS_MAX as usize {
-        idle.close_oldest();
-    }
-    idle.enter()
-}
-
-async fn until_asked_to_go(place: Arc<IdlePlace>, serving: impl Future<Output = ()>) {
-    tokio::select! {
-        () = serving => {}
-        () = place.asked_to_go() => {}
-    }
-}
-
 /// What `/metrics` reports: the connections, and the broker once it has started.
 struct Figures {
     connections: Connections,
@@ -695,12 +432,6 @@ fn warn_of_plain_text(config: &Config) {
             }
         }
     }
-}
-
-/// Where listeners are bound, for the log; `None` if there are none.
-fn addrs(listeners: &[TcpListener]) -> Result<Option<String>, RunError> {
-    let addrs = local_addrs(listeners).map_err(system("reading an address"))?;
-    Ok(Some(addrs).filter(|addrs| !addrs.is_empty()))
 }
 
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {

@@ -1,18 +1,12 @@
 //! Clients' connections, passed through from one node to another.
 
-use std::{
-    fmt, io,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io;
 
-use bytes::{Buf, BufMut, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::timeout,
-};
+use bytes::{BufMut, Bytes};
+use tokio::time::timeout;
 
 use super::{
+    begun::Begun,
     conn::{Conn, expect},
     dial::BoxedStream,
     frame::{CLIENT_HEADER_MAX, Kind},
@@ -66,69 +60,11 @@ impl ClientHeader {
 
 /// A client's bytes between two nodes. Shutting it down ends what is sent, as it does for a socket:
 /// the other end reads to the end and may go on sending.
-pub struct ClientStream {
-    /// What was read already.
-    first: Bytes,
-    stream: BoxedStream,
-}
+pub type ClientStream = Begun<BoxedStream>;
 
-impl fmt::Debug for ClientStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientStream")
-    }
-}
-
-impl ClientStream {
-    fn new(conn: Conn) -> Self {
-        let (stream, first) = conn.into_parts();
-        Self { first, stream }
-    }
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let len = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..len]);
-        self.first.advance(len);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+fn begun(conn: Conn) -> ClientStream {
+    let (stream, first) = conn.into_parts();
+    Begun::new(first, stream)
 }
 
 /// Announces a client and waits until it is accepted.
@@ -142,7 +78,7 @@ pub(super) async fn open(mut conn: Conn, header: &ClientHeader) -> io::Result<Cl
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     conn.ask(Kind::ClientHeader, header.into(), Kind::ClientAccepted).await?;
-    Ok(ClientStream::new(conn))
+    Ok(begun(conn))
 }
 
 /// Accepts a client, if the embedder does, and hands it over.
@@ -157,7 +93,7 @@ pub(super) async fn serve(mut conn: Conn, agreed: &Agreed, shared: &Shared) -> i
     }
     conn.out.frame(Kind::ClientAccepted, request, Bytes::new());
     conn.flush().await?;
-    shared.handler.client(header, ClientStream::new(conn)).await;
+    shared.handler.client(header, begun(conn)).await;
     Ok(())
 }
 

@@ -4,15 +4,14 @@
 mod frames;
 mod websocket;
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use isthmus_broker::Peer;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use isthmus_broker::cluster::peer::Begun;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::broker::{Broker, Protocol};
 use crate::config::Config;
@@ -72,7 +71,7 @@ where
     let address = peer.address;
     let telling = async {
         let (spoken, first) = listen(&mut stream).await?;
-        let stream = Begun { first, stream };
+        let stream = Begun::new(first, stream);
         Ok::<_, io::Error>(match spoken {
             Spoken::Protocol(protocol) => Met::Stream(protocol, stream),
             Spoken::WebSocket => Met::Frames(websocket::accept(stream, &settings).await?),
@@ -151,59 +150,6 @@ async fn listen<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Byt
     }
 }
 
-/// A stream whose first bytes have been read, and are read again.
-#[derive(Debug)]
-pub(crate) struct Begun<S> {
-    first: Bytes,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let len = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..len]);
-        self.first.advance(len);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
@@ -244,7 +190,7 @@ mod tests {
         let (spoken, first) = listen(&mut server).await.expect("told");
         assert_eq!(spoken, Spoken::Protocol(Protocol::Amqp091));
         let mut all = Vec::new();
-        let mut begun = Begun { first, stream: server };
+        let mut begun = Begun::new(first, server);
         begun.read_to_end(&mut all).await.expect("read");
         assert_eq!(all, b"AMQP\0\0\x09\x01rest");
     }
