@@ -8,46 +8,15 @@ import pika
 import pytest
 
 from broker import Broker
+from helpers import eventually
 from mqttclient import V3, V5, Client, Refused, raw_connect, tls_context
+from rawws import exactly, frame, upgrade
 
 both = pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5.0"])
-
-UPGRADE = ("GET /ws HTTP/1.1\r\nHost: broker.example\r\nUpgrade: websocket\r\n"
-           "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-           "Sec-WebSocket-Version: 13\r\n")
-
 
 @pytest.fixture
 def port(isthmus):
     return isthmus.ports["any"]
-
-
-def upgrade(port, *headers):
-    """A socket after the request of a WebSocket, and the answer's status."""
-    stream = socket.create_connection(("127.0.0.1", port), timeout=5)
-    stream.sendall((UPGRADE + "".join(f"{header}\r\n" for header in headers) + "\r\n").encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer and (piece := stream.recv(1000)):
-        answer += piece
-    return stream, int(answer.split()[1]), answer.decode().lower()
-
-
-def frame(payload, opcode=2, final=True):
-    """A masked frame of a client."""
-    mask = b"\1\2\3\4"
-    assert len(payload) < 126
-    head = bytes([opcode | (0x80 if final else 0), 0x80 | len(payload)])
-    return head + mask + bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
-
-
-def exactly(stream, count):
-    """So many bytes."""
-    read = b""
-    while len(read) < count:
-        piece = stream.recv(count - len(read))
-        assert piece, read
-        read += piece
-    return read
 
 
 @both
@@ -83,14 +52,29 @@ def test_first_bytes_that_come_one_by_one(port, said):
         assert stream.recv(4)
 
 
-@pytest.mark.parametrize("said", [b"\x16\x03\x01\x02\0", b"SEND\n\n\0", b"AMQX", b"\0"])
-def test_what_is_of_no_protocol_is_hung_up_on(port, said):
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
+@pytest.mark.parametrize("said, why", [
+    (b"\x16\x03\x01\x02\0", "begins TLS"), (b"SEND\n\n\0", "of no protocol"),
+    (b"AMQX", "of no protocol"), (b"\0\0\0\0\0", "of no protocol"),
+    (b"\0\0\1\x40\1ActiveMQ\0\0\0\x0c", "speaks OpenWire"),
+    (b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n", "listeners.proxy_protocol_from"),
+])
+def test_what_is_of_no_protocol_is_hung_up_on(tmp_path, said, why):
+    with Broker(tmp_path / "data") as broker, \
+            socket.create_connection(("127.0.0.1", broker.ports["any"]), timeout=5) as stream:
         stream.sendall(said)
         try:
             assert stream.recv(100) == b""
         except ConnectionResetError:
             pass
+        eventually(lambda: why in broker.log())
+
+
+@pytest.mark.parametrize("header", [b"AMQP\0\1\0\0", b"AMQP\3\1\0\0", b"AMQP\1\1\0\x0a"])
+def test_other_versions_of_amqp_are_told_which_is_served(port, header):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
+        stream.sendall(header)
+        assert exactly(stream, 8) == b"AMQP\0\0\x09\x01"
+        assert stream.recv(1) == b""
 
 
 def test_who_says_nothing_is_hung_up_on(tmp_path):
@@ -106,7 +90,7 @@ def test_a_websocket_names_its_subprotocol(port):
     stream, status, answer = upgrade(port, "Sec-WebSocket-Protocol: other, mqtt")
     assert status == 101 and "sec-websocket-protocol: mqtt\r\n" in answer
     stream.close()
-    for headers in [[], ["Sec-WebSocket-Protocol: amqp"]]:
+    for headers in [[], ["Sec-WebSocket-Protocol: soap"]]:
         stream, status, _ = upgrade(port, *headers)
         assert status == 400
         stream.close()
@@ -171,3 +155,53 @@ def test_over_tls(tmp_path, certificates, name, transport):
                                   "localhost")
         pika.BlockingConnection(pika.ConnectionParameters(
             "localhost", port, ssl_options=options)).close()
+
+
+@pytest.fixture(scope="module")
+def anys(tmp_path_factory, certificates):
+    settings = {
+        "listeners.anys": "127.0.0.1:0", "listeners.amqps": "127.0.0.1:0", "listeners.https": "off",
+        "tls.certificate": certificates / "server.pem", "tls.key": certificates / "server.key",
+    }
+    with Broker(tmp_path_factory.mktemp("anys") / "data", settings) as broker:
+        yield broker
+        assert broker.stop() == 0, broker.log()
+
+
+def spoken(broker, certificates, names, said, listener="anys"):
+    """What was agreed on with a client that names protocols, and the answer to what it says."""
+    context = tls_context(certificates)
+    context.set_alpn_protocols(names)
+    with socket.create_connection(("127.0.0.1", broker.ports[listener]), timeout=5) as plain, \
+            context.wrap_socket(plain, server_hostname="localhost") as stream:
+        stream.sendall(said)
+        try:
+            return stream.selected_alpn_protocol(), stream.recv(4)
+        except ConnectionResetError:
+            return stream.selected_alpn_protocol(), b""
+
+
+def test_a_name_in_the_handshake_tells_the_protocol(anys, certificates):
+    amqp = b"AMQP\0\0\x09\x01"
+    stomp = b"CONNECT\nlogin:guest\npasscode:guest\n\n\0"
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    for names, said, expected in [
+        (["mqtt"], raw_connect("alpn"), ("mqtt", b"\x20\x02\0\0")),
+        (["h2", "amqp"], amqp, ("amqp", b"\1\0\0\0")),
+        (["stomp"], stomp, ("stomp", b"CONN")),
+        (["http/1.1"], get, ("http/1.1", b"HTTP")),
+        ([], amqp, (None, b"\1\0\0\0")),
+    ]:
+        assert spoken(anys, certificates, names, said) == expected
+    # The name counts, and not what comes behind it.
+    assert spoken(anys, certificates, ["mqtt"], amqp) == ("mqtt", b"")
+    assert spoken(anys, certificates, ["amqp"], raw_connect("alpn"))[1][:4] in (b"AMQP", b"")
+    assert spoken(anys, certificates, ["http/1.1"], amqp)[1] in (b"HTTP", b"")
+
+
+def test_a_name_that_nobody_speaks_ends_the_handshake(anys, certificates):
+    with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
+        spoken(anys, certificates, ["h2", "x-other"], b"")
+    # Where one protocol is spoken no name is asked for.
+    amqp = b"AMQP\0\0\x09\x01"
+    assert spoken(anys, certificates, ["h2"], amqp, "amqps") == (None, b"\1\0\0\0")

@@ -207,7 +207,7 @@ fn versions_are_agreed_on() {
         (Some(""), None),
         (Some("1.20"), None),
     ] {
-        assert_eq!(Version::negotiate(accepted), agreed, "{accepted:?}");
+        assert_eq!(Version::negotiate(accepted, &Version::ALL), agreed, "{accepted:?}");
     }
 }
 

@@ -123,9 +123,10 @@ async fn limit_body(request: Request, next: Next) -> Response {
 
 /// Serves one accepted connection until the client closes it, is too slow, or `closing` completes
 /// and the request being answered is finished. `set_busy` is told when a request begins (true),
-/// which is when its head is complete, and when it is answered.
+/// which is when its head is complete, and when it is answered. What becomes a connection of another
+/// protocol (RFC 9110, section 7.8) is over here as soon as it does.
 pub async fn serve_connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     router: Router,
     set_busy: impl Fn(bool) + Clone + Send + Sync + 'static,
@@ -147,7 +148,7 @@ pub async fn serve_connection(
 
 async fn serve_within(
     head_timeout: Duration,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     closing: impl Future<Output = ()> + Send,
 ) {
@@ -155,7 +156,8 @@ async fn serve_within(
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,

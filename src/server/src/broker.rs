@@ -15,6 +15,7 @@ use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryErro
 use isthmus_contract::model::{EncodingId, Encodings, SessionId, Time};
 use isthmus_contract::{Session, Shortage};
 use isthmus_mqtt::{MqttEncoding, MqttSession};
+use isthmus_stomp::codec::Version;
 use isthmus_stomp::{StompEncoding, StompSession};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -69,17 +70,25 @@ pub(crate) enum Protocol {
     Amqp091,
     /// MQTT of any version: its first packet tells.
     Mqtt,
-    /// STOMP of any version: its first frame tells.
-    Stomp,
+    /// STOMP of one of these versions: its first frame tells.
+    Stomp(&'static [Version]),
 }
 
 impl Protocol {
+    /// STOMP of any version.
+    pub(crate) const STOMP: Protocol = Protocol::Stomp(&Version::ALL);
+
     /// What is spoken at the listener called `name`; `None` if no client of the broker comes there.
     pub(crate) fn of_listener(name: &str) -> Option<Protocol> {
         match name {
             "amqp" | "amqps" => Some(Protocol::Amqp091),
             "mqtt" | "mqtts" => Some(Protocol::Mqtt),
-            "stomp" | "stomps" => Some(Protocol::Stomp),
+            "stomp" | "stomps" => Some(Protocol::STOMP),
+            // Those are WebSockets, by their subprotocols.
+            "v12.stomp" => Some(Protocol::Stomp(&[Version::V1_2])),
+            "v11.stomp" => Some(Protocol::Stomp(&[Version::V1_1])),
+            "v10.stomp" => Some(Protocol::Stomp(&[Version::V1_0])),
+            "mqttv3.1" => Some(Protocol::Mqtt),
             _ => None,
         }
     }
@@ -405,7 +414,7 @@ impl Settings {
                 };
                 Box::new(MqttSession::new(config, now))
             }
-            Protocol::Stomp => {
+            Protocol::Stomp(versions) => {
                 let shared = self.stomp.clone();
                 let unix_ms_at_zero = unix_ms() - i64::try_from(now.as_millis()).unwrap_or(0);
                 let config = isthmus_stomp::SessionConfig {
@@ -414,6 +423,7 @@ impl Settings {
                     has_certificate,
                     connect_timeout: shared.connect_timeout.saturating_sub(spent),
                     unix_ms_at_zero,
+                    versions,
                     ..shared
                 };
                 Box::new(StompSession::new(config, now))

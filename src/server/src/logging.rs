@@ -1,6 +1,7 @@
 //! Logging to standard error.
 
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
@@ -26,4 +27,22 @@ pub(crate) fn init(log: &Log) -> Result<(), TryInitError> {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
     registry().with(layer.with_filter(log.level.0.clone())).try_init()
+}
+
+/// What happens often when it happens, and is of interest once: a flood must not become a flood of
+/// log lines.
+#[derive(Debug, Default)]
+pub(crate) struct Doublings(AtomicU64);
+
+impl Doublings {
+    /// Nothing has happened.
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// It has happened again; how often that is, at each doubling.
+    pub(crate) fn count(&self) -> Option<u64> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        count.is_power_of_two().then_some(count)
+    }
 }

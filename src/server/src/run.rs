@@ -22,13 +22,15 @@ use tokio::task::JoinSet;
 use tracing::field::display;
 
 use crate::alarms::Alarms;
+use crate::any;
 use crate::broker::{Broker, BrokerError, open_storage};
 use crate::cluster::{self, Clients, ClusterError, Operations, Peers};
 use crate::config::{Config, ListenAddrs};
 use crate::connections::Connections;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::listeners::{
-    Accepting, ClientListeners, HTTP_CONNECTIONS_MAX, HttpServer, Listening, serve_for_peers,
+    Accepting, ClientListeners, HTTP_CONNECTIONS_MAX, HttpServer, Listening, Proxies,
+    serve_for_peers,
 };
 use crate::net::{ListenError, Reserved};
 use crate::signals::{self, StopSignals};
@@ -166,7 +168,11 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
         }
         None => router,
     };
-    let http = HttpServer::start(http, https, tls.as_ref(), &router);
+    // Beside what is passed to the leader: a WebSocket is taken there as any client is.
+    let gate = any::Gate::new(any::AnySettings::new(&config), connections.clone());
+    let router = router.merge(any::router(gate.clone()));
+    let proxies = Proxies::new(&config);
+    let http = HttpServer::start(http, https, tls.as_ref(), &router, &proxies);
 
     let starting = async {
         if let Some(peers) = &peers {
@@ -211,7 +217,8 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
             Clients::alone()
         }
     };
-    let mut accepting = Accepting::new(broker.clone(), clients, connections.clone());
+    gate.open(broker.clone(), clients.clone());
+    let mut accepting = Accepting::new(broker.clone(), clients, connections.clone(), proxies);
     let listening = clients_at.open(&mut accepting, tls.as_ref())?;
     let mut accepting = accepting.into_tasks();
     let alarmed = (broker.clone(), Arc::clone(&status));

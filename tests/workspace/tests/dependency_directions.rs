@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-model", &[]),
     ("isthmus-contract", &["isthmus-model"]),
     ("isthmus-selector", &[]),
+    ("isthmus-front", &[]),
     ("isthmus-core", &["isthmus-model"]),
     ("isthmus-storage", &[]),
     ("isthmus-oauth2", &[]),

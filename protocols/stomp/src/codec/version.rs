@@ -17,8 +17,11 @@ impl Version {
     /// Every version, the latest first.
     pub const ALL: [Version; 3] = [Version::V1_2, Version::V1_1, Version::V1_0];
 
-    /// Every version, as the header `version` of an ERROR lists them.
-    pub const LIST: &'static str = "1.0,1.1,1.2";
+    /// `versions`, the latest first, as the header `version` of an ERROR lists them.
+    pub fn list(versions: &[Version]) -> String {
+        let words: Vec<&str> = versions.iter().rev().map(|version| version.as_str()).collect();
+        words.join(",")
+    }
 
     /// As it stands in headers.
     pub fn as_str(self) -> &'static str {
@@ -38,12 +41,13 @@ impl Version {
         }
     }
 
-    /// The latest version among those of the header `accept-version`; 1.0 if there is none, which
-    /// that version does not know. `None` if none of them is spoken here.
-    pub fn negotiate(accept_version: Option<&str>) -> Option<Version> {
-        let Some(accepted) = accept_version else { return Some(Version::V1_0) };
+    /// The latest version of `spoken`, itself the latest first, that is among those of the header
+    /// `accept-version`; without one that is 1.0, which does not know the header. `None` if none of
+    /// them is spoken.
+    pub fn negotiate(accept_version: Option<&str>, spoken: &[Version]) -> Option<Version> {
+        let accepted = accept_version.unwrap_or(Version::V1_0.as_str());
         let accepts = |v: &Version| accepted.split(',').any(|one| one.trim() == v.as_str());
-        Version::ALL.into_iter().find(accepts)
+        spoken.iter().copied().find(accepts)
     }
 
     /// As it is stored.

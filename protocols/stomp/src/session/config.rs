@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isthmus_model::{Encodings, SessionId};
 
-use crate::codec::Limits;
+use crate::codec::{Limits, Version};
 
 /// Settings of one session. Cloning costs a few reference counts.
 #[derive(Clone)]
@@ -17,6 +17,9 @@ pub struct SessionConfig {
     /// Whether the header `host` of a CONNECT names a virtual host. ActiveMQ does not look at it,
     /// and its clients put the name of the machine there.
     pub host_is_vhost: bool,
+    /// The versions that are spoken, the latest first; fewer where a client's transport has agreed
+    /// on one.
+    pub versions: &'static [Version],
     /// What of a frame is taken.
     pub limits: Limits,
     /// How long a client may take from connecting to being accepted.
@@ -45,6 +48,7 @@ impl SessionConfig {
             id,
             vhost: Arc::from("/"),
             host_is_vhost: true,
+            versions: &Version::ALL,
             limits: Limits::default(),
             connect_timeout: Duration::from_secs(10),
             heartbeat_min: Duration::from_millis(500),

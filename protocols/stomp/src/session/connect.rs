@@ -112,11 +112,13 @@ impl StompSession {
         let Phase::Connect { deadline } = self.phase else { return Ok(()) };
         let headers = frame.headers;
         let accepted = headers.get("accept-version");
-        self.peer.version = Version::negotiate(accepted.as_deref()).ok_or_else(|| {
-            let accepted = accepted.as_deref().unwrap_or_default();
+        let spoken = self.config.versions;
+        self.peer.version = Version::negotiate(accepted.as_deref(), spoken).ok_or_else(|| {
+            let accepted = accepted.as_deref().unwrap_or(Version::V1_0.as_str());
             let detail = format!(
-                "header 'accept-version': none of '{accepted}' is spoken here, but {} are",
-                Version::LIST
+                "header 'accept-version': none of '{accepted}' is spoken here, but {} {}",
+                Version::list(spoken),
+                if spoken.len() == 1 { "is" } else { "are" }
             );
             Fault::new("Unsupported version", detail).telling_versions()
         })?;

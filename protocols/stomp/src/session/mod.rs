@@ -278,7 +278,7 @@ impl StompSession {
         let out = self.outbox.buf();
         out.extend_from_slice(b"ERROR\n");
         if fault.tells_versions {
-            header::write(out, rules, "version", Version::LIST);
+            header::write(out, rules, "version", &Version::list(self.config.versions));
         }
         header::write(out, rules, "message", &fault.message);
         if let Some(receipt) = &fault.receipt {

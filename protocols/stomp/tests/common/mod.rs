@@ -221,7 +221,7 @@ pub(crate) fn stomp_batch(
     headers: &str,
     body: &str,
 ) -> Arc<Batch> {
-    let version = Version::negotiate(Some(version)).unwrap();
+    let version = Version::negotiate(Some(version), &Version::ALL).unwrap();
     let bytes = format!("SEND\n{headers}\n{body}\0");
     let mut decoder = Decoder::default();
     let next = decoder.next(bytes.as_bytes(), Some(version), &Limits::default());

@@ -1,8 +1,7 @@
-//! The listeners `any` and `anys`, where a client's first bytes tell what it speaks: `AMQP` is
-//! AMQP 0-9-1, a CONNECT is MQTT or, in letters, STOMP, `GET ` is a WebSocket.
+//! The listeners `any` and `anys`, where a client's first bytes tell what it speaks, and WebSockets,
+//! where it offers the names of subprotocols.
 
-mod frames;
-mod websocket;
+mod route;
 
 use std::io;
 use std::sync::Arc;
@@ -11,14 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_broker::Peer;
 use isthmus_broker::cluster::peer::Begun;
+use isthmus_front::first::{First, TELLING, tell};
+use isthmus_front::frames::Frames;
+use isthmus_front::upgrade;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::broker::{Broker, Protocol};
 use crate::config::Config;
 use crate::connections::Closing;
+use crate::logging::Doublings;
 
-/// Bytes that tell any protocol.
-const TELLING: usize = 4;
+pub(crate) use route::{Gate, router};
 
 /// What these listeners go by. Cloning costs a reference count.
 #[derive(Clone, Debug)]
@@ -39,13 +41,17 @@ impl AnySettings {
     }
 }
 
+/// The name of what is told to be HTTP before its first bytes, and can only be a WebSocket: that of
+/// no listener in the configuration.
+pub(crate) const WEBSOCKET: &str = "websocket";
+
 /// Whether clients of the broker come to the listener called `name`.
 pub(crate) fn is_served(name: &str) -> bool {
     is_any(name) || Protocol::of_listener(name).is_some()
 }
 
 fn is_any(name: &str) -> bool {
-    matches!(name, "any" | "anys")
+    matches!(name, "any" | "anys" | WEBSOCKET)
 }
 
 /// Serves a client of the listener called `name` in what is spoken there, until it goes.
@@ -58,23 +64,41 @@ where
         Some(protocol) => {
             Box::pin(broker.serve(protocol, stream, peer, Duration::ZERO, closing)).await;
         }
-        None if is_any(name) => Box::pin(serve_any(broker, stream, peer, closing)).await,
+        None if is_any(name) => {
+            let told = (name == WEBSOCKET).then_some(First::Http);
+            Box::pin(serve_any(broker, told, stream, peer, closing)).await;
+        }
         None => {}
     }
 }
 
-async fn serve_any<S>(broker: Broker, mut stream: S, peer: Peer, closing: Closing)
-where
+async fn serve_any<S>(
+    broker: Broker,
+    told: Option<First>,
+    mut stream: S,
+    peer: Peer,
+    closing: Closing,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let settings = broker.any_settings().clone();
     let address = peer.address;
     let telling = async {
-        let (spoken, first) = listen(&mut stream).await?;
-        let stream = Begun::new(first, stream);
-        Ok::<_, io::Error>(match spoken {
-            Spoken::Protocol(protocol) => Met::Stream(protocol, stream),
-            Spoken::WebSocket => Met::Frames(websocket::accept(stream, &settings).await?),
+        let (first, bytes) = match told {
+            Some(first) => (first, Bytes::new()),
+            None => listen(&mut stream).await?,
+        };
+        let stream = Begun::new(bytes, stream);
+        Ok::<_, io::Error>(match first {
+            First::Amqp => Met::Stream(Protocol::Amqp091, stream),
+            First::Mqtt => Met::Stream(Protocol::Mqtt, stream),
+            First::Stomp => Met::Stream(Protocol::STOMP, stream),
+            First::Http => {
+                let (frames, subprotocol) = upgrade::accept(stream, &settings.origins).await?;
+                // Every subprotocol is that of a protocol.
+                let protocol = Protocol::of_listener(subprotocol.name());
+                Met::Frames(protocol.ok_or(io::ErrorKind::Unsupported)?, frames)
+            }
         })
     };
     let begun = tokio::time::Instant::now();
@@ -82,15 +106,25 @@ where
         met = tokio::time::timeout(settings.timeout, telling) => met,
         () = closing.clone().requested() => return,
     };
+    let spent = begun.elapsed();
     match met {
         Ok(Ok(Met::Stream(protocol, stream))) => {
-            Box::pin(broker.serve(protocol, stream, peer, begun.elapsed(), closing)).await;
+            Box::pin(broker.serve(protocol, stream, peer, spent, closing)).await;
         }
-        Ok(Ok(Met::Frames(frames))) => {
-            let spent = begun.elapsed();
-            Box::pin(broker.serve(Protocol::Mqtt, frames, peer, spent, closing)).await;
+        Ok(Ok(Met::Frames(protocol, frames))) => {
+            Box::pin(broker.serve(protocol, frames, peer, spent, closing)).await;
         }
-        Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a client is not served"),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            // Somebody has set up a client wrongly, or knocks at every port.
+            static REFUSED: Doublings = Doublings::new();
+            match REFUSED.count() {
+                Some(refused) => {
+                    tracing::info!(peer = %address, %error, refused, "a client is not served");
+                }
+                None => tracing::debug!(peer = %address, %error, "a client is not served"),
+            }
+        }
+        Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a client went"),
         Err(_) => tracing::debug!(peer = %address, "a client has not said what it speaks"),
     }
 }
@@ -98,85 +132,37 @@ where
 /// A client that is understood.
 enum Met<S> {
     Stream(Protocol, Begun<S>),
-    Frames(frames::Frames<Begun<S>>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spoken {
-    Protocol(Protocol),
-    WebSocket,
-}
-
-/// What is spoken where `first` came first; `None` if more must come to tell.
-///
-/// # Errors
-/// If nothing that is served begins like that.
-fn spoken(first: &[u8]) -> Result<Option<Spoken>, io::Error> {
-    // The first byte of a CONNECT (MQTT 5.0, section 3.1.1).
-    const CONNECT: u8 = 0x10;
-    if first.first() == Some(&CONNECT) {
-        return Ok(Some(Spoken::Protocol(Protocol::Mqtt)));
-    }
-    let words = [
-        (b"AMQP", Spoken::Protocol(Protocol::Amqp091)),
-        (b"CONN", Spoken::Protocol(Protocol::Stomp)),
-        (b"STOM", Spoken::Protocol(Protocol::Stomp)),
-        (b"GET ", Spoken::WebSocket),
-    ];
-    for (word, spoken) in words {
-        if first.starts_with(word) {
-            return Ok(Some(spoken));
-        }
-        if word.starts_with(first) {
-            return Ok(None);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "its first bytes are of no protocol"))
+    Frames(Protocol, Frames<Begun<S>>),
 }
 
 /// Reads until it is clear what is spoken.
-async fn listen<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Bytes)> {
-    let mut first = Vec::with_capacity(TELLING);
+async fn listen<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(First, Bytes)> {
+    let mut first = [0; TELLING];
+    let mut len = 0;
     loop {
-        if let Some(spoken) = spoken(&first)? {
-            return Ok((spoken, first.into()));
+        let told = tell(&first[..len]);
+        if let Some(told) = told.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))? {
+            return Ok((told, Bytes::copy_from_slice(&first[..len])));
         }
-        let mut room = [0; TELLING];
-        let read = stream.read(&mut room[..TELLING - first.len()]).await?;
+        let read = stream.read(&mut first[len..]).await?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        first.extend_from_slice(&room[..read]);
+        len += read;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use isthmus_front::upgrade::Subprotocol;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell() {
-        let protocol = |protocol| Some(Spoken::Protocol(protocol));
-        for (first, expected) in [
-            (&b""[..], None),
-            (b"A", None),
-            (b"AMQ", None),
-            (b"AMQP", protocol(Protocol::Amqp091)),
-            (b"AMQP\0\0\x09\x01", protocol(Protocol::Amqp091)),
-            (b"\x10", protocol(Protocol::Mqtt)),
-            (b"\x10\x0c\0\x04MQTT", protocol(Protocol::Mqtt)),
-            (b"CON", None),
-            (b"CONNECT\n", protocol(Protocol::Stomp)),
-            (b"STOMP\r\n", protocol(Protocol::Stomp)),
-            (b"GET", None),
-            (b"GET / HTTP/1.1", Some(Spoken::WebSocket)),
-        ] {
-            assert_eq!(spoken(first).expect("served"), expected, "{first:?}");
-        }
-        for first in [&b"\x16\x03\x01"[..], b"SEND", b"AMQX", b"POST", b"\x20"] {
-            spoken(first).expect_err("not served");
+    fn every_subprotocol_is_served() {
+        for subprotocol in Subprotocol::ALL {
+            assert!(is_served(subprotocol.name()), "{subprotocol:?}");
         }
     }
 
@@ -187,8 +173,8 @@ mod tests {
             client.write_all(piece).await.expect("room");
         }
         drop(client);
-        let (spoken, first) = listen(&mut server).await.expect("told");
-        assert_eq!(spoken, Spoken::Protocol(Protocol::Amqp091));
+        let (told, first) = listen(&mut server).await.expect("told");
+        assert_eq!(told, First::Amqp);
         let mut all = Vec::new();
         let mut begun = Begun::new(first, server);
         begun.read_to_end(&mut all).await.expect("read");

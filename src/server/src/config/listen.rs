@@ -1,6 +1,8 @@
 //! Listeners: which names exist, which of them this version serves, and their addresses.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 
 use super::value::{Setting, Value};
 
@@ -111,6 +113,84 @@ impl ListenAddrs {
     }
 }
 
+/// Addresses that have their first bits in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// What of `address` counts.
+    fn masked(address: IpAddr, bits: u8) -> u128 {
+        let (value, width) = match address {
+            IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
+            IpAddr::V6(address) => (address.to_bits(), 128),
+        };
+        // All of them for no bits: a shift by the whole width has no meaning of its own.
+        value.checked_shr(width - u32::from(bits)).unwrap_or(0)
+    }
+
+    fn contains(self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4()
+            && Self::masked(address, self.bits) == Self::masked(self.address, self.bits)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || {
+            format!(
+                "`{text}` is not a network; write \"10.0.0.0/8\", \"2001:db8::/32\" or an address"
+            )
+        };
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| malformed())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(width), str::parse::<u8>).map_err(|_| malformed())?;
+        if bits > width {
+            return Err(format!("`{text}`: an address of its kind has {width} bits"));
+        }
+        if bits == 0 {
+            return Err(format!("`{text}` is everybody: name the proxies' addresses"));
+        }
+        Ok(Self { address, bits })
+    }
+}
+
+/// Networks, none or more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Networks(Vec<Network>);
+
+impl Networks {
+    /// Whether `address` is in one of them. An IPv4 address that is written as one of IPv6 is what it
+    /// is.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(address))
+    }
+}
+
+#[cfg(test)]
+impl Networks {
+    /// The network that `text` names.
+    pub(crate) fn of(text: &str) -> Self {
+        Self(vec![text.parse().expect("a network")])
+    }
+}
+
+impl Setting for Networks {
+    fn read(value: &Value) -> Result<Self, String> {
+        let networks = Vec::<String>::read(value)?;
+        networks.iter().map(|text| text.parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +221,34 @@ mod tests {
     fn a_list_holds_only_strings() {
         let list = Value::List(vec![Value::Text("127.0.0.1:1".to_owned()), Value::Integer(2)]);
         assert!(ListenAddrs::read(&list).expect_err("refused").contains("an address is a string"));
+    }
+
+    #[test]
+    fn networks_have_those_within_them() {
+        let read = |text: &str| Networks::read(&Value::Given(text.to_owned()));
+        let networks = read("10.0.0.0/8, 192.0.2.7,2001:db8::/33").expect("networks");
+        for (address, is_within) in [
+            ("10.255.0.1", true),
+            ("::ffff:10.1.2.3", true),
+            ("11.0.0.1", false),
+            ("192.0.2.7", true),
+            ("192.0.2.6", false),
+            ("2001:db8:7fff::1", true),
+            ("2001:db8:8000::1", false),
+            ("::a00:1", false),
+        ] {
+            assert_eq!(networks.contains(address.parse().expect("one")), is_within, "{address}");
+        }
+        assert!(!read("").expect("none").contains(IpAddr::from([127, 0, 0, 1])));
+        for (text, why) in [
+            ("10.0.0.0/33", "32 bits"),
+            ("10.0.0/8", "is not a network"),
+            ("10.0.0.0/x", "is not a network"),
+            ("proxy.example", "is not a network"),
+            ("0.0.0.0/0", "everybody"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

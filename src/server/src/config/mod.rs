@@ -29,7 +29,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
 pub(crate) use cluster::{Cluster, PeerTls, StandbyClients};
-pub(crate) use listen::{ListenAddr, ListenAddrs};
+pub(crate) use listen::{ListenAddr, ListenAddrs, Networks};
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
 pub(crate) use units::{ByteSize, TimeSpan};
@@ -103,6 +103,8 @@ pub(crate) struct Listeners {
     pub(crate) stomps: ListenAddrs,
     /// As `any`, over TLS; opened if there is a certificate.
     pub(crate) anys: ListenAddrs,
+    /// Who says with a PROXY header whose connection he passes on, at every listener.
+    pub(crate) proxy_protocol_from: Networks,
 }
 
 impl Default for Listeners {
@@ -118,6 +120,7 @@ impl Default for Listeners {
             mqtts: ListenAddrs::loopback(8883),
             stomps: ListenAddrs::loopback(61614),
             anys: ListenAddrs::loopback(61617),
+            proxy_protocol_from: Networks::default(),
         }
     }
 }

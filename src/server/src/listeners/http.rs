@@ -9,7 +9,7 @@ use isthmus_broker::Peer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{accept_into, handshake};
+use super::{Proxies, accept_into, handshake};
 use crate::connections::{Connections, Idle, IdlePlace};
 use crate::tls::Tls;
 
@@ -39,6 +39,7 @@ impl HttpServer {
         secure: Vec<TcpListener>,
         tls: Option<&Tls>,
         router: &Router,
+        proxies: &Proxies,
     ) -> Self {
         let connections = Connections::new(HTTP_CONNECTIONS_MAX);
         let secure_connections = Connections::new(HTTP_CONNECTIONS_MAX);
@@ -51,6 +52,7 @@ impl HttpServer {
                 "http",
                 listener,
                 &connections,
+                proxies,
                 move |stream, peer, closing| {
                     let place = take_place(&open, &idle);
                     let (peer, router, busy) = (Peer::plain(peer), router.clone(), place.clone());
@@ -71,12 +73,13 @@ impl HttpServer {
                 "https",
                 listener,
                 &secure_connections,
+                proxies,
                 move |stream, peer, closing| {
                     let place = take_place(&open, &idle);
                     let (tls, router, busy) = (tls.clone(), router.clone(), place.clone());
                     let set_busy = move |is_busy| busy.set_busy(is_busy);
                     until_asked_to_go(place, async move {
-                        if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
+                        if let Some((stream, peer)) = handshake(&tls, "https", stream, peer).await {
                             let closing = closing.requested();
                             isthmus_admin::serve_connection(
                                 stream, peer, router, set_busy, closing,

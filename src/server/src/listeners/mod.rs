@@ -1,6 +1,7 @@
 //! The listeners that clients of the broker come to, by their names in the configuration.
 
 mod http;
+mod proxies;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use http::{HTTP_CONNECTIONS_MAX, HttpServer};
+pub(crate) use proxies::Proxies;
 
 use crate::any;
 use crate::broker::Broker;
@@ -106,13 +108,19 @@ pub(crate) struct Accepting {
     broker: Broker,
     clients: Clients,
     connections: Connections,
+    proxies: Proxies,
 }
 
 impl Accepting {
     /// Accepts nobody yet; whoever comes is taken to where `clients` says, counted with
     /// `connections`.
-    pub(crate) fn new(broker: Broker, clients: Clients, connections: Connections) -> Self {
-        Self { tasks: JoinSet::new(), broker, clients, connections }
+    pub(crate) fn new(
+        broker: Broker,
+        clients: Clients,
+        connections: Connections,
+        proxies: Proxies,
+    ) -> Self {
+        Self { tasks: JoinSet::new(), broker, clients, connections, proxies }
     }
 
     /// The tasks that accept; each runs for ever.
@@ -128,7 +136,7 @@ impl Accepting {
                 let (broker, clients) = (broker.clone(), clients.clone());
                 take(broker, clients, name, stream, Peer::plain(peer), closing)
             };
-            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
+            accept_into(&mut self.tasks, name, listener, &self.connections, &self.proxies, serve);
         }
     }
 
@@ -140,18 +148,19 @@ impl Accepting {
             let serve = move |stream, peer, closing| {
                 let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
                 async move {
-                    if let Some((stream, peer)) = handshake(&tls, stream, peer).await {
+                    if let Some((stream, peer)) = handshake(&tls, name, stream, peer).await {
+                        let name = named(&stream).unwrap_or(name);
                         take(broker, clients, name, stream, peer, closing).await;
                     }
                 }
             };
-            accept_into(&mut self.tasks, name, listener, &self.connections, serve);
+            accept_into(&mut self.tasks, name, listener, &self.connections, &self.proxies, serve);
         }
     }
 }
 
 /// Serves a client where it is to be served, until it goes.
-async fn take<S>(
+pub(crate) async fn take<S>(
     broker: Broker,
     clients: Clients,
     listener: &'static str,
@@ -204,13 +213,28 @@ pub(crate) fn serve_for_peers(
     })
 }
 
-/// Does a TLS handshake; `None` if it fails, which is everyday.
+/// The listener whose clients may name their protocol in the handshake.
+const NAMING: &str = "anys";
+
+/// What serves a client that has named its protocol: the listener of that alone.
+fn named(stream: &TlsStream<TcpStream>) -> Option<&'static str> {
+    match stream.get_ref().1.alpn_protocol()? {
+        b"mqtt" => Some("mqtts"),
+        b"amqp" => Some("amqps"),
+        b"stomp" => Some("stomps"),
+        b"http/1.1" => Some(any::WEBSOCKET),
+        _ => None,
+    }
+}
+
+/// Does a TLS handshake for the listener called `name`; `None` if it fails, which is everyday.
 async fn handshake(
     tls: &Tls,
+    name: &str,
     stream: TcpStream,
     peer: SocketAddr,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
-    match tls.accept(stream).await {
+    match tls.accept(stream, name == NAMING).await {
         Ok((stream, secured)) => {
             Some((stream, Peer { address: peer, tls: Some(Arc::new(secured)) }))
         }
@@ -227,14 +251,24 @@ fn accept_into<S, F>(
     name: &'static str,
     listener: TcpListener,
     connections: &Connections,
+    proxies: &Proxies,
     serve: S,
 ) where
     S: Fn(TcpStream, SocketAddr, Closing) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let connections = connections.clone();
-    tasks.spawn(accept_loop(name, listener, move |stream, peer| {
-        if !connections.spawn(|closing| serve(stream, peer, closing)) {
+    let (connections, proxies) = (connections.clone(), proxies.clone());
+    let serve = Arc::new(serve);
+    tasks.spawn(accept_loop(name, listener, move |stream, address| {
+        let (proxies, serve) = (proxies.clone(), Arc::clone(&serve));
+        let is_taken = connections.spawn(|closing| async move {
+            let mut stream = stream;
+            if let Some(client) = proxies.client(name, &mut stream, address).await {
+                // On its own: what serves a client lasts, and the header is soon over.
+                Box::pin(serve(stream, client, closing)).await;
+            }
+        });
+        if !is_taken {
             // At each doubling: a flood must not become a flood of log lines.
             let refused = connections.refused_total();
             if refused.is_power_of_two() {

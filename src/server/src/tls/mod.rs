@@ -35,10 +35,29 @@ const HANDSHAKES_MAX: usize = 64;
 /// What TLS listeners share. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    current: Arc<ArcSwap<ServerConfig>>,
+    current: Arc<ArcSwap<Current>>,
     handshakes: Arc<Semaphore>,
     timeout: Duration,
 }
+
+/// What handshakes go by.
+struct Current {
+    config: Arc<ServerConfig>,
+    /// The same, where the client may name its protocol, and is refused if it names others alone
+    /// (RFC 7301, section 3.2).
+    naming: Arc<ServerConfig>,
+}
+
+impl Current {
+    fn new(config: Arc<ServerConfig>) -> Current {
+        let mut naming = ServerConfig::clone(&config);
+        naming.alpn_protocols = NAMES.map(|name| name.as_bytes().to_vec()).to_vec();
+        Current { config, naming: Arc::new(naming) }
+    }
+}
+
+/// The names of protocols that clients of `anys` may give in a handshake (ALPN).
+const NAMES: [&str; 4] = ["mqtt", "amqp", "stomp", "http/1.1"];
 
 impl Tls {
     /// Reads the files that the configuration names.
@@ -48,7 +67,7 @@ impl Tls {
     /// [`TlsError`], naming the file and what is wrong with it.
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         Ok(Self {
-            current: Arc::new(ArcSwap::new(files::load(config)?)),
+            current: Arc::new(ArcSwap::from_pointee(Current::new(files::load(config)?))),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             timeout: config.handshake_timeout.0,
         })
@@ -61,12 +80,12 @@ impl Tls {
     ///
     /// As [`Tls::load`]; then everything is as before.
     pub(crate) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
-        self.current.store(files::load(config)?);
+        self.current.store(Arc::new(Current::new(files::load(config)?)));
         Ok(())
     }
 
     /// Does the server's part of a handshake, within the configured time; also says what it came
-    /// to.
+    /// to. Where it `is_naming`, the client may name its protocol.
     ///
     /// # Errors
     ///
@@ -74,10 +93,13 @@ impl Tls {
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
+        is_naming: bool,
     ) -> io::Result<(TlsStream<TcpStream>, TlsPeer)> {
         let handshake = async {
             let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            let stream = TlsAcceptor::from(self.current.load_full()).accept(stream).await?;
+            let current = self.current.load_full();
+            let config = if is_naming { &current.naming } else { &current.config };
+            let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
             drop(permit);
             Ok::<_, io::Error>(stream)
         };

@@ -1,8 +1,8 @@
-//! A stream of bytes in the binary frames of a WebSocket (RFC 6455, section 5), server's side.
+//! A stream of bytes in the frames of a WebSocket (RFC 6455, section 5), server's side.
 //!
-//! Nothing here waits for a whole frame, let alone a message: MQTT finds its packets in the bytes
-//! however they are cut [MQTT-6.0.0-2], so they are passed on as they come. A library that hands
-//! out messages would give room for as large a frame as anybody announces.
+//! Nothing here waits for a whole frame, let alone a message: every protocol finds its own units in
+//! the bytes however they are cut [MQTT-6.0.0-2], so they are passed on as they come. A library that
+//! hands out messages would give room for as large a frame as anybody announces.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::messages::{Cutter, Utf8};
 
 /// Payload of a frame that is written, in bytes, at the most.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -24,6 +26,16 @@ const CONTROL_BYTES_MAX: u64 = 125;
 const NORMAL: u16 = 1000;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
+const INVALID_PAYLOAD: u16 = 1007;
+
+/// What is in the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Bytes of a protocol that does not care how they are cut, in binary messages.
+    Bytes,
+    /// STOMP: from clients in messages of either kind, to them each frame in one of its own.
+    Stomp,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opcode {
@@ -79,13 +91,19 @@ enum Wrong {
     Control,
     #[error("a message begins within another, or goes on where none has begun")]
     Order,
-    #[error("MQTT comes in binary frames, not in text")]
+    #[error("this protocol comes in binary frames, not in text")]
     Text,
+    #[error("a message of text is not UTF-8")]
+    Utf8,
 }
 
 impl Wrong {
     fn status(self) -> u16 {
-        if self == Wrong::Text { UNSUPPORTED_DATA } else { PROTOCOL_ERROR }
+        match self {
+            Wrong::Text => UNSUPPORTED_DATA,
+            Wrong::Utf8 => INVALID_PAYLOAD,
+            _ => PROTOCOL_ERROR,
+        }
     }
 }
 
@@ -133,9 +151,12 @@ fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
     mask.rotate_left(rest.len());
 }
 
-/// Appends the head of a whole frame with a payload of `len` bytes, not masked.
-fn write_head(out: &mut Vec<u8>, opcode: u8, len: usize) {
-    out.push(0x80 | opcode);
+/// The first byte of frames that are messages of their own, or the last of one.
+const FINAL: u8 = 0x80;
+
+/// Appends the head of a frame with a payload of `len` bytes, not masked.
+fn write_head(out: &mut Vec<u8>, first: u8, len: usize) {
+    out.push(first);
     match len {
         0..=125 => out.push(len as u8),
         126..=0xFFFF => {
@@ -149,10 +170,11 @@ fn write_head(out: &mut Vec<u8>, opcode: u8, len: usize) {
     }
 }
 
-/// The bytes in the binary frames of a WebSocket.
+/// The bytes in the frames of a WebSocket.
 #[derive(Debug)]
-pub(super) struct Frames<S> {
+pub struct Frames<S> {
     stream: S,
+    payload: Payload,
     /// What has come and was not looked at.
     input: BytesMut,
     /// Bytes that are left of the payload of the frame that is read.
@@ -160,6 +182,8 @@ pub(super) struct Frames<S> {
     mask: [u8; 4],
     /// The message that is read goes on in another frame.
     is_cut: bool,
+    /// It is text so far, if it is to be text.
+    text: Option<Utf8>,
     /// The client has said goodbye.
     has_ended: bool,
     /// Whole frames on their way out, and how much of them is written.
@@ -171,31 +195,43 @@ pub(super) struct Frames<S> {
     /// ping need be answered (section 5.5.3).
     control: Option<Vec<u8>>,
     has_said_goodbye: bool,
+    cutter: Cutter,
+    /// Bytes of the message that is written that are in no frame yet.
+    message_left: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
-    /// Frames on `stream`, whose handshake is over.
-    pub(super) fn new(stream: S) -> Frames<S> {
+    /// Frames on `stream`, whose handshake is over, and of which `input` was read behind it.
+    pub fn new(stream: S, input: BytesMut, payload: Payload) -> Frames<S> {
         Frames {
             stream,
-            input: BytesMut::new(),
+            payload,
+            input,
             left: 0,
             mask: [0; 4],
             is_cut: false,
+            text: None,
             has_ended: false,
             output: Vec::new(),
             written: 0,
             writing: 0,
             control: None,
             has_said_goodbye: false,
+            cutter: Cutter::default(),
+            message_left: 0,
         }
+    }
+
+    /// What they are on.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
     }
 
     /// Says goodbye, unless that was done.
     fn say_goodbye(&mut self, status: u16) {
         if !std::mem::replace(&mut self.has_said_goodbye, true) {
             let mut frame = Vec::new();
-            write_head(&mut frame, 8, 2);
+            write_head(&mut frame, FINAL | 8, 2);
             frame.extend_from_slice(&status.to_be_bytes());
             self.control = Some(frame);
         }
@@ -224,14 +260,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     fn begin(&mut self) -> Result<bool, Wrong> {
         let Some(head) = Head::read(&self.input)? else { return Ok(false) };
         match head.opcode {
-            Opcode::Text => return Err(Wrong::Text),
-            Opcode::Binary if self.is_cut => return Err(Wrong::Order),
+            Opcode::Text if self.payload == Payload::Bytes => return Err(Wrong::Text),
+            Opcode::Text | Opcode::Binary if self.is_cut => return Err(Wrong::Order),
             Opcode::Continuation if !self.is_cut => return Err(Wrong::Order),
-            Opcode::Binary | Opcode::Continuation => {
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                if head.opcode != Opcode::Continuation {
+                    self.text = (head.opcode == Opcode::Text).then(Utf8::default);
+                }
                 self.is_cut = !head.is_final;
                 self.input.advance(head.bytes);
                 (self.left, self.mask) = (head.len, head.mask);
-                return Ok(true);
+                return self.check(&[]).map(|()| true);
             }
             Opcode::Close | Opcode::Ping | Opcode::Pong => {}
         }
@@ -245,7 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         match head.opcode {
             Opcode::Ping if !self.has_said_goodbye => {
                 let mut pong = Vec::with_capacity(2 + len);
-                write_head(&mut pong, 10, len);
+                write_head(&mut pong, FINAL | 10, len);
                 pong.extend_from_slice(&payload);
                 self.control = Some(pong);
             }
@@ -258,12 +297,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         Ok(true)
     }
 
+    /// Looks whether the next bytes of a message of text are that; `left` is without them.
+    fn check(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
+        let Some(text) = &mut self.text else { return Ok(()) };
+        let is_over = self.left == 0 && !self.is_cut;
+        if text.take(bytes) && (text.is_whole() || !is_over) { Ok(()) } else { Err(Wrong::Utf8) }
+    }
+
+    /// Tells the client what is wrong, as far as it goes: nobody waits for it.
+    fn give_up(&mut self, cx: &mut Context<'_>, wrong: Wrong) -> io::Error {
+        self.has_ended = true;
+        self.say_goodbye(wrong.status());
+        match self.poll_output(cx) {
+            Poll::Ready(Err(error)) => error,
+            _ => io::Error::new(io::ErrorKind::InvalidData, wrong),
+        }
+    }
+
     /// Passes on what there is of the current frame's payload.
     fn poll_payload(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.remaining());
         let read = if self.input.is_empty() {
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
@@ -283,7 +340,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
             self.has_ended = true;
         }
         self.left -= read as u64;
-        Poll::Ready(Ok(()))
+        match self.check(&buf.filled()[before..]) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(wrong) => {
+                // A reader counts on nothing to come with an error.
+                buf.set_filled(before);
+                Poll::Ready(Err(self.give_up(cx, wrong)))
+            }
+        }
+    }
+
+    /// A frame of the first `len` bytes of `slices`.
+    fn frame(&mut self, first: u8, len: usize, slices: &[IoSlice<'_>]) {
+        write_head(&mut self.output, first, len);
+        let end = self.output.len() + len;
+        for slice in slices {
+            let room = end - self.output.len();
+            self.output.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+    }
+
+    /// Frames of the first messages of `slices`, which hold `total` bytes; returns how many bytes
+    /// are in them. A message that is longer than a frame goes on in others.
+    fn messages(&mut self, slices: &[IoSlice<'_>], total: usize) -> usize {
+        let mut rest = slices.to_vec();
+        let mut rest = &mut rest[..];
+        let mut taken = 0;
+        while taken < total.min(FRAME_BYTES_MAX) {
+            let mut first = 0;
+            if self.message_left == 0 {
+                let mut cutter = self.cutter;
+                let message = cutter.next(rest);
+                if taken > 0 && (!message.is_whole || taken + message.len > FRAME_BYTES_MAX) {
+                    // More of it may be there when it is first, or it goes on in fewer frames.
+                    break;
+                }
+                self.cutter = cutter;
+                self.message_left = message.len;
+                first = if message.is_text { 1 } else { 2 };
+            }
+            let len = self.message_left.min(FRAME_BYTES_MAX - taken);
+            self.message_left -= len;
+            if self.message_left == 0 {
+                first |= FINAL;
+            }
+            self.frame(first, len, rest);
+            IoSlice::advance_slices(&mut rest, len);
+            taken += len;
+        }
+        taken
     }
 
     /// Says that bytes are written once their frame has left: so nothing need be polled to get it
@@ -297,17 +402,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         if self.writing == 0 {
             ready!(self.poll_output(cx))?;
             let total: usize = slices.iter().map(|slice| slice.len()).sum();
-            let len = total.min(FRAME_BYTES_MAX);
-            if len == 0 {
+            if total == 0 {
                 return Poll::Ready(Ok(0));
             }
-            write_head(&mut self.output, 2, len);
-            let end = self.output.len() + len;
-            for slice in slices {
-                let room = end - self.output.len();
-                self.output.extend_from_slice(&slice[..slice.len().min(room)]);
-            }
-            self.writing = len;
+            self.writing = match self.payload {
+                Payload::Bytes => {
+                    let len = total.min(FRAME_BYTES_MAX);
+                    self.frame(FINAL | 2, len, slices);
+                    len
+                }
+                Payload::Stomp => self.messages(slices, total),
+            };
         }
         ready!(self.poll_output(cx))?;
         Poll::Ready(Ok(std::mem::take(&mut self.writing)))
@@ -340,12 +445,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Frames<S> {
                     this.has_ended = part.filled().is_empty();
                     this.input.extend_from_slice(part.filled());
                 }
-                Err(wrong) => {
-                    this.say_goodbye(wrong.status());
-                    // As far as it goes: nobody waits for it.
-                    let _ = this.poll_output(cx)?;
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, wrong)));
-                }
+                Err(wrong) => return Poll::Ready(Err(this.give_up(cx, wrong))),
             }
         }
         if this.input.is_empty() {
@@ -398,8 +498,7 @@ mod tests {
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut mask = [7, 0, 250, 3];
         let mut out = Vec::new();
-        write_head(&mut out, 0, payload.len());
-        out[0] = first;
+        write_head(&mut out, first, payload.len());
         out[1] |= 0x80;
         out.extend_from_slice(&mask);
         let at = out.len();
@@ -410,8 +509,12 @@ mod tests {
 
     /// Everything that a server reads of `bytes`, and what it has written meanwhile.
     async fn read(bytes: &[u8], cut: usize) -> (io::Result<Vec<u8>>, Vec<u8>) {
+        read_as(Payload::Bytes, bytes, cut).await
+    }
+
+    async fn read_as(payload: Payload, bytes: &[u8], cut: usize) -> (io::Result<Vec<u8>>, Vec<u8>) {
         let (mut client, server) = duplex(1 << 20);
-        let mut frames = Frames::new(server);
+        let mut frames = Frames::new(server, BytesMut::new(), payload);
         let reading = async {
             let mut all = Vec::new();
             let result = frames.read_to_end(&mut all).await.map(|_| all);
@@ -510,7 +613,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_comes_in_frames_though_little_fits_at_a_time() {
         let (mut client, server) = duplex(100);
-        let mut frames = Frames::new(server);
+        let mut frames = Frames::new(server, BytesMut::new(), Payload::Bytes);
         let sent: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let writing = async {
             frames.write_all(b"short").await.expect("written");
@@ -523,5 +626,73 @@ mod tests {
         let bytes: Vec<u8> = data.iter().flat_map(|(_, payload)| payload).copied().collect();
         assert!(bytes == [b"short", &sent[..]].concat());
         assert_eq!(goodbye, [(0x88, 1000u16.to_be_bytes().to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn stomp_comes_in_text_and_in_binary() {
+        let sent = [
+            frame(0x01, "SEND \u{20ac}".as_bytes().get(..6).expect("cut")),
+            frame(0x80, &"\u{20ac}".as_bytes()[1..]),
+            frame(0x82, b"\xff"),
+            frame(0x81, b""),
+            frame(0x81, b"\n"),
+        ]
+        .concat();
+        for cut in [1, 3, sent.len()] {
+            let (bytes, said) = read_as(Payload::Stomp, &sent, cut).await;
+            assert_eq!(bytes.expect("read"), b"SEND \xe2\x82\xac\xff\n");
+            assert_eq!(said, b"\x88\x02\x03\xe8");
+        }
+        for wrong in [
+            frame(0x81, b"a\xff"),
+            frame(0x81, b"a\xe2\x82"),
+            [frame(0x01, b"\xe2"), frame(0x80, b"")].concat(),
+        ] {
+            for cut in [1, 3, wrong.len()] {
+                let (result, said) = read_as(Payload::Stomp, &wrong, cut).await;
+                assert_eq!(result.expect_err("wrong").kind(), io::ErrorKind::InvalidData);
+                assert_eq!(said, b"\x88\x02\x03\xef", "{wrong:?} by {cut}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_frame_of_stomp_is_a_message() {
+        let (mut client, server) = duplex(100);
+        let mut frames = Frames::new(server, BytesMut::new(), Payload::Stomp);
+        let long = "\u{e4}".repeat(100_000);
+        let stomp = |body: &[u8]| {
+            let head = format!("MESSAGE\ncontent-length:{}\n\n", body.len());
+            [head.as_bytes(), body, b"\0"].concat()
+        };
+        let sent =
+            [stomp(b"a\0b"), stomp(b"\xff"), b"\n".to_vec(), stomp(long.as_bytes()), stomp(b"c")];
+        let writing = async {
+            let slices: Vec<_> = sent.iter().map(|frame| IoSlice::new(frame)).collect();
+            let all = sent.concat();
+            let mut written = frames.write_vectored(&slices).await.expect("written");
+            while written < all.len() {
+                written += frames.write(&all[written..]).await.expect("written");
+            }
+            frames.shutdown().await.expect("written");
+        };
+        let (_, heard) = tokio::join!(writing, frames_of(&mut client));
+        let mut messages: Vec<(u8, Vec<u8>)> = Vec::new();
+        for (first, payload) in heard {
+            assert!(payload.len() <= FRAME_BYTES_MAX);
+            match messages.last_mut() {
+                Some((last, message)) if first & 0x0F == 0 => {
+                    assert_eq!(*last & FINAL, 0, "a message goes on that is over");
+                    *last |= first;
+                    message.extend(payload);
+                }
+                _ => messages.push((first, payload)),
+            }
+        }
+        let goodbye = messages.pop().expect("said");
+        assert_eq!(goodbye, (0x88, 1000u16.to_be_bytes().to_vec()));
+        let kinds: Vec<u8> = messages.iter().map(|(first, _)| *first).collect();
+        assert_eq!(kinds, [0x81, 0x82, 0x81, 0x81, 0x81]);
+        assert!(messages.into_iter().map(|(_, message)| message).eq(sent));
     }
 }
