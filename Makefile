@@ -2,7 +2,8 @@
 # make check        read-only gate: format, clippy, dependency directions, licences
 # make fix          what of that can be repaired
 # make deb          a Debian package of the release build
-# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd
+# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd;
+#                   pages in Debian's chromium
 # make bench, soak, sim, fuzz
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -44,7 +45,7 @@ test-doc: | $(RESULTS)
 # First what may run side by side, then what measures time and memory or kills brokers.
 test-clients: build $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	status=0; \
-	( $(PYTEST) -n 2 -m 'not serial' --junitxml $(RESULTS)/clients.xml ) || status=$$?; \
+	( $(PYTEST) -n 2 -m 'not serial and not browser' --junitxml $(RESULTS)/clients.xml ) || status=$$?; \
 	( $(PYTEST) -m serial --junitxml $(RESULTS)/serial.xml ) || status=$$?; \
 	exit $$status
 
@@ -53,6 +54,8 @@ test-peers: $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	$(VENV)/bin/python tests/python/with_rabbitmq.py $(MAKE) --no-print-directory peers-running
 	tests/apt-install slapd
 	$(MAKE) --no-print-directory peers-ldap
+	tests/apt-install chromium
+	$(MAKE) --no-print-directory peers-browser
 
 .PHONY: peers-running
 peers-running:
@@ -68,6 +71,11 @@ peers-ldap: | $(RESULTS)
 	else \
 	  cargo test --package isthmus-ldap --package isthmus --test slapd --test ldap -- --ignored 2>&1 | tee $(RESULTS)/ldap.log; \
 	fi
+
+# The tests that need Debian's chromium.
+.PHONY: peers-browser
+peers-browser: build $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
+	$(PYTEST) -m browser --junitxml $(RESULTS)/browser.xml
 
 check:
 	cargo fmt --all --check
