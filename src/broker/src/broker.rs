@@ -200,13 +200,18 @@ impl Broker {
     ///
     /// # Errors
     /// What the socket says, if it was cut off.
-    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    pub fn serve<S, M, C>(
         &self,
         stream: S,
         peer: Peer,
-        session: impl FnOnce(SessionId, Time) -> Box<dyn Session>,
-        closing: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
+        session: M,
+        closing: C,
+    ) -> impl Future<Output = io::Result<()>> + use<S, M, C>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        M: FnOnce(SessionId, Time) -> Box<dyn Session>,
+        C: Future<Output = ()> + Send + 'static,
+    {
         let inner = &self.0;
         let id = self.next_session();
         let options = ConnectionOptions {
@@ -223,7 +228,7 @@ impl Broker {
         let (driver, authenticate) = (Arc::clone(&inner.driver), Arc::clone(&inner.authenticate));
         let registry = &inner.registry;
         let closing = Box::pin(closing);
-        Connection::new(options, stream, session, driver, authenticate, registry, closing).await
+        Connection::new(options, stream, session, driver, authenticate, registry, closing)
     }
 
     fn next_session(&self) -> SessionId {

@@ -102,7 +102,7 @@ pub(crate) struct Connection<S> {
     owned: Owned,
     /// A command that waits until it is known whether it is allowed; what comes after it waits
     /// with it.
-    held: Option<(Command, Asking)>,
+    held: Option<Box<(Command, Asking)>>,
     /// When what the client has logged in with runs out.
     expiry: Option<Pin<Box<Sleep>>>,
     registered: Registered,
@@ -378,13 +378,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Hands the session's commands on.
     fn submit(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        if let Some((_, asking)) = &mut self.held {
-            if asking.as_mut().poll(cx).is_pending() {
+        if let Some(held) = &mut self.held {
+            if held.1.as_mut().poll(cx).is_pending() {
                 return false;
             }
             moved = true;
-            if let Some((command, _)) = self.held.take() {
-                self.check(command, true);
+            if let Some(held) = self.held.take() {
+                self.check(held.0, true);
             }
         }
         while self.held.is_none()
@@ -434,7 +434,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let encodings = self.options.encodings;
         let checked = check(&mut **access, &mut self.owned, encodings, command);
-        self.held = checked.waiting;
+        self.held = checked.waiting.map(Box::new);
         self.commands.extend(checked.command);
         if let Some((token, error)) = checked.refused {
             // In its turn: what was asked for before is answered before.

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::any::AnySettings;
 use crate::cluster::Peers;
 use crate::config::Config;
-use crate::connections::Closing;
+use crate::connections::{Closing, Next};
 use crate::users::{Users, UsersError};
 
 /// How the heads of messages are read, for every protocol this node speaks.
@@ -160,32 +160,37 @@ impl Broker {
         Ok(Self { broker, settings, data_dir })
     }
 
-    /// Serves one connection that speaks `protocol` until it ends. When `closing` completes, the
+    /// What serves one connection that speaks `protocol` until it ends. When `closing` completes, the
     /// connection closes in the protocol's way; if that takes longer than `shutdown.drain_s`, this
     /// future is dropped. The client has taken `spent` of its time for a handshake already.
-    pub(crate) async fn serve<S>(
+    pub(crate) fn serve<S>(
         self,
         protocol: Protocol,
         stream: S,
         peer: Peer,
         spent: Duration,
         closing: Closing,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin,
+    ) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut secret = [0; 16];
         if let Err(error) = getrandom::fill(&mut secret) {
-            return tracing::error!(%error, "a connection is closed: no random numbers");
+            tracing::error!(%error, "a connection is closed: no random numbers");
+            return Next::NOTHING;
         }
         let name_secret = u128::from_le_bytes(secret);
         let has_certificate = peer.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
         let address = peer.address;
         let own = Own { name_secret, has_certificate, spent };
-        let session = |id, now| self.settings.session(protocol, id, own, now);
-        let served = self.broker.serve(stream, peer, session, closing.requested()).await;
-        if let Err(error) = served {
-            tracing::debug!(peer = %address, %error, "connection lost");
-        }
+        let settings = Arc::clone(&self.settings);
+        let session = move |id, now| settings.session(protocol, id, own, now);
+        let serving = self.broker.serve(stream, peer, session, closing.requested());
+        Next::new(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(peer = %address, %error, "connection lost");
+            }
+        })
     }
 
     /// What the listeners go by that serve every protocol.
@@ -292,9 +297,14 @@ fn start(
         Some(peers) => SharedStorage::clone(peers.storage()),
         None => open_storage(config)?,
     };
+    let (segment, checkpoint) =
+        (config.storage.segment_bytes.0, config.storage.checkpoint_after_bytes.0);
     let log = LogOptions {
-        segment_bytes: config.storage.segment_bytes.0,
+        segment_bytes: segment,
         entry_bytes_max: ENTRY_BYTES_MAX,
+        // What one checkpoint lets go is what is written until the next: all of it is kept, for a
+        // new segment is written twice, with zeros first.
+        spares_max: usize::try_from(checkpoint / segment).unwrap_or(usize::MAX).saturating_add(4),
         ..LogOptions::default()
     };
     let memory_limit = crate::alarms::memory_limit(&config.alarms).unwrap_or(u64::MAX);

@@ -1,7 +1,9 @@
 //! The connections of a kind that are open: how many there may be, and how they end.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +51,40 @@ impl Closing {
     }
 }
 
+/// What serves a connection after what has prepared it (handshakes, finding out what is spoken), if
+/// anything does. What has prepared it is gone by then: a connection that lasts does not hold the
+/// space of its beginnings, some KiB.
+pub(crate) struct Next(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Next {
+    /// The connection is over.
+    pub(crate) const NOTHING: Next = Next(None);
+
+    /// Goes on with `serving`.
+    pub(crate) fn new(serving: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(Box::pin(serving)))
+    }
+
+    /// Serves the connection until it ends.
+    pub(crate) async fn run(self) {
+        if let Some(serving) = self.0 {
+            serving.await;
+        }
+    }
+}
+
+impl From<()> for Next {
+    fn from((): ()) -> Self {
+        Self::NOTHING
+    }
+}
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").field("is_something", &self.0.is_some()).finish()
+    }
+}
+
 impl Connections {
     /// None, of which at most `connections_max` may be open at once.
     pub(crate) fn new(connections_max: u32) -> Self {
@@ -62,11 +98,11 @@ impl Connections {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Spawns what serves a connection, unless too many are open: then `serve` is dropped
+    /// Spawns what serves a connection, and then what comes [`Next`], unless too many are open: then `serve` is dropped
     /// uncalled, which closes the socket it holds, and the answer is false.
     pub(crate) fn spawn<F>(&self, serve: impl FnOnce(Closing) -> F) -> bool
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Into<Next>> + Send + 'static,
     {
         let Ok(permit) = Arc::clone(&self.shared.permits).try_acquire_owned() else {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
@@ -75,10 +111,15 @@ impl Connections {
         self.shared.opened.fetch_add(1, Ordering::Relaxed);
         let mut aborted = self.shared.phase.subscribe();
         // Where it stays: the task would hold the space twice, as what came in and as what runs.
-        let serving = Box::pin(serve(Closing(self.shared.phase.subscribe())));
+        let begun = Box::pin(serve(Closing(self.shared.phase.subscribe())));
         tokio::spawn(async move {
             // Released last, also when serving panics: draining waits for it.
             let _permit = permit;
+            let serving = async {
+                // What has begun is dropped before the rest runs.
+                let next: Next = begun.await.into();
+                next.run().await;
+            };
             tokio::select! {
                 () = serving => {}
                 _ = aborted.wait_for(|phase| *phase == Phase::Aborting) => {}
@@ -193,7 +234,32 @@ impl Drop for IdlePlace {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, poll_fn};
+    use std::task::Poll;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_has_begun_is_gone_when_the_rest_runs() {
+        let connections = Connections::new(1);
+        let begun = Arc::new(());
+        let (held, seen) = (Arc::clone(&begun), Arc::downgrade(&begun));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        connections.spawn(|_| {
+            let mut next = Some(Next::new(async move {
+                tell.send(seen.strong_count()).expect("somebody listens");
+                pending().await
+            }));
+            // What a function captures goes with it, and not when it returns.
+            poll_fn(move |_| {
+                let _held = &held;
+                Poll::Ready(next.take().expect("polled once"))
+            })
+        });
+        drop(begun);
+        assert_eq!(told.await, Ok(0));
+        assert_eq!(connections.open(), 1);
+    }
 
     #[tokio::test]
     async fn who_waits_longest_goes_first_and_who_is_answered_stays() {
@@ -221,12 +287,12 @@ mod tests {
         let connections = Connections::new(1);
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         assert!(connections.spawn(|_| async { drop(ended.await) }));
-        assert!(!connections.spawn(|_| std::future::pending()));
+        assert!(!connections.spawn(|_| pending::<()>()));
         assert_eq!((connections.open(), connections.opened_total()), (1, 1));
         assert_eq!(connections.refused_total(), 1);
         end.send(()).expect("serving");
         connections.all_closed().await;
-        assert!(connections.spawn(|_| std::future::pending()));
+        assert!(connections.spawn(|_| pending::<()>()));
     }
 
     #[tokio::test]
@@ -241,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn draining_drops_connections_that_do_not_close() {
         let connections = Connections::new(10);
-        connections.spawn(|_| std::future::pending());
+        connections.spawn(|_| pending::<()>());
         connections.spawn(Closing::requested);
         assert_eq!(connections.drain(Duration::from_millis(50)).await, 1);
         assert_eq!(connections.open(), 0);
@@ -250,7 +316,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_gives_the_place_back() {
         let connections = Connections::new(1);
-        connections.spawn(|_| async { panic!("a session's bug") });
+        async fn serve() {
+            panic!("a session's bug");
+        }
+        connections.spawn(|_| serve());
         connections.all_closed().await;
         assert_eq!(connections.open(), 0);
     }

@@ -95,6 +95,20 @@ pub fn next(bytes: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameEr
     Ok(Some(Frame { kind, channel: u16::from_be_bytes([c0, c1]), payload: &rest[..size] }))
 }
 
+/// Where the first frame ends that is not all there, counted from the start of `bytes`, where a
+/// frame begins; `None` if that cannot be told yet. Of what [`next`] refuses nothing is said.
+pub fn expected_end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let prefix = bytes.get(at..)?.first_chunk::<PREFIX_BYTES>()?;
+        let [_, _, _, size @ ..] = *prefix;
+        at = at.checked_add(u32::from_be_bytes(size) as usize + OVERHEAD_BYTES)?;
+        if at > bytes.len() {
+            return Some(at);
+        }
+    }
+}
+
 #[inline]
 fn is_kind(kind: u8) -> bool {
     matches!(kind, METHOD | HEADER | BODY | HEARTBEAT)
@@ -120,6 +134,19 @@ pub fn write_heartbeat(out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_frame_is_known_from_its_prefix_on() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, METHOD, 1, |out| out.extend_from_slice(b"abc"));
+        let whole = bytes.len();
+        write(&mut bytes, BODY, 1, |out| out.extend_from_slice(&[0; 100]));
+        let ends = [(0, None), (6, None), (7, Some(whole)), (whole, None)];
+        for (len, end) in ends.into_iter().chain([(whole + 7, Some(bytes.len()))]) {
+            assert_eq!(expected_end(&bytes[..len]), end, "{len}");
+        }
+        assert_eq!(expected_end(&bytes), None, "all are there");
+    }
 
     #[test]
     fn frames_are_told_from_their_first_octets() {

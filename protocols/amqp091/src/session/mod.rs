@@ -343,6 +343,9 @@ impl Session for Amqp091Session {
                 break;
             }
         }
+        if let (Phase::Running, Some(end)) = (&self.phase, frame::expected_end(input.bytes())) {
+            input.expect(end);
+        }
         self.live.left(input.len());
         self.live.end(now, self.out.outbox.len());
     }

@@ -178,7 +178,15 @@ pub fn next(bytes: &[u8], packet_max: u32) -> Result<Option<Frame<'_>>, Fault> {
     Ok(Some(Frame { first, body, header_len }))
 }
 
-/// A Remaining Length of more than one byte, and its own bytes.
+/// How long the packet is that `bytes` begin with, if that can be told and it is not all there. Of
+/// what [`next`] refuses nothing is said.
+pub fn expected_len(bytes: &[u8]) -> Option<usize> {
+    let (&first, rest) = bytes.split_first()?;
+    let (len, len_bytes) = long_length(rest, Kind::of(first)).ok()??;
+    Some(1 + len_bytes + len).filter(|len| *len > bytes.len())
+}
+
+/// A Remaining Length, and its own bytes.
 fn long_length(bytes: &[u8], kind: Kind) -> Result<Option<(usize, usize)>, Fault> {
     let mut len = 0;
     for (i, byte) in bytes.iter().take(4).enumerate() {
@@ -280,6 +288,16 @@ mod tests {
         let text = "PUBLISH: Remaining Length: 5 bytes, where at most 4 are taken";
         assert_eq!(too_large.to_string(), text);
         assert!(next(&[0x0F], 100).is_err());
+    }
+
+    #[test]
+    fn the_length_of_a_packet_is_known_from_its_header_on() {
+        let bytes = [0x30, 0x83, 0x01, 1, 2, 3];
+        for (len, expected) in [(0, None), (1, None), (2, None), (3, Some(134)), (6, Some(134))] {
+            assert_eq!(expected_len(&bytes[..len]), expected, "{len}");
+        }
+        assert_eq!(expected_len(&[0x30, 0x01, 7]), None, "all of it is there");
+        assert_eq!(expected_len(&[0x30, 0x80, 0x80, 0x80, 0x80, 0x01]), None, "refused");
     }
 
     #[test]

@@ -188,6 +188,10 @@ impl Session for MqttSession {
         self.flush();
         if self.is_closed() {
             input.skip(input.len());
+        } else if let (Phase::Running, Some(len)) =
+            (&self.phase, frame::expected_len(input.bytes()))
+        {
+            input.expect(len);
         }
         self.peer.left(input.len());
     }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::broker::{Broker, Protocol};
 use crate::config::Config;
-use crate::connections::Closing;
+use crate::connections::{Closing, Next};
 use crate::logging::Doublings;
 
 pub(crate) use route::{Gate, router};
@@ -54,21 +54,24 @@ fn is_any(name: &str) -> bool {
     matches!(name, "any" | "anys" | WEBSOCKET)
 }
 
-/// Serves a client of the listener called `name` in what is spoken there, until it goes.
-pub(crate) async fn serve<S>(broker: Broker, name: &str, stream: S, peer: Peer, closing: Closing)
+/// Finds out what a client of the listener called `name` speaks, and what serves it then.
+pub(crate) async fn serve<S>(
+    broker: Broker,
+    name: &str,
+    stream: S,
+    peer: Peer,
+    closing: Closing,
+) -> Next
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     match Protocol::of_listener(name) {
-        // On its own, so that a client takes the space of what serves it, and not of the largest.
-        Some(protocol) => {
-            Box::pin(broker.serve(protocol, stream, peer, Duration::ZERO, closing)).await;
-        }
+        Some(protocol) => broker.serve(protocol, stream, peer, Duration::ZERO, closing),
         None if is_any(name) => {
             let told = (name == WEBSOCKET).then_some(First::Http);
-            Box::pin(serve_any(broker, told, stream, peer, closing)).await;
+            serve_any(broker, told, stream, peer, closing).await
         }
-        None => {}
+        None => Next::NOTHING,
     }
 }
 
@@ -78,8 +81,9 @@ async fn serve_any<S>(
     mut stream: S,
     peer: Peer,
     closing: Closing,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let settings = broker.any_settings().clone();
     let address = peer.address;
@@ -104,15 +108,15 @@ async fn serve_any<S>(
     let begun = tokio::time::Instant::now();
     let met = tokio::select! {
         met = tokio::time::timeout(settings.timeout, telling) => met,
-        () = closing.clone().requested() => return,
+        () = closing.clone().requested() => return Next::NOTHING,
     };
     let spent = begun.elapsed();
     match met {
         Ok(Ok(Met::Stream(protocol, stream))) => {
-            Box::pin(broker.serve(protocol, stream, peer, spent, closing)).await;
+            return broker.serve(protocol, stream, peer, spent, closing);
         }
         Ok(Ok(Met::Frames(protocol, frames))) => {
-            Box::pin(broker.serve(protocol, frames, peer, spent, closing)).await;
+            return broker.serve(protocol, frames, peer, spent, closing);
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             // Somebody has set up a client wrongly, or knocks at every port.
@@ -127,6 +131,7 @@ async fn serve_any<S>(
         Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a client went"),
         Err(_) => tracing::debug!(peer = %address, "a client has not said what it speaks"),
     }
+    Next::NOTHING
 }
 
 /// A client that is understood.

@@ -22,7 +22,7 @@ use crate::any;
 use crate::broker::Broker;
 use crate::cluster::{self, Clients, Serve, Taken};
 use crate::config::{ListenAddrs, Listeners};
-use crate::connections::{Closing, Connections};
+use crate::connections::{Closing, Connections, Next};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::tls::Tls;
 
@@ -148,9 +148,12 @@ impl Accepting {
             let serve = move |stream, peer, closing| {
                 let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
                 async move {
-                    if let Some((stream, peer)) = handshake(&tls, name, stream, peer).await {
-                        let name = named(&stream).unwrap_or(name);
-                        take(broker, clients, name, stream, peer, closing).await;
+                    match handshake(&tls, name, stream, peer).await {
+                        Some((stream, peer)) => {
+                            let name = named(&stream).unwrap_or(name);
+                            take(broker, clients, name, stream, peer, closing).await
+                        }
+                        None => Next::NOTHING,
                     }
                 }
             };
@@ -159,7 +162,7 @@ impl Accepting {
     }
 }
 
-/// Serves a client where it is to be served, until it goes.
+/// Serves a client where it is to be served, until it goes: here by what comes next.
 pub(crate) async fn take<S>(
     broker: Broker,
     clients: Clients,
@@ -167,17 +170,19 @@ pub(crate) async fn take<S>(
     stream: S,
     peer: Peer,
     closing: Closing,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let taken = tokio::select! {
         biased;
         taken = clients.take(listener, stream, peer) => taken,
         // What is passed through is cut off: its client connects to another node.
-        () = closing.clone().requested() => return,
+        () = closing.clone().requested() => return Next::NOTHING,
     };
-    if let Taken::Here(stream, peer) = taken {
-        any::serve(broker, listener, stream, peer, closing).await;
+    match taken {
+        Taken::Here(stream, peer) => any::serve(broker, listener, stream, peer, closing).await,
+        Taken::Elsewhere => Next::NOTHING,
     }
 }
 
@@ -200,7 +205,7 @@ pub(crate) fn serve_for_peers(
                     let closing = closing.requested();
                     isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
                 } else {
-                    any::serve(broker, &listener, stream, peer, closing).await;
+                    any::serve(broker, &listener, stream, peer, closing).await.run().await;
                 }
                 drop(served);
             });
@@ -255,7 +260,7 @@ fn accept_into<S, F>(
     serve: S,
 ) where
     S: Fn(TcpStream, SocketAddr, Closing) -> F + Send + Sync + 'static,
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output: Into<Next>> + Send + 'static,
 {
     let (connections, proxies) = (connections.clone(), proxies.clone());
     let serve = Arc::new(serve);
@@ -263,9 +268,9 @@ fn accept_into<S, F>(
         let (proxies, serve) = (proxies.clone(), Arc::clone(&serve));
         let is_taken = connections.spawn(|closing| async move {
             let mut stream = stream;
-            if let Some(client) = proxies.client(name, &mut stream, address).await {
-                // On its own: what serves a client lasts, and the header is soon over.
-                Box::pin(serve(stream, client, closing)).await;
+            match proxies.client(name, &mut stream, address).await {
+                Some(client) => serve(stream, client, closing).await.into(),
+                None => Next::NOTHING,
             }
         });
         if !is_taken {
