@@ -5,6 +5,7 @@ import pytest
 from cluster import Cluster
 from helpers import eventually
 from rawstomp import Stomp
+from rawws import TEXT, relay
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(60)]
 
@@ -24,6 +25,19 @@ def test_a_standby_passes_clients_through(cluster, name):
         passed.send("SEND", b"two", destination=f"/topic/{name}")
         for client in direct, passed:
             assert {client.read("MESSAGE").body for _ in range(2)} == {b"one", b"two"}
+
+
+@pytest.mark.parametrize("listener", ["any", "http"])
+def test_a_standby_passes_websockets_through(cluster, name, listener):
+    with relay(cluster.standby().ports[listener], "v11.stomp", TEXT) as port, \
+            Stomp(port, version="1.1,1.2") as passed, \
+            Stomp(cluster.leader().ports["stomp"]) as direct:
+        # The leader knows which version the subprotocol is.
+        assert passed.connected.headers["version"] == "1.1"
+        passed.subscribe(f"/topic/{name}")
+        for body in [b"short", b"x" * 100_000, b"\xff" * 50_000, b"end"]:
+            direct.request("SEND", body, destination=f"/topic/{name}")
+            assert passed.read("MESSAGE").body == body
 
 
 def test_what_was_answered_is_there_when_another_node_leads(cluster, name):

@@ -123,6 +123,7 @@ mod tests {
             (b"\r\n\r\n\0\r\nQUIT\n", Unserved::Proxy),
             (b"\0\0\x01\x40\x01ActiveMQ", Unserved::OpenWire),
             (b"\0\0\x01\x40\x02", Unserved::Unknown),
+            (b"\0\0\x01\x40\x01ActiveMX", Unserved::Unknown),
             (b"\x20", Unserved::Unknown),
         ] {
             assert_eq!(tell(first), Err(expected), "{first:?}");

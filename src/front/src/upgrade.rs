@@ -278,6 +278,8 @@ mod tests {
             let expected = if missing == 3 { 400 } else { 426 };
             assert_eq!(status("GET", &headers), expected, "without {:?}", ASKED[missing]);
         }
+        let short = [&ASKED[..3], &[("sec-websocket-key", "dGhlIHNhbXBsZQ==")]].concat();
+        assert_eq!(status("GET", &short), 400);
         let refused = answer(&request("GET", &[]), &[]).expect_err("refused");
         for known in Subprotocol::ALL {
             assert!(refused.body().contains(known.name()));
