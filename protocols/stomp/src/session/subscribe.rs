@@ -215,6 +215,7 @@ impl StompSession {
                 exclusive: alone,
                 look: false,
                 no_local: false,
+                filter: None,
                 arguments,
                 tag,
             })

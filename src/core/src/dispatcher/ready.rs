@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use isthmus_model::Sequence;
 
+use super::cursors::Cursor;
+use super::ranges::Ranges;
+
 /// Consecutive sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
@@ -11,27 +14,61 @@ pub(super) struct Range {
     pub(super) len: u64,
     /// Their priority.
     pub(super) priority: u8,
+    pub(super) lies: Lies,
+}
+
+/// Where ready messages lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lies {
+    /// Where they came in.
+    Fresh,
+    /// A consumer that chooses has looked at them and left them.
+    Passed,
     /// They were delivered before in this term and came back.
-    pub(super) returned: bool,
+    Returned,
+}
+
+impl Range {
+    /// Whether they were delivered before in this term and came back.
+    pub(super) fn returned(&self) -> bool {
+        self.lies == Lies::Returned
+    }
+
+    /// A part of it, which must lie within it.
+    pub(super) fn part(self, offset: u64, len: u64) -> Range {
+        debug_assert!(len > 0 && offset + len <= self.len, "a part beyond a range");
+        Range { first: self.first + offset, len, ..self }
+    }
 }
 
 /// Ready sequences: those of the highest priority first; of each priority those that came in, in
 /// the order of their becoming visible, and those that came back, each at its old place. Kept in
 /// ranges, so that ten million ready messages that came in one after the other cost as much as
 /// one. Queues that look at no priorities have everything at 0 and pay nothing for the others.
+///
+/// Consumers that **choose** look at one message after the other, each once, and take or leave it.
+/// What the first of them leaves moves from `fresh` to `passed`, where others find it by its
+/// sequence; so nobody has looked at what is fresh. Of what came to lie behind a consumer's
+/// frontier, its cursor is told. Sequences of one publisher are in the order of its messages, so
+/// the order of what is passed is one that it may have come in.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     lowest: Level,
     /// Priorities above 0; none of them is empty.
     higher: BTreeMap<u8, Level>,
     len: u64,
+    /// How far those have looked that choose, by their places in the table of consumers.
+    cursors: BTreeMap<usize, Cursor>,
+    /// Whether there is something to look at that was not there when it was last asked.
+    has_news: bool,
 }
 
 /// The ready messages of one priority.
 #[derive(Debug, Default)]
 struct Level {
     fresh: VecDeque<(Sequence, u64)>,
-    returned: BTreeMap<Sequence, u64>,
+    passed: Ranges,
+    returned: Ranges,
 }
 
 impl Ready {
@@ -51,6 +88,7 @@ impl Ready {
     /// Messages became visible for the first time.
     pub(super) fn push(&mut self, priority: u8, first: Sequence, len: u64) {
         self.len += len;
+        self.has_news = true;
         let fresh = &mut self.level(priority).fresh;
         match fresh.back_mut() {
             Some((f, l)) if *f + *l == first => *l += len,
@@ -61,13 +99,10 @@ impl Ready {
     /// Delivered messages came back.
     pub(super) fn put_back(&mut self, priority: u8, first: Sequence, len: u64) {
         self.len += len;
-        let returned = &mut self.level(priority).returned;
-        let before = returned.range_mut(..first).next_back();
-        match before {
-            Some((f, l)) if *f + *l == first => *l += len,
-            _ => {
-                returned.insert(first, len);
-            }
+        self.has_news = true;
+        self.level(priority).returned.add(first, len);
+        for cursor in self.cursors.values_mut() {
+            cursor.level(priority).add(first, len);
         }
     }
 
@@ -87,42 +122,143 @@ impl Ready {
     /// Takes the first `len` messages of `priority`, not more than are consecutive.
     pub(super) fn take(&mut self, priority: u8, len: u64) {
         self.level(priority).take(len);
+        self.took(priority, len);
+    }
+
+    fn took(&mut self, priority: u8, len: u64) {
         self.len -= len;
         if priority > 0 && self.higher.get(&priority).is_some_and(Level::is_empty) {
             self.higher.remove(&priority);
+        }
+    }
+
+    // Consumers that choose.
+
+    /// A consumer chooses from now on: from what is below `end`.
+    pub(super) fn begin_choosing(&mut self, consumer: usize, end: Sequence) {
+        self.cursors.insert(consumer, Cursor::new(end));
+    }
+
+    /// A consumer is gone, whether it chose or not.
+    pub(super) fn end_choosing(&mut self, consumer: usize) {
+        self.cursors.remove(&consumer);
+    }
+
+    /// Whether anybody chooses.
+    pub(super) fn is_chosen_from(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
+    /// Whether this consumer chooses.
+    pub(super) fn is_choosing(&self, consumer: usize) -> bool {
+        self.cursors.contains_key(&consumer)
+    }
+
+    /// Who chooses.
+    pub(super) fn choosing(&self) -> Vec<usize> {
+        self.cursors.keys().copied().collect()
+    }
+
+    /// Whether something became ready since this was last asked.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// The next messages that a consumer which chooses has not looked at, as far as they are
+    /// consecutive.
+    pub(super) fn peek_unseen(&mut self, consumer: usize) -> Option<Range> {
+        let cursor = self.cursors.get_mut(&consumer)?;
+        let levels = self.higher.iter().rev().map(|(priority, level)| (*priority, level));
+        for (priority, level) in levels.chain(std::iter::once((0, &self.lowest))) {
+            let older = cursor.level(priority).next(|at| level.older_from(at));
+            let fresh = level.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh));
+            let next = [older, fresh].into_iter().flatten().min_by_key(|(first, ..)| *first);
+            let Some((first, len, lies)) = next.filter(|(first, ..)| *first < cursor.end) else {
+                continue;
+            };
+            let len = len.min(cursor.end - first);
+            return Some(Range { first, len, priority, lies });
+        }
+        None
+    }
+
+    /// A consumer has looked at what [`Ready::peek_unseen`] has shown it, or at the beginning of
+    /// it, and leaves it.
+    pub(super) fn leave(&mut self, consumer: usize, range: Range) {
+        let Range { first, len, priority, lies } = range;
+        if lies == Lies::Fresh {
+            let level = self.level(priority);
+            level.take_fresh(first, len);
+            level.passed.add(first, len);
+            for (other, cursor) in &mut self.cursors {
+                if *other != consumer {
+                    cursor.level(priority).add(first, len);
+                }
+            }
+        }
+        if let Some(cursor) = self.cursors.get_mut(&consumer) {
+            cursor.level(priority).seen(first, len);
+        }
+    }
+
+    /// As [`Ready::leave`], but it takes it.
+    pub(super) fn choose(&mut self, consumer: usize, range: Range) {
+        let Range { first, len, priority, lies } = range;
+        let level = self.level(priority);
+        match lies {
+            Lies::Fresh => level.take_fresh(first, len),
+            Lies::Passed => level.passed.take(first, len),
+            Lies::Returned => level.returned.take(first, len),
+        }
+        self.took(priority, len);
+        if let Some(cursor) = self.cursors.get_mut(&consumer) {
+            cursor.level(priority).seen(first, len);
         }
     }
 }
 
 impl Level {
     fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.returned.is_empty()
+        self.fresh.is_empty() && self.passed.is_empty() && self.returned.is_empty()
     }
 
     fn peek(&self, priority: u8) -> Option<Range> {
-        let fresh = self.fresh.front().map(|(f, l)| (*f, *l));
-        let returned = self.returned.first_key_value().map(|(f, l)| (*f, *l));
-        let ((first, len), returned) = match (fresh, returned) {
-            (Some(f), Some(r)) if r.0 < f.0 => (r, true),
-            (Some(f), _) => (f, false),
-            (None, Some(r)) => (r, true),
-            (None, None) => return None,
+        let fresh = self.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh));
+        // Mostly there is nothing else.
+        let first = if self.passed.is_empty() && self.returned.is_empty() {
+            fresh
+        } else {
+            [self.older_from(0), fresh].into_iter().flatten().min_by_key(|(first, ..)| *first)
         };
-        Some(Range { first, len, priority, returned })
+        first.map(|(first, len, lies)| Range { first, len, priority, lies })
+    }
+
+    /// The first messages from `at` on that were passed or came back, as far as they are
+    /// consecutive.
+    fn older_from(&self, at: Sequence) -> Option<(Sequence, u64, Lies)> {
+        let passed = self.passed.next_from(at).map(|(first, len)| (first, len, Lies::Passed));
+        let returned = self.returned.next_from(at).map(|(first, len)| (first, len, Lies::Returned));
+        [passed, returned].into_iter().flatten().min_by_key(|(first, ..)| *first)
     }
 
     fn take(&mut self, len: u64) {
         let range = self.peek(0).filter(|range| len <= range.len);
         let Some(range) = range else { panic!("took {len} ready messages of fewer") };
-        if range.returned {
-            self.returned.remove(&range.first);
-            if len < range.len {
-                self.returned.insert(range.first + len, range.len - len);
-            }
-        } else if len == range.len {
+        match range.lies {
+            Lies::Fresh => self.take_fresh(range.first, len),
+            Lies::Passed => self.passed.take(range.first, len),
+            Lies::Returned => self.returned.take(range.first, len),
+        }
+    }
+
+    /// Takes what came in first of what nobody has looked at.
+    fn take_fresh(&mut self, first: Sequence, len: u64) {
+        let front = self.fresh.front_mut().filter(|(f, l)| *f == first && *l >= len);
+        let Some(front) = front else { panic!("took {len} fresh messages that are not first") };
+        if front.1 == len {
             self.fresh.pop_front();
-        } else if let Some(front) = self.fresh.front_mut() {
-            *front = (range.first + len, range.len - len);
+        } else {
+            *front = (first + len, front.1 - len);
         }
     }
 }

@@ -889,6 +889,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         exclusive: false,
         look: false,
         no_local: false,
+        filter: None,
         arguments: Table::default(),
         tag: "".into(),
     }
