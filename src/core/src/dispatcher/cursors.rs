@@ -6,8 +6,8 @@ use isthmus_model::Sequence;
 
 use super::ranges::Ranges;
 
-/// Ranges that a cursor remembers to look at again. One that has more looks at everything from the
-/// first of them on: memory is bounded, and what it costs is a look too many.
+/// Ranges that came back and are remembered for a cursor. One that has more looks at everything
+/// from the first of them on: memory is bounded, and what it costs is a look too many.
 const AGAIN_MAX: usize = 4096;
 
 /// What a consumer has not looked at. It says nothing of what is ready: what has gone since stays
@@ -15,17 +15,18 @@ const AGAIN_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Cursor {
     levels: BTreeMap<u8, Unseen>,
-    /// It looks at nothing from here on.
+    /// It looks at nothing from this sequence on.
     pub(super) end: Sequence,
 }
 
 /// The part of one priority.
 #[derive(Debug, Default)]
 pub(super) struct Unseen {
-    /// Sequences below `from`: they came in late, or came back.
+    /// It has looked at all that is passed before this place.
+    pub(super) passed_upto: u64,
+    /// Of what came back it has looked at all below this sequence, but for what is in `again`.
+    returned_upto: Sequence,
     again: Ranges,
-    /// Everything from here on.
-    from: Sequence,
 }
 
 impl Cursor {
@@ -39,9 +40,9 @@ impl Cursor {
 }
 
 impl Unseen {
-    /// There is something to look at that may have been looked at before.
-    pub(super) fn add(&mut self, first: Sequence, len: u64) {
-        let end = (first + len).min(self.from);
+    /// Messages came back.
+    pub(super) fn returned(&mut self, first: Sequence, len: u64) {
+        let end = (first + len).min(self.returned_upto);
         if first >= end {
             return;
         }
@@ -49,37 +50,33 @@ impl Unseen {
         if self.again.count() > AGAIN_MAX
             && let Some((first, _)) = self.again.first()
         {
-            self.from = first;
+            self.returned_upto = first;
             self.again.clear();
         }
     }
 
-    /// These were looked at, and of what is ready nothing before them is left to look at.
-    pub(super) fn seen(&mut self, first: Sequence, len: u64) {
+    /// What [`Unseen::next_returned`] has found is looked at, or the beginning of it.
+    pub(super) fn saw_returned(&mut self, first: Sequence, len: u64) {
         if !self.again.is_empty() {
             self.again.cut(first, len);
         }
-        self.from = self.from.max(first + len);
+        self.returned_upto = self.returned_upto.max(first + len);
     }
 
-    /// The first of what is not looked at that `ready` finds from a sequence on, as far as it is
-    /// consecutive.
-    pub(super) fn next<T>(
-        &mut self,
-        ready: impl Fn(Sequence) -> Option<(Sequence, u64, T)>,
-    ) -> Option<(Sequence, u64, T)> {
+    /// The first of `returned` that is not looked at, as far as it is consecutive.
+    pub(super) fn next_returned(&mut self, returned: &Ranges) -> Option<(Sequence, u64)> {
         while let Some((first, len)) = self.again.first() {
             let end = first + len;
-            match ready(first).filter(|(at, ..)| *at < end) {
-                Some((at, left, which)) => {
+            match returned.next_from(first).filter(|(at, _)| *at < end) {
+                Some((at, left)) => {
                     self.again.cut(first, at - first);
-                    return Some((at, left.min(end - at), which));
+                    return Some((at, left.min(end - at)));
                 }
                 None => {
                     self.again.cut(first, len);
                 }
             }
         }
-        ready(self.from)
+        returned.next_from(self.returned_upto)
     }
 }

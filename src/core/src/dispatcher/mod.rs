@@ -22,6 +22,7 @@ mod delayed;
 mod deliver;
 mod kept;
 mod pages;
+mod passed;
 mod policies;
 mod publish;
 mod queue;

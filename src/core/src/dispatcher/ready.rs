@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use isthmus_model::Sequence;
 
 use super::cursors::Cursor;
+use super::passed::Passed;
 use super::ranges::Ranges;
 
 /// Consecutive sequences.
@@ -22,8 +23,8 @@ pub(super) struct Range {
 pub(super) enum Lies {
     /// Where they came in.
     Fresh,
-    /// A consumer that chooses has looked at them and left them.
-    Passed,
+    /// A consumer that chooses has looked at them and left them, at this place.
+    Passed(u64),
     /// They were delivered before in this term and came back.
     Returned,
 }
@@ -37,7 +38,11 @@ impl Range {
     /// A part of it, which must lie within it.
     pub(super) fn part(self, offset: u64, len: u64) -> Range {
         debug_assert!(len > 0 && offset + len <= self.len, "a part beyond a range");
-        Range { first: self.first + offset, len, ..self }
+        let lies = match self.lies {
+            Lies::Passed(place) => Lies::Passed(place + offset),
+            other => other,
+        };
+        Range { first: self.first + offset, len, lies, ..self }
     }
 }
 
@@ -47,10 +52,9 @@ impl Range {
 /// one. Queues that look at no priorities have everything at 0 and pay nothing for the others.
 ///
 /// Consumers that **choose** look at one message after the other, each once, and take or leave it.
-/// What the first of them leaves moves from `fresh` to `passed`, where others find it by its
-/// sequence; so nobody has looked at what is fresh. Of what came to lie behind a consumer's
-/// frontier, its cursor is told. Sequences of one publisher are in the order of its messages, so
-/// the order of what is passed is one that it may have come in.
+/// What the first of them leaves moves from `fresh` to `passed`, which is before all that is fresh
+/// for everybody; so nobody has looked at what is fresh, and of what is passed each has looked at
+/// all up to some place. What comes back is told to each.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     lowest: Level,
@@ -67,7 +71,7 @@ pub(super) struct Ready {
 #[derive(Debug, Default)]
 struct Level {
     fresh: VecDeque<(Sequence, u64)>,
-    passed: Ranges,
+    passed: Passed,
     returned: Ranges,
 }
 
@@ -102,7 +106,7 @@ impl Ready {
         self.has_news = true;
         self.level(priority).returned.add(first, len);
         for cursor in self.cursors.values_mut() {
-            cursor.level(priority).add(first, len);
+            cursor.level(priority).returned(first, len);
         }
     }
 
@@ -170,50 +174,59 @@ impl Ready {
         let cursor = self.cursors.get_mut(&consumer)?;
         let levels = self.higher.iter().rev().map(|(priority, level)| (*priority, level));
         for (priority, level) in levels.chain(std::iter::once((0, &self.lowest))) {
-            let older = cursor.level(priority).next(|at| level.older_from(at));
-            let fresh = level.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh));
-            let next = [older, fresh].into_iter().flatten().min_by_key(|(first, ..)| *first);
-            let Some((first, len, lies)) = next.filter(|(first, ..)| *first < cursor.end) else {
+            let end = cursor.end;
+            let unseen = cursor.level(priority);
+            let returned = unseen.next_returned(&level.returned);
+            let next = earlier(level.in_order_from(unseen.passed_upto), returned);
+            let Some((first, len, lies)) = next.filter(|(first, ..)| *first < end) else {
                 continue;
             };
-            let len = len.min(cursor.end - first);
-            return Some(Range { first, len, priority, lies });
+            return Some(Range { first, len: len.min(end - first), priority, lies });
         }
         None
     }
 
     /// A consumer has looked at what [`Ready::peek_unseen`] has shown it, or at the beginning of
     /// it, and leaves it.
-    pub(super) fn leave(&mut self, consumer: usize, range: Range) {
-        let Range { first, len, priority, lies } = range;
-        if lies == Lies::Fresh {
-            let level = self.level(priority);
-            level.take_fresh(first, len);
-            level.passed.add(first, len);
-            for (other, cursor) in &mut self.cursors {
-                if *other != consumer {
-                    cursor.level(priority).add(first, len);
-                }
-            }
+    pub(super) fn leave(&mut self, consumer: usize, mut range: Range) {
+        if range.lies == Lies::Fresh {
+            let level = self.level(range.priority);
+            range.lies = Lies::Passed(level.passed.end());
+            level.take_fresh(range.first, range.len);
+            level.passed.push(range.first, range.len);
         }
-        if let Some(cursor) = self.cursors.get_mut(&consumer) {
-            cursor.level(priority).seen(first, len);
-        }
+        self.saw(consumer, range);
     }
 
     /// As [`Ready::leave`], but it takes it.
     pub(super) fn choose(&mut self, consumer: usize, range: Range) {
         let Range { first, len, priority, lies } = range;
-        let level = self.level(priority);
-        match lies {
-            Lies::Fresh => level.take_fresh(first, len),
-            Lies::Passed => level.passed.take(first, len),
-            Lies::Returned => level.returned.take(first, len),
-        }
+        self.level(priority).take_part(first, len, lies);
         self.took(priority, len);
-        if let Some(cursor) = self.cursors.get_mut(&consumer) {
-            cursor.level(priority).seen(first, len);
+        self.saw(consumer, range);
+    }
+
+    fn saw(&mut self, consumer: usize, range: Range) {
+        let Some(cursor) = self.cursors.get_mut(&consumer) else { return };
+        let unseen = cursor.level(range.priority);
+        match range.lies {
+            // It is nowhere any more, and all before it was looked at.
+            Lies::Fresh => {}
+            Lies::Passed(place) => unseen.passed_upto = place + range.len,
+            Lies::Returned => unseen.saw_returned(range.first, range.len),
         }
+    }
+}
+
+/// Messages that lie together: the first sequence, how many, and where.
+type Stretch = (Sequence, u64, Lies);
+
+/// Of what came in and what came back, what is next.
+fn earlier(came_in: Option<Stretch>, came_back: Option<(Sequence, u64)>) -> Option<Stretch> {
+    match (came_in, came_back) {
+        (Some(came_in), Some((first, _))) if came_in.0 < first => Some(came_in),
+        (_, Some((first, len))) => Some((first, len, Lies::Returned)),
+        (came_in, None) => came_in,
     }
 }
 
@@ -223,31 +236,30 @@ impl Level {
     }
 
     fn peek(&self, priority: u8) -> Option<Range> {
-        let fresh = self.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh));
-        // Mostly there is nothing else.
-        let first = if self.passed.is_empty() && self.returned.is_empty() {
-            fresh
-        } else {
-            [self.older_from(0), fresh].into_iter().flatten().min_by_key(|(first, ..)| *first)
-        };
-        first.map(|(first, len, lies)| Range { first, len, priority, lies })
+        let next = earlier(self.in_order_from(0), self.returned.first());
+        next.map(|(first, len, lies)| Range { first, len, priority, lies })
     }
 
-    /// The first messages from `at` on that were passed or came back, as far as they are
-    /// consecutive.
-    fn older_from(&self, at: Sequence) -> Option<(Sequence, u64, Lies)> {
-        let passed = self.passed.next_from(at).map(|(first, len)| (first, len, Lies::Passed));
-        let returned = self.returned.next_from(at).map(|(first, len)| (first, len, Lies::Returned));
-        [passed, returned].into_iter().flatten().min_by_key(|(first, ..)| *first)
+    /// The next of those that came in, of the passed ones from `place` on.
+    fn in_order_from(&self, place: u64) -> Option<Stretch> {
+        let passed = (!self.passed.is_empty()).then(|| self.passed.next_from(place)).flatten();
+        match passed {
+            Some((place, first, len)) => Some((first, len, Lies::Passed(place))),
+            None => self.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh)),
+        }
     }
 
     fn take(&mut self, len: u64) {
         let range = self.peek(0).filter(|range| len <= range.len);
         let Some(range) = range else { panic!("took {len} ready messages of fewer") };
-        match range.lies {
-            Lies::Fresh => self.take_fresh(range.first, len),
-            Lies::Passed => self.passed.take(range.first, len),
-            Lies::Returned => self.returned.take(range.first, len),
+        self.take_part(range.first, len, range.lies);
+    }
+
+    fn take_part(&mut self, first: Sequence, len: u64, lies: Lies) {
+        match lies {
+            Lies::Fresh => self.take_fresh(first, len),
+            Lies::Passed(place) => self.passed.take(place, len),
+            Lies::Returned => self.returned.take(first, len),
         }
     }
 
