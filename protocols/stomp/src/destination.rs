@@ -10,6 +10,7 @@
 //! | `/exchange/NAME`, `/exchange/NAME/KEY` | a key of any exchange |
 //! | `/amq/queue/NAME` | a queue that is there already, whatever it was declared as |
 //! | `/temp-queue/NAME` | a queue of this connection alone |
+//! | `/temp-topic/NAME` | a topic of this connection alone |
 //! | `/reply-queue/NAME` | a queue that is there, or was: where answers go |
 //!
 //! What follows the prefix may be percent-encoded, which an exchange's name with a slash needs.
@@ -44,14 +45,15 @@ pub enum Destination<'a> {
     Existing(Cow<'a, str>),
     /// A queue of this connection, under the client's own name for it.
     Temporary(Cow<'a, str>),
+    /// A topic of this connection, under the client's own name for it.
+    TemporaryTopic(Cow<'a, str>),
     /// Where an answer goes.
     Reply(Cow<'a, str>),
 }
 
 /// Prefixes of destinations that brokers of other families have and this one has not, and what to
 /// use in their place.
-const UNKNOWN: [(&str, &str); 3] = [
-    ("/temp-topic/", "subscribe to a topic with a name of your own under /topic/"),
+const UNKNOWN: [(&str, &str); 2] = [
     ("/remote-temp-queue/", "answer to the 'reply-to' of the message as it stands there"),
     ("/remote-temp-topic/", "answer to the 'reply-to' of the message as it stands there"),
 ];
@@ -79,6 +81,8 @@ impl<'a> Destination<'a> {
             Destination::Existing(decoded(name))
         } else if let Some(name) = of("/temp-queue/") {
             Destination::Temporary(decoded(name))
+        } else if let Some(name) = of("/temp-topic/") {
+            Destination::TemporaryTopic(decoded(name))
         } else if let Some(name) = of("/reply-queue/") {
             Destination::Reply(decoded(name))
         } else if !text.starts_with('/') {
@@ -94,7 +98,10 @@ impl<'a> Destination<'a> {
             Destination::Topic(key) if key.is_empty() => {
                 return Err(invalid(text, "names no topic: it is written /topic/NAME"));
             }
-            Destination::Topic(_) => return Ok(self),
+            Destination::TemporaryTopic(name) if name.is_empty() => {
+                return Err(invalid(text, "names no topic: it is written /temp-topic/NAME"));
+            }
+            Destination::Topic(_) | Destination::TemporaryTopic(_) => return Ok(self),
             Destination::Exchange { name, .. } if name.is_empty() => {
                 let why = "names no exchange: it is written /exchange/NAME/KEY, and the default \
                            exchange is reached by /queue/NAME";
@@ -116,6 +123,12 @@ impl<'a> Destination<'a> {
         Ok(self)
     }
 
+    /// Whether a subscription to it gets copies, in a queue of its own.
+    pub fn is_topic(&self) -> bool {
+        use Destination::{Exchange, TemporaryTopic, Topic};
+        matches!(self, Topic(_) | TemporaryTopic(_) | Exchange { .. })
+    }
+
     /// The exchange that messages for it are published to, and the routing key; nothing for one
     /// of a client's own names, which only its session knows.
     pub fn route(&self) -> Option<(&str, &Cow<'a, str>)> {
@@ -125,13 +138,14 @@ impl<'a> Destination<'a> {
             }
             Destination::Topic(key) => (TOPIC_EXCHANGE, key),
             Destination::Exchange { name, key } => (name, key),
-            Destination::Temporary(_) => return None,
+            Destination::Temporary(_) | Destination::TemporaryTopic(_) => return None,
         })
     }
 }
 
 fn unknown(text: &str, instead: Option<&str>) -> Fault {
-    let known = "/queue/, /topic/, /exchange/, /amq/queue/, /temp-queue/ and /reply-queue/";
+    let known = "/queue/, /topic/, /exchange/, /amq/queue/, /temp-queue/, /temp-topic/ and \
+                 /reply-queue/";
     let mend = instead.map_or(format!("destinations begin with {known}"), str::to_owned);
     Fault::new("Unknown destination", format!("header 'destination': '{}': {mend}", shown(text)))
 }
@@ -263,6 +277,7 @@ mod tests {
         assert_eq!(parsed("/exchange/x%2Fy/k/l"), exchange("x/y", "k/l"));
         assert_eq!(parsed("/amq/queue/q"), Destination::Existing("q".into()));
         assert_eq!(parsed("/temp-queue/t"), Destination::Temporary("t".into()));
+        assert_eq!(parsed("/temp-topic/t"), Destination::TemporaryTopic("t".into()));
         assert_eq!(parsed("/reply-queue/r"), Destination::Reply("r".into()));
         assert_eq!(parsed("/queue/100%"), Destination::Queue("100%".into()));
         assert_eq!(parsed("/queue/%FF"), Destination::Queue("%FF".into()));
@@ -277,7 +292,8 @@ mod tests {
             ("/exchange/", "is written /exchange/NAME/KEY"),
             ("/exchange//k", "is written /exchange/NAME/KEY"),
             ("/queues/x", "destinations begin with /queue/"),
-            ("/temp-topic/x", "with a name of your own under /topic/"),
+            ("/temp-topic/", "is written /temp-topic/NAME"),
+            ("/remote-temp-topic/x", "as it stands there"),
         ] {
             let fault = Destination::parse(text).expect_err(text);
             assert!(fault.detail.contains(said), "{text}: {fault}");

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{NOW, Rig, delivery, stomp_batch};
 use isthmus_contract::{CloseReason, CommandError, DetachReason, Event, Session, Shortage};
-use isthmus_model::{ConsumerId, NO_TTL, PublishRefusal, RecordFlags, Time};
+use isthmus_model::{Candidate, ConsumerId, Encoding, NO_TTL, PublishRefusal, RecordFlags, Time};
+use isthmus_stomp::StompEncoding;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
@@ -54,12 +55,32 @@ fn a_host_may_be_no_virtual_host() {
 }
 
 #[test]
+fn a_host_that_is_no_virtual_host_leads_to_the_one_of_clients_that_name_none() {
+    let connect = "CONNECT\naccept-version:1.2\nhost:nowhere\nlogin:u\npasscode:p\n\n\0";
+    let mut rig = Rig::new();
+    let said = rig.send(connect);
+    assert!(said.starts_with("CONNECTED\n"), "{said}");
+    assert_eq!(rig.asked, ["login u p", "enter nowhere", "enter /"]);
+    // There is not even that one.
+    let mut rig = Rig::with(|config| config.vhost = "x".into());
+    let said = rig.send(connect);
+    assert!(said.starts_with("ERROR\nmessage:Not found\n"), "{said}");
+    assert!(said.contains("virtual host 'x'"), "{said}");
+    assert_eq!(rig.asked, ["login u p", "enter nowhere", "enter x"]);
+    assert!(rig.session.is_closed());
+}
+
+#[test]
 fn who_is_not_let_in_is_told_why() {
     for (frame, message, detail) in [
         ("CONNECT\naccept-version:1.2\nhost:/\n\n\0", "Access refused", "'login' and 'passcode'"),
         ("CONNECT\nlogin:u\n\n\0", "Access refused", "header 'passcode' is missing"),
         ("CONNECT\nlogin:u\npasscode:wrong\n\n\0", "Access refused", "login of user 'u' failed"),
-        ("CONNECT\nlogin:u\npasscode:p\nhost:x\n\n\0", "Not found", "virtual host 'x'"),
+        (
+            "CONNECT\nlogin:u\npasscode:p\nhost:forbidden\n\n\0",
+            "Access refused",
+            "virtual host 'forbidden'",
+        ),
         ("CONNECT\naccept-version:3.0\n\n\0", "Unsupported version", "none of '3.0'"),
         ("CONNECT\nheart-beat:1\nlogin:u\n\n\0", "Invalid header", "'heart-beat'"),
         ("SEND\ndestination:/queue/a\n\n\0", "Not connected", "before CONNECT"),
@@ -228,10 +249,19 @@ fn what_cannot_be_done_is_refused_and_says_what_can() {
         ("SUBSCRIBE\ndestination:/queue/a\n\n\0", "header 'id': it is missing"),
         ("SUBSCRIBE\nid:1\n\n\0", "header 'destination': it is missing"),
         ("SUBSCRIBE\nid:1\ndestination:/queue/a\nack:never\n\n\0", "'never' is no ack mode"),
-        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nbrowser:true\n\n\0", "cannot be browsed"),
-        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nselector:x = 1\n\n\0", "SUBSCRIBE to a topic"),
+        ("SUBSCRIBE\nid:1\ndestination:/topic/a\nbrowser:true\n\n\0", "only queues are browsed"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a,/queue/b\nbrowser:true\n\n\0", "one at a time"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nbrowser-end:false\n\n\0", "is told the end"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nselector:x >\n\n\0", "at character 4"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.noLocal:true\n\n\0", "topics only"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.retroactive:true\n\n\0", "topics only"),
+        (
+            "SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.maximumPendingMessageLimit:9\n\n\0",
+            "header 'activemq.maximumPendingMessageLimit': it is not known",
+        ),
+        ("SUBSCRIBE\nid:1\ndestination:/temp-topic/a\ndurable:true\n\n\0", "cannot be durable"),
         ("SUBSCRIBE\nid:1\ndestination:/topic/a\nselector:x =\n\n\0", "at character 4"),
-        ("SUBSCRIBE\nid:1\ndestination:/queue/a,/queue/b\n\n\0", "SUBSCRIBE to each"),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/a,/amq/queue/a\n\n\0", "names '/amq/queue/a' twice"),
         ("SUBSCRIBE\nid:1\ndestination:/queue/a\nexclusive:maybe\n\n\0", "neither true nor false"),
         ("SUBSCRIBE\nid:1\ndestination:/queue/a\nx-queue-type:stream\n\n\0", "not implemented"),
         ("SUBSCRIBE\nid:1\ndestination:/topic/a\nactivemq.subscriptionName:s\n\n\0", "'client-id'"),
@@ -292,6 +322,14 @@ fn subscriptions_to_every_kind_of_destination() {
             "declare stomp-subscription-:s:/topic/a Durable; \
              bind amq.topic a stomp-subscription-:s:/topic/a; \
              attach stomp-subscription-:s:/topic/a settled",
+        ),
+        (
+            "destination:/topic/a\nactivemq.noLocal:true\nactivemq.retroactive:true\n\
+             activemq.dispatchAsync:true",
+            "own stomp-subscription-S.1 auto-delete; \
+             bind amq.topic a stomp-subscription-S.1; \
+             attach stomp-subscription-S.1 settled alone no-local; \
+             recall amq.topic a stomp-subscription-S.1",
         ),
         (
             "destination:/topic/a\nx-queue-name:mine",
@@ -580,6 +618,118 @@ fn a_selector_lets_through_what_it_wants_and_drops_the_rest() {
         assert_eq!(rig.asked.is_empty(), wanted, "{headers}");
         rig.asked.clear();
     }
+}
+
+#[test]
+fn a_selector_of_a_queue_leaves_the_rest_to_others() {
+    let mut rig = Rig::accepted("1.2");
+    rig.send(
+        "SUBSCRIBE\nid:s\ndestination:/queue/a\nack:client\n\
+         selector:n > 5 AND NOT JMSRedelivered\n\n\0",
+    );
+    assert_eq!(rig.asked, ["declare a Durable", "attach a all filtered"]);
+    let filter = rig.filter.take().expect("a filter");
+    for (headers, redelivered, wanted) in
+        [("n:6\n", false, true), ("n:6\n", true, false), ("n:5\n", false, false)]
+    {
+        let batch = stomp_batch("1.2", "", "a", headers, "");
+        let record = &batch.records[0];
+        let candidate =
+            Candidate { batch: &batch, record, redelivered, delivery_count: 0, annotations: None };
+        assert_eq!(filter.0.wants(&candidate), wanted, "{headers} {redelivered}");
+    }
+    // What comes is wanted, and the session drops nothing.
+    rig.asked.clear();
+    let said = rig.event(delivery(1, &stomp_batch("1.2", "", "a", "n:1\n", "m"), 1, false));
+    assert!(said.starts_with("MESSAGE\n"), "{said}");
+    assert_eq!(rig.asked, [""; 0]);
+}
+
+#[test]
+fn who_browses_is_told_the_end_and_settles_nothing() {
+    let mut rig = Rig::accepted("1.2");
+    rig.send("SUBSCRIBE\nid:b\ndestination:/queue/a\nack:client\nbrowser:true\n\n\0");
+    assert_eq!(rig.asked, ["declare a Durable", "attach a browse"]);
+    rig.asked.clear();
+    let said = rig.event(delivery(1, &stomp_batch("1.2", "", "a", "", "m"), 1, false));
+    assert!(said.starts_with("MESSAGE\nsubscription:b\n") && !said.contains("\nack:"), "{said}");
+    let consumer = ConsumerId(1);
+    let end = Event::CreditState { consumer, credit: 0, drained: true, ready: 1 };
+    let said = rig.event(end);
+    let expected = "MESSAGE\nsubscription:b\ndestination:/queue/a\nmessage-id:7-1-2\n\
+                    browser:end\ncontent-length:0\n\n\0";
+    assert_eq!(said, expected);
+    assert_eq!(rig.asked, ["detach 1"]);
+    rig.asked.clear();
+    assert_eq!(rig.send("ACK\nid:7-1-1\nreceipt:r\n\n\0"), "RECEIPT\nreceipt-id:r\n\n\0");
+    assert_eq!(rig.send("UNSUBSCRIBE\nid:b\nreceipt:u\n\n\0"), "RECEIPT\nreceipt-id:u\n\n\0");
+    assert_eq!(rig.asked, ["detach 1"]);
+    let said = rig.send("SUBSCRIBE\nid:b\ndestination:/queue/a\nreceipt:s\n\n\0");
+    assert_eq!(said, "RECEIPT\nreceipt-id:s\n\n\0", "its name is free");
+}
+
+#[test]
+fn a_subscription_to_several_destinations_is_one() {
+    let mut rig = Rig::accepted("1.2");
+    rig.send(
+        "SUBSCRIBE\nid:s\ndestination:/queue/a,/topic/t,/amq/queue/b\nack:client\nselector:n > 5\n\n\0",
+    );
+    let own = "stomp-subscription-00000000000000000000000000000000.1";
+    assert_eq!(
+        rig.asked,
+        [
+            "declare a Durable".to_owned(),
+            "attach a all filtered".to_owned(),
+            format!("own {own} auto-delete"),
+            format!("bind amq.topic t {own}"),
+            format!("attach {own} all alone"),
+            "attach b all filtered".to_owned(),
+        ]
+    );
+    rig.asked.clear();
+    let batch = stomp_batch("1.2", "", "a", "n:6\n", "m");
+    for (consumer, first) in [(1, 10), (3, 20), (2, 30), (1, 11)] {
+        let said = rig.event(delivery(consumer, &batch, first, false));
+        assert!(said.contains("subscription:s\n"), "{said}");
+    }
+    // Everything up to a message, from wherever it came.
+    rig.send("ACK\nid:7-1-3\n\n\0");
+    assert_eq!(rig.asked, ["settle 10+1 Accept", "settle 20+1 Accept", "settle 30+1 Accept"]);
+    rig.asked.clear();
+    rig.send("UNSUBSCRIBE\nid:s\n\n\0");
+    assert_eq!(rig.asked, ["detach 1", "detach 2", "detach 3"]);
+    rig.asked.clear();
+    rig.send("ACK\nid:7-1-4\n\n\0");
+    assert_eq!(rig.asked, ["settle 11+1 Accept"], "what it got can still be acknowledged");
+    let said = rig.send("ACK\nid:7-1-4\n\n\0");
+    assert!(said.contains("no message '7-1-4'"), "{said}");
+}
+
+#[test]
+fn a_temporary_topic_is_the_connections_own() {
+    let mut rig = Rig::with(|config| config.name_secret = 0xabc);
+    rig.connect("1.2");
+    let key = "stomp-temp-topic.00000000000000000000000000000abc.t";
+    let own = "stomp-subscription-00000000000000000000000000000abc.1";
+    rig.send("SUBSCRIBE\nid:s\ndestination:/temp-topic/t\n\n\0");
+    assert_eq!(
+        rig.asked,
+        [
+            format!("own {own} auto-delete"),
+            format!("bind amq.topic {key} {own}"),
+            format!("attach {own} settled alone"),
+        ]
+    );
+    rig.asked.clear();
+    rig.send("SEND\ndestination:/temp-topic/t\n\nm\0");
+    rig.send("SEND\ndestination:/topic/a\nreply-to:/temp-topic/t\n\n?\0");
+    assert_eq!(
+        rig.asked,
+        [format!("publish amq.topic {key} m"), "publish amq.topic a ?".to_owned()]
+    );
+    let (_, asking) = rig.published.last().expect("published");
+    let told = StompEncoding.properties(asking.head(&asking.records[0])).reply_to;
+    assert_eq!(told.as_deref(), Some(&*format!("/topic/{key}")));
 }
 
 #[test]

@@ -114,6 +114,8 @@ pub(crate) struct Connection<S> {
     vhost: Option<Arc<str>>,
     /// The session is, or was, known to the shard.
     entered: bool,
+    /// Under which token the shard will say that it has.
+    entry: Option<Token>,
     /// The conversation is over, or was said to be: no event comes any more, no command counts,
     /// and what the session held has gone back.
     left: bool,
@@ -173,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             throttle: None,
             vhost: None,
             entered: false,
+            entry: None,
             left: false,
             input: Bytes::new(),
             read_bytes: STRANGER_READ_BYTES,
@@ -229,6 +232,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             if let Event::Done { token, result } = &event {
+                if self.entry == Some(*token) {
+                    self.entry = None;
+                    if result.is_err() {
+                        self.not_entered();
+                    }
+                }
                 self.answered(*token);
                 self.owned.answered(*token, result.is_ok());
             }
@@ -275,6 +284,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn leave_with_last_words(&mut self, cx: &mut Context<'_>) {
         self.submit(cx);
         self.leave();
+    }
+
+    /// There is no such virtual host, or not for this user. The session may try another.
+    fn not_entered(&mut self) {
+        self.entered = false;
+        self.vhost = None;
+        self.access = None;
+        self.share = None;
+        self.registered.leave();
     }
 
     /// A publish is answered: its bytes no longer hold the connection back.
@@ -531,6 +549,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(error) => Some(error),
         };
         self.entered = true;
+        self.entry = Some(token);
         self.vhost = Some(Arc::clone(&vhost));
         let session = self.options.id;
         let mailbox = MailboxHandle(Arc::clone(&self.mailbox));

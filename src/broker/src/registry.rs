@@ -229,6 +229,17 @@ impl Registered {
         let (user, vhost) = (Arc::clone(&of_user.bucket), Arc::clone(&in_vhost.bucket));
         Ok(Some(Share::new(user, vhost, Arc::clone(&of_user.places))))
     }
+
+    /// The connection is in no virtual host after all, and counts in none.
+    pub(crate) fn leave(&self) {
+        let mut connections = self.registry.connections.lock();
+        let Connections { open, of_users, of_vhosts } = &mut *connections;
+        let Some(entry) = open.get_mut(&self.id) else { return };
+        if let (Some(user), Some(vhost)) = (&entry.user, entry.vhost.take()) {
+            of_users.leave(user);
+            of_vhosts.leave(&vhost);
+        }
+    }
 }
 
 impl Drop for Registered {
@@ -274,6 +285,8 @@ mod tests {
         bert.enter(&vhost, limits).expect("the third of the virtual host");
         drop(first);
         third.enter(&vhost, limits).expect("there is room again");
+        third.leave();
+        third.enter(&vhost, limits).expect("it has left its own place");
         let late = connect(&registry, 5, "carl");
         let error = late.enter(&vhost, limits).expect_err("too many in the virtual host");
         assert!(error.to_string().contains("connection limit (3)"), "{error}");

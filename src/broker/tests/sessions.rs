@@ -308,6 +308,7 @@ fn attach(queue: &str, consumer: u64) -> impl FnOnce(Token) -> Command {
             exclusive: false,
             look: false,
             no_local: false,
+            filter: None,
             arguments: Table::default(),
             tag: "".into(),
         })

@@ -22,7 +22,8 @@ pub enum Command {
         /// The proof.
         credentials: Credentials,
     },
-    /// Enter a virtual host, in which every later command acts.
+    /// Enter a virtual host, in which every later command acts. Where it is refused, another may be
+    /// tried once the answer is there.
     Enter {
         /// Names the answer.
         token: Token,

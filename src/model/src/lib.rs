@@ -9,6 +9,7 @@ mod access;
 mod client;
 mod delivery;
 mod encoding;
+mod filter;
 mod ids;
 mod message;
 mod outcome;
@@ -26,6 +27,7 @@ pub use client::{
 };
 pub use delivery::Delivery;
 pub use encoding::{Encoding, EncodingId, Encodings};
+pub use filter::{Candidate, Filter, SharedFilter};
 pub use ids::{
     ConsumerId, LeaseEpoch, QueueId, Sequence, SessionId, Token, TransactionId, WindowId,
 };

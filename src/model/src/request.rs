@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{BindingDef, ConsumerId, ExchangeDef, QueueDef, Table, Time, Token, WindowId};
+use crate::{
+    BindingDef, ConsumerId, ExchangeDef, QueueDef, SharedFilter, Table, Time, Token, WindowId,
+};
 
 /// Declarations and deletions.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +80,10 @@ pub enum AttachMode {
     Consume,
     /// Takes messages as settled on delivery (no-ack, QoS 0, pre-settled).
     ConsumeSettled,
+    /// Is shown what is ready at the time, in order and once each, and takes nothing: what it
+    /// sees stays as it is. Meant with [`Attach::look`] and draining credit, whose end says that
+    /// there is no more.
+    Browse,
 }
 
 /// Permission to deliver, in one of three forms; every protocol's flow control is one of them.
@@ -131,6 +137,8 @@ pub struct Attach {
     pub look: bool,
     /// Messages that this session publishes pass its queue by.
     pub no_local: bool,
+    /// What it wants; `None` for everything. The rest stays for others, in its order.
+    pub filter: Option<SharedFilter>,
     /// Options of the protocol that the broker understands (`x-priority` …).
     pub arguments: Table,
     /// The name under which operators see it.

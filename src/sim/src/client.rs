@@ -195,6 +195,7 @@ impl Client {
             exclusive: false,
             look: false,
             no_local: false,
+            filter: None,
             arguments: Table::default(),
             tag: "sim".into(),
         };

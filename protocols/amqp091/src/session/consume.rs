@@ -146,6 +146,7 @@ impl Amqp091Session {
             exclusive: consume.exclusive,
             look: false,
             no_local: false,
+            filter: None,
             arguments,
             tag,
         }));
@@ -266,6 +267,7 @@ impl Amqp091Session {
             exclusive: false,
             look: true,
             no_local: false,
+            filter: None,
             arguments: isthmus_model::Table::default(),
             tag,
         }));

@@ -128,6 +128,7 @@ impl MqttSession {
             exclusive: true,
             look: false,
             no_local: lane.is_no_local(),
+            filter: None,
             arguments: Table::default(),
         }
     }

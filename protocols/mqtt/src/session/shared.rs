@@ -162,6 +162,7 @@ impl MqttSession {
                 exclusive: false,
                 look: false,
                 no_local: false,
+                filter: None,
                 arguments: Table::default(),
             })
         });

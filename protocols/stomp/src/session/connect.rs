@@ -1,6 +1,7 @@
 //! How a connection begins, is kept alive, and ends (1.2, "Connecting", "Heart-beating",
 //! "DISCONNECT").
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_contract::{CloseReason, Command as Ask, CommandError, Credentials, Reply, Secret};
@@ -38,6 +39,8 @@ pub(super) struct Peer {
     pub(super) client_id: String,
     /// Who it says it is.
     user: String,
+    /// The virtual host that it enters if there is none of the name that it gave.
+    fallback: Option<Arc<str>>,
     /// Time without a byte after which it counts as gone; zero for any.
     patience: Duration,
     /// Time after which it is sent a byte; zero for none.
@@ -54,6 +57,7 @@ impl Peer {
             version: Version::V1_2,
             client_id: String::new(),
             user: String::new(),
+            fallback: None,
             patience: Duration::ZERO,
             beat: Duration::ZERO,
             next_beat: Time::NEVER,
@@ -142,7 +146,8 @@ impl StompSession {
         self.peer.client_id = trimmed.get("client-id").unwrap_or_default().into_owned();
         let host = trimmed.get("host").filter(|host| !host.is_empty());
         if let Some(host) = host.filter(|_| self.config.host_is_vhost) {
-            self.config.vhost = (&*host).into();
+            let fallback = std::mem::replace(&mut self.config.vhost, (&*host).into());
+            self.peer.fallback = Some(fallback).filter(|vhost| **vhost != *host);
         }
         let token = self.token();
         self.phase = Phase::Authenticating { token, deadline };
@@ -165,8 +170,17 @@ impl StompSession {
                     self.fail(&Fault::new("Access refused", detail));
                 }
             },
-            Phase::Entering { token: asked, .. } if asked == token => match result {
+            Phase::Entering { token: asked, deadline } if asked == token => match result {
                 Ok(_) => self.accept(),
+                // Most clients put the name of the machine there (the specification suggests it),
+                // and no virtual host is called that. One that is there is meant, also where the
+                // client may not enter it.
+                Err(CommandError::NotFound(_)) if self.peer.fallback.is_some() => {
+                    self.config.vhost = self.peer.fallback.take().unwrap_or_default();
+                    let (token, vhost) = (self.token(), self.config.vhost.clone());
+                    self.phase = Phase::Entering { token, deadline };
+                    self.commands.push_back(Ask::Enter { token, vhost });
+                }
                 Err(error) => {
                     let detail = format!(
                         "virtual host '{}' (header 'host'; '/' is meant where there is none): {error}",

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use isthmus_contract::Delivery;
+use isthmus_contract::{Command as Ask, Delivery};
 use isthmus_model::{
     Annotations, Batch, ConsumerId, DeathReason, EncodingId, Encodings, Outcome, Properties,
-    Record, SessionId, Settlement,
+    Record, SessionId, Settlement, Token,
 };
 
 use super::StompSession;
@@ -25,7 +25,7 @@ impl StompSession {
     }
 
     fn deliver_run(&mut self, delivery: &Delivery) {
-        let consumer = delivery.consumer;
+        let consumer = self.subscriptions.first_of(delivery.consumer);
         let Some(subscription) = self.subscriptions.get_mut(consumer) else { return };
         let is_settled = subscription.mode == AckMode::Auto;
         let first = if is_settled {
@@ -55,6 +55,23 @@ impl StompSession {
             }
         }
         unwanted.into_iter().for_each(|settlement| self.settle_quietly(settlement));
+    }
+}
+
+impl StompSession {
+    /// A subscription that browses has been shown all there was: ActiveMQ's clients wait for a
+    /// message that says so. Nothing more comes for it, and the client may UNSUBSCRIBE.
+    pub(super) fn tell_end(&mut self, consumer: ConsumerId) {
+        let (rules, session) = (self.rules(), self.config.id);
+        let Some(subscription) = self.subscriptions.get_mut(consumer) else { return };
+        let Some(destination) = &subscription.browses else { return };
+        let out = self.outbox.buf();
+        out.extend_from_slice(&subscription.prefix);
+        header::write(out, rules, "destination", destination);
+        out.extend_from_slice(b"message-id:");
+        write_id(out, session, consumer, subscription.unacked.skip(1));
+        out.extend_from_slice(b"\nbrowser:end\ncontent-length:0\n\n\0");
+        self.commands.push_back(Ask::Detach { token: Token::SILENT, consumer });
     }
 }
 

@@ -1,10 +1,28 @@
 //! What a selector sees of a message: JMS names its fields, everything else is a header.
 
-use isthmus_model::{Properties, Value as Header};
-use isthmus_selector::Value;
+use isthmus_model::{Candidate, Encodings, Filter, Properties, Value as Header};
+use isthmus_selector::{Selector, Value};
 
 /// The priority of messages that give none, as JMS has it.
 const PRIORITY: i64 = 4;
+
+/// What a subscription wants of a queue that it shares with others.
+#[derive(Debug)]
+pub(super) struct Selected {
+    pub(super) selector: Selector,
+    /// What messages of every protocol are read with.
+    pub(super) encodings: Encodings,
+}
+
+impl Filter for Selected {
+    fn wants(&self, candidate: &Candidate<'_>) -> bool {
+        let Candidate { batch, record, redelivered, .. } = *candidate;
+        let encoding = self.encodings.get(batch.encoding);
+        let properties = encoding.map(|encoding| encoding.properties(batch.head(record)));
+        let properties = properties.unwrap_or_default();
+        self.selector.matches(&|name| value(&properties, redelivered, name))
+    }
+}
 
 /// The value that a selector compares under `name`; `None` if the message has none.
 pub(super) fn value(properties: &Properties, redelivered: bool, name: &str) -> Option<Value> {

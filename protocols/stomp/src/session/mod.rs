@@ -358,8 +358,8 @@ impl Session for StompSession {
                 self.peer.last_received = self.now;
             }
             Event::Closed(reason) => self.closed(reason),
-            // No consumer of a session has explicit credit.
-            Event::CreditState { .. } => {}
+            // Only those that browse have credit that ends.
+            Event::CreditState { consumer, .. } => self.tell_end(consumer),
         }
         // What is left is looked at next, if there is anything.
         if self.peer.left == 0 {

@@ -16,6 +16,9 @@ const DECLARED_MAX: usize = 10_000;
 /// What the names of queues begin with that are made for subscriptions, as RabbitMQ's do.
 const SUBSCRIPTION_PREFIX: &str = "stomp-subscription-";
 
+/// What the keys of temporary topics begin with.
+const TEMPORARY_PREFIX: &str = "stomp-temp-topic.";
+
 /// Headers of a SUBSCRIBE or SEND that are arguments of its queue, as RabbitMQ has them, by the
 /// types of their values.
 const NUMBERS: [&str; 8] = [
@@ -164,6 +167,20 @@ impl StompSession {
         self.own_queue_def(SUBSCRIPTION_PREFIX, headers)
     }
 
+    /// The key in the exchange of topics of a topic of this session alone: nobody finds it by
+    /// guessing, and everybody may publish to it who is told.
+    pub(super) fn temporary_key(&self, name: &str) -> Result<String, Fault> {
+        let key = format!("{TEMPORARY_PREFIX}{:032x}.{name}", self.config.name_secret);
+        if key.len() > 255 {
+            let why = "has a name longer than this broker's topics may be: shorten it";
+            return Err(Fault::new(
+                "Invalid destination",
+                format!("header 'destination': '/temp-topic/{name}' {why}"),
+            ));
+        }
+        Ok(key)
+    }
+
     /// A queue for answers: nobody finds it by guessing, and everybody may answer.
     pub(super) fn reply_queue_def(&mut self) -> Result<QueueDef, Fault> {
         let prefix = format!("{REPLY_QUEUE_PREFIX}stomp.");
@@ -226,7 +243,12 @@ impl StompSession {
 
 /// ActiveMQ's name of a durable subscription.
 pub(super) fn subscription_name(headers: Headers<'_>) -> Option<String> {
-    let names =
-        ["activemq.subscriptionName", "durable-subscription-name", "durable-subscriber-name"];
+    // ActiveMQ's own documentation had the second for years.
+    let names = [
+        "activemq.subscriptionName",
+        "activemq.subcriptionName",
+        "durable-subscription-name",
+        "durable-subscriber-name",
+    ];
     names.into_iter().find_map(|name| headers.get(name)).map(|name| name.into_owned())
 }

@@ -12,7 +12,7 @@ use super::queues::number;
 use crate::codec::{Frame, Headers, frame, header};
 use crate::convert::properties::DELAY;
 use crate::convert::stored::{Draft, Drafts, place_of};
-use crate::destination::{Destination, listed};
+use crate::destination::{Destination, TOPIC_EXCHANGE, listed, written};
 use crate::fault::Fault;
 
 /// Bytes of input that become one chunk at the most: offsets into it have 32 bits.
@@ -191,12 +191,20 @@ impl StompSession {
             }
         }
         let lines = match wanted.reply_to.map(|at| headers.unescaped(at)) {
+            Some(address) if address.starts_with("/temp-topic/") => {
+                let Destination::TemporaryTopic(name) = Destination::parse(&address)? else {
+                    return Ok(Looked::NotNow);
+                };
+                let key = self.temporary_key(&name)?;
+                Some(with_reply_to(headers, &written(TOPIC_EXCHANGE, &key)))
+            }
             Some(address) if address.starts_with("/temp-queue/") => {
                 if !run.drafts.is_empty() && !self.knows_temporary(&address) {
                     // What came before is published before its queue is made.
                     return Ok(Looked::NotNow);
                 }
-                Some(self.with_temporary(headers, &address)?)
+                let queue = self.temporary(&address)?;
+                Some(with_reply_to(headers, &written("", &queue)))
             }
             _ => None,
         };
@@ -216,6 +224,10 @@ impl StompSession {
             if let Some((exchange, key)) = destination.route() {
                 let draft = Draft { exchange, routing_key: key, ..draft };
                 run.drafts.push(frame, at, self.peer.version, draft, place_of(headers, key));
+            } else if let Destination::TemporaryTopic(name) = &destination {
+                let key = self.temporary_key(name)?;
+                let draft = Draft { exchange: TOPIC_EXCHANGE, routing_key: &key, ..draft };
+                run.drafts.push(frame, at, self.peer.version, draft, None);
             } else {
                 let queue = self.temporary_of(&destination)?;
                 let draft = Draft { routing_key: &queue, ..draft };
@@ -261,29 +273,22 @@ impl StompSession {
         let left = expires.saturating_sub(now).max(0);
         Ok(u32::try_from(left).unwrap_or(NO_TTL))
     }
+}
 
-    /// The header lines with the address of a temporary queue in place of the client's own name
-    /// for it.
-    fn with_temporary(&mut self, headers: Headers<'_>, address: &str) -> Result<Vec<u8>, Fault> {
-        let queue = self.temporary(address)?;
-        let mut out = Vec::with_capacity(headers.block().len() + queue.len());
-        for raw in headers.raw() {
-            if raw.name == "reply-to" {
-                header::write(
-                    &mut out,
-                    headers.rules(),
-                    raw.name,
-                    &format!("/reply-queue/{queue}"),
-                );
-            } else {
-                out.extend_from_slice(raw.name.as_bytes());
-                out.push(b':');
-                out.extend_from_slice(raw.value.as_bytes());
-                out.push(b'\n');
-            }
+/// The header lines with another address in place of the client's own name for where answers go.
+fn with_reply_to(headers: Headers<'_>, address: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(headers.block().len() + address.len());
+    for raw in headers.raw() {
+        if raw.name == "reply-to" {
+            header::write(&mut out, headers.rules(), raw.name, address);
+        } else {
+            out.extend_from_slice(raw.name.as_bytes());
+            out.push(b':');
+            out.extend_from_slice(raw.value.as_bytes());
+            out.push(b'\n');
         }
-        Ok(out)
     }
+    out
 }
 
 /// Only exchanges hold messages back, so what asks for it must go to one.

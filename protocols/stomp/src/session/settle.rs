@@ -61,6 +61,11 @@ impl StompSession {
                 return Err(Fault::header("subscription", detail));
             }
         }
+        if known.browses.is_some() {
+            // Nothing was taken. ActiveMQ's clients that acknowledge what they are shown do no harm.
+            self.begin(frame);
+            return Ok(());
+        }
         let cumulative = match known.mode {
             AckMode::Auto => {
                 let detail = format!(

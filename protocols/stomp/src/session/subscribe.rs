@@ -7,18 +7,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use isthmus_contract::{Attach, AttachMode, Command as Ask, Credit, TopologyChange, Unacked};
+use isthmus_contract::{
+    Attach, AttachMode, Command as Ask, Credit, Recall, TopologyChange, Unacked,
+};
 use isthmus_model::{
-    BindingDef, ConsumerId, Destination as BoundTo, Lifetime, QueueDef, Settlement, Table, Value,
+    BindingDef, ConsumerId, Destination as BoundTo, Filter, Lifetime, QueueDef, Settlement,
+    SharedFilter, Table, Time, Token, Value,
 };
 use isthmus_selector::Selector;
 
 use super::StompSession;
+use super::filter::Selected;
 use super::pending::{FrameNumber, Purpose};
 use super::queues::{number, subscription_name, switch};
 use super::transaction::Ack;
 use crate::codec::{Frame, Headers, Rules, Version, header};
-use crate::destination::{Destination, binding_key, listed};
+use crate::destination::{Destination, TOPIC_EXCHANGE, binding_key, listed};
 use crate::fault::Fault;
 
 /// How a client acknowledges.
@@ -40,28 +44,56 @@ pub(super) struct Subscription {
     /// What all of its MESSAGE frames begin with.
     pub(super) prefix: Vec<u8>,
     pub(super) unacked: Unacked,
-    /// What it wants of the messages of its queue.
+    /// What it wants of the messages of queues that are its own.
     pub(super) selector: Option<Selector>,
+    /// Of one that browses, its destination: it is shown messages and takes none.
+    pub(super) browses: Option<String>,
+    /// Its consumers, one for each of its destinations. The first has its number.
+    consumers: Vec<ConsumerId>,
     /// No more comes for it.
     ended: bool,
+}
+
+/// What a SUBSCRIBE asks for.
+struct Wishes {
+    id: String,
+    mode: AckMode,
+    selector: Option<Selector>,
+    browses: Option<String>,
+    limit: Option<u32>,
+    arguments: Table,
 }
 
 /// The subscriptions of a client.
 #[derive(Default)]
 pub(super) struct Subscriptions {
     by_consumer: HashMap<ConsumerId, Subscription>,
+    /// The first consumer of the subscription that another belongs to.
+    first_of: HashMap<ConsumerId, ConsumerId>,
     /// Those that the client has not ended, by its names for them.
     by_id: HashMap<String, ConsumerId>,
     last_consumer: u64,
 }
 
 impl Subscriptions {
+    /// The consumer by whose number the messages of a subscription are known.
+    pub(super) fn first_of(&self, consumer: ConsumerId) -> ConsumerId {
+        self.first_of.get(&consumer).copied().unwrap_or(consumer)
+    }
+
     pub(super) fn get(&self, consumer: ConsumerId) -> Option<&Subscription> {
-        self.by_consumer.get(&consumer)
+        self.by_consumer.get(&self.first_of(consumer))
     }
 
     pub(super) fn get_mut(&mut self, consumer: ConsumerId) -> Option<&mut Subscription> {
-        self.by_consumer.get_mut(&consumer)
+        self.by_consumer.get_mut(&self.first_of(consumer))
+    }
+
+    fn remove(&mut self, consumer: ConsumerId) {
+        let gone = self.by_consumer.remove(&consumer);
+        for other in gone.into_iter().flat_map(|subscription| subscription.consumers) {
+            self.first_of.remove(&other);
+        }
     }
 
     /// What an acknowledgement settles; `None` if there is nothing.
@@ -73,18 +105,19 @@ impl Subscriptions {
             subscription.unacked.settle_one(ack.tag, ack.outcome).ok().map(|one| vec![one])
         };
         if subscription.ended && subscription.unacked.is_empty() {
-            self.by_consumer.remove(&ack.consumer);
+            self.remove(ack.consumer);
         }
         settled
     }
 
     /// No more comes for a consumer; what it got can still be acknowledged.
     pub(super) fn detached(&mut self, consumer: ConsumerId) {
-        if let Some(subscription) = self.by_consumer.get_mut(&consumer) {
-            subscription.ended = true;
-            if subscription.unacked.is_empty() {
-                self.by_consumer.remove(&consumer);
-            }
+        let first = self.first_of(consumer);
+        let Some(subscription) = self.by_consumer.get_mut(&first) else { return };
+        // They end in their order.
+        subscription.ended = subscription.consumers.last() == Some(&consumer);
+        if subscription.ended && subscription.unacked.is_empty() {
+            self.remove(first);
         }
     }
 }
@@ -96,6 +129,12 @@ struct Source {
     bind: Option<BindingDef>,
     /// Nobody else is to consume from the queue.
     alone: bool,
+    /// The queue is there for this subscription.
+    is_own: bool,
+    /// What the client itself publishes does not come to it.
+    no_local: bool,
+    /// What the exchange keeps comes to it first.
+    recalls: bool,
 }
 
 impl StompSession {
@@ -115,11 +154,7 @@ impl StompSession {
             let detail = format!("the connection has {max} subscriptions: UNSUBSCRIBE some first");
             return Err(Fault::new("Limit reached", detail));
         }
-        if switch(headers, "browser", false)? {
-            let detail = "header 'browser': queues cannot be browsed by STOMP: consume with \
-                          'ack:client' and do not acknowledge what is to stay";
-            return Err(Fault::new("Not implemented", detail));
-        }
+        check_options(headers)?;
         let mode = match headers.get("ack").as_deref() {
             None | Some("auto") => AckMode::Auto,
             Some("client") => AckMode::Client,
@@ -132,26 +167,70 @@ impl StompSession {
                 return Err(Fault::header("ack", detail));
             }
         };
-        if listed(&destination).count() > 1 {
-            let detail = format!(
-                "header 'destination': '{destination}' lists several: SUBSCRIBE to each with an id \
-                 of its own"
-            );
-            return Err(Fault::new("Invalid destination", detail));
-        }
-        let parsed = Destination::parse(&destination)?;
-        let selector = selector(headers, &parsed)?;
-        let mut source = self.source(headers, &parsed, &destination)?;
-        source.alone |= selector.is_some() || switch(headers, "activemq.exclusive", false)?;
-        let arguments = consumer_arguments(headers)?;
+        let browses = switch(headers, "browser", false)?;
         let limit = match number::<u32>(headers, "prefetch-count")? {
             None => number::<u32>(headers, "activemq.prefetchSize")?,
             some => some,
         };
+        let wishes = Wishes {
+            id,
+            // Nobody settles what he is shown.
+            mode: if browses { AckMode::Auto } else { mode },
+            selector: selector(headers)?,
+            browses: browses.then(|| destination.clone().into_owned()),
+            limit: limit.filter(|n| *n > 0),
+            arguments: consumer_arguments(headers)?,
+        };
+        let sources = self.sources(headers, &destination, browses)?;
         let number = self.begin(frame);
-        let consumer = self.add(id, mode, selector);
-        self.attach(number, consumer, source, limit.filter(|n| *n > 0), arguments);
+        self.add(number, wishes, sources);
         Ok(())
+    }
+
+    /// What a subscription needs for each of the destinations that `listed` names.
+    fn sources(
+        &mut self,
+        headers: Headers<'_>,
+        text: &str,
+        browses: bool,
+    ) -> Result<Vec<Source>, Fault> {
+        let exclusive = switch(headers, "activemq.exclusive", false)?;
+        let no_local = switch(headers, "activemq.noLocal", false)?;
+        let retroactive = switch(headers, "activemq.retroactive", false)?;
+        let is_composite = listed(text).nth(1).is_some();
+        if is_composite && browses {
+            let detail = format!("header 'browser': '{text}' lists several: browse one at a time");
+            return Err(Fault::new("Invalid destination", detail));
+        }
+        if is_composite && headers.get("x-queue-name").is_some() {
+            let detail = format!("'{text}' lists several, and a queue of this name is one of them");
+            return Err(Fault::header("x-queue-name", detail));
+        }
+        let mut sources: Vec<Source> = Vec::new();
+        for one in listed(text) {
+            let parsed = Destination::parse(one)?;
+            let is_topic = parsed.is_topic();
+            let of_topics = [("activemq.noLocal", no_local), ("activemq.retroactive", retroactive)];
+            for (name, _) in of_topics.into_iter().filter(|(_, asked)| *asked && !is_topic) {
+                let detail = format!("'{one}' is a queue, and it means something for topics only");
+                return Err(Fault::header(name, detail));
+            }
+            if browses && is_topic {
+                let detail =
+                    format!("header 'browser': '{one}' is no queue, and only queues are browsed");
+                return Err(Fault::new("Not implemented", detail));
+            }
+            let mut source = self.source(headers, &parsed, one)?;
+            source.alone |= exclusive;
+            source.no_local = no_local;
+            source.recalls = retroactive;
+            if sources.iter().any(|other| other.queue == source.queue) {
+                let detail = format!("header 'destination': '{text}' names '{one}' twice");
+                return Err(Fault::new("Invalid destination", detail));
+            }
+            sources.push(source);
+        }
+        Ok(sources)
     }
 
     /// The client's name for a subscription. In 1.0 the destination is its name where it has no
@@ -167,58 +246,89 @@ impl StompSession {
         }
     }
 
-    fn add(&mut self, id: String, mode: AckMode, selector: Option<Selector>) -> ConsumerId {
+    /// Adds a subscription and asks for what it needs.
+    fn add(&mut self, number: FrameNumber, wishes: Wishes, sources: Vec<Source>) {
+        let Wishes { id, mode, selector, browses, limit, arguments } = wishes;
         let mut prefix = b"MESSAGE\n".to_vec();
         header::write(&mut prefix, Rules::of(self.peer.version), "subscription", &id);
         let subscriptions = &mut self.subscriptions;
-        subscriptions.last_consumer += 1;
-        let consumer = ConsumerId(subscriptions.last_consumer);
-        subscriptions.by_id.insert(id.clone(), consumer);
+        let consumers: Vec<ConsumerId> = (1..)
+            .take(sources.len())
+            .map(|n| ConsumerId(subscriptions.last_consumer + n))
+            .collect();
+        let Some(first) = consumers.first().copied() else { return };
+        subscriptions.last_consumer += sources.len() as u64;
+        subscriptions.by_id.insert(id.clone(), first);
+        subscriptions.first_of.extend(consumers.iter().map(|consumer| (*consumer, first)));
+        let attach = Attach {
+            token: Token::SILENT,
+            consumer: first,
+            queue: "".into(),
+            mode: match (mode, &browses) {
+                (_, Some(_)) => AttachMode::Browse,
+                (AckMode::Auto, None) => AttachMode::ConsumeSettled,
+                _ => AttachMode::Consume,
+            },
+            credit: match (mode, &browses) {
+                (_, Some(_)) => {
+                    Credit::Explicit { credit: u32::MAX, drain: true, deadline: Time(0) }
+                }
+                (AckMode::Auto, None) => Credit::Unlimited,
+                _ => Credit::Window { limit, shared: None },
+            },
+            lease_ms: None,
+            exclusive: false,
+            look: browses.is_some(),
+            no_local: false,
+            filter: None,
+            arguments,
+            tag: id.as_str().into(),
+        };
+        let encodings = self.config.encodings;
+        let filter = selector.clone().map(|selector| {
+            SharedFilter(Arc::new(Selected { selector, encodings }) as Arc<dyn Filter>)
+        });
         let unacked = Unacked::new();
-        let subscription = Subscription { id, mode, prefix, unacked, selector, ended: false };
-        subscriptions.by_consumer.insert(consumer, subscription);
-        consumer
+        let subscription = Subscription {
+            id,
+            mode,
+            prefix,
+            unacked,
+            selector: selector.filter(|_| sources.iter().any(|source| source.is_own)),
+            browses,
+            consumers: consumers.clone(),
+            ended: false,
+        };
+        subscriptions.by_consumer.insert(first, subscription);
+        for (source, consumer) in sources.into_iter().zip(consumers) {
+            let filter = filter.clone().filter(|_| !source.is_own);
+            self.attach(number, source, Attach { consumer, filter, ..attach.clone() });
+        }
     }
 
-    fn attach(
-        &mut self,
-        number: FrameNumber,
-        consumer: ConsumerId,
-        source: Source,
-        limit: Option<u32>,
-        arguments: Table,
-    ) {
-        let Source { queue, declare, bind, alone } = source;
+    fn attach(&mut self, number: FrameNumber, source: Source, attach: Attach) {
+        let Source { queue, declare, bind, alone, is_own, no_local, recalls } = source;
         if let Some(change) = declare {
             self.ask(number, |token| Ask::Topology { token, change });
         }
+        let recalled = bind.as_ref().filter(|_| recalls).map(|bind| {
+            let (exchange, pattern) = (Arc::clone(&bind.source), Arc::clone(&bind.routing_key));
+            (exchange, pattern, Arc::clone(&queue))
+        });
         if let Some(binding) = bind {
             let change = TopologyChange::Bind(binding);
             self.ask(number, |token| Ask::Topology { token, change });
         }
-        let (tag, mode) = match self.subscriptions.get(consumer) {
-            Some(subscription) => (subscription.id.as_str().into(), subscription.mode),
-            None => (Arc::clone(&queue), AckMode::Auto),
-        };
-        let (mode, credit) = match mode {
-            AckMode::Auto => (AttachMode::ConsumeSettled, Credit::Unlimited),
-            _ => (AttachMode::Consume, Credit::Window { limit, shared: None }),
-        };
+        // What the subscription does not want is dropped from a queue of its own.
+        let has_selector =
+            self.subscriptions.get(attach.consumer).is_some_and(|s| s.selector.is_some());
+        let exclusive = alone || is_own && has_selector;
         self.ask(number, |token| {
-            Ask::Attach(Attach {
-                token,
-                consumer,
-                queue,
-                mode,
-                credit,
-                lease_ms: None,
-                exclusive: alone,
-                look: false,
-                no_local: false,
-                arguments,
-                tag,
-            })
+            Ask::Attach(Attach { token, queue, exclusive, no_local, ..attach })
         });
+        if let Some((exchange, pattern, queue)) = recalled {
+            self.ask(number, |token| Ask::Recall(Recall { token, exchange, pattern, queue }));
+        }
     }
 
     /// What a subscription to `destination`, whose text is `text`, needs.
@@ -228,6 +338,15 @@ impl StompSession {
         destination: &Destination<'_>,
         text: &str,
     ) -> Result<Source, Fault> {
+        let there = |queue: Arc<str>| Source {
+            queue,
+            declare: None,
+            bind: None,
+            alone: false,
+            is_own: false,
+            no_local: false,
+            recalls: false,
+        };
         let bound = |def: QueueDef, alone: bool, exchange: &str, key: &str| {
             let queue = Arc::clone(&def.name);
             // What a session needs for itself is not asked permission for; but where messages go
@@ -244,9 +363,9 @@ impl StompSession {
                 routing_key: key.into(),
                 arguments: Table::default(),
             };
-            Source { queue, declare: Some(declare), bind: Some(bind), alone }
+            let (declare, bind) = (Some(declare), Some(bind));
+            Source { declare, bind, alone, is_own: true, ..there(queue) }
         };
-        let there = |queue: Arc<str>| Source { queue, declare: None, bind: None, alone: false };
         match destination {
             Destination::Queue(name) => {
                 let def = self.queue_def((&**name).into(), headers, true, false)?;
@@ -260,6 +379,16 @@ impl StompSession {
                 }
                 let (queue, declare) = self.new_temporary(name)?;
                 Ok(Source { declare: Some(declare), ..there(queue) })
+            }
+            Destination::TemporaryTopic(name) => {
+                if switch(headers, "durable", false)? || subscription_name(headers).is_some() {
+                    let detail =
+                        format!("'{text}' goes with the connection, and cannot be durable");
+                    return Err(Fault::header("destination", detail));
+                }
+                let key = binding_key(&self.temporary_key(name)?).into_owned();
+                let def = self.subscription_queue_def(headers)?;
+                Ok(bound(def, true, TOPIC_EXCHANGE, &key))
             }
             Destination::Topic(_) | Destination::Exchange { .. } => {
                 let (exchange, key) = destination.route().map_or(("", ""), |(x, k)| (x, &**k));
@@ -321,10 +450,24 @@ impl StompSession {
         }
         let (queue, declare) = self.new_temporary(&name)?;
         let number = self.pending.add_before(None);
-        let consumer = self.add(address.to_owned(), AckMode::Auto, None);
-        let source =
-            Source { queue: Arc::clone(&queue), declare: Some(declare), bind: None, alone: true };
-        self.attach(number, consumer, source, None, Table::default());
+        let wishes = Wishes {
+            id: address.to_owned(),
+            mode: AckMode::Auto,
+            selector: None,
+            browses: None,
+            limit: None,
+            arguments: Table::default(),
+        };
+        let source = Source {
+            queue: Arc::clone(&queue),
+            declare: Some(declare),
+            bind: None,
+            alone: true,
+            is_own: true,
+            no_local: false,
+            recalls: false,
+        };
+        self.add(number, wishes, vec![source]);
         Ok(queue)
     }
 
@@ -363,7 +506,8 @@ impl StompSession {
             }
         };
         let number = self.begin(frame);
-        if let Some(consumer) = consumer {
+        let consumers = consumer.and_then(|first| self.subscriptions.get(first));
+        for consumer in consumers.map(|s| s.consumers.clone()).unwrap_or_default() {
             let purpose = Purpose::Detached(consumer);
             self.ask_for(number, purpose, |token| Ask::Detach { token, consumer });
         }
@@ -378,7 +522,7 @@ impl StompSession {
     pub(super) fn queue_deleted(&mut self, consumer: ConsumerId) {
         let Some(subscription) = self.subscriptions.get(consumer) else { return };
         let id = subscription.id.clone();
-        if self.subscriptions.by_id.get(&id) != Some(&consumer) {
+        if self.subscriptions.by_id.get(&id) != Some(&self.subscriptions.first_of(consumer)) {
             // The client has ended it itself.
             return;
         }
@@ -387,21 +531,40 @@ impl StompSession {
     }
 }
 
-/// The filter that a subscription asks for. What it does not want is dropped from its queue, which
-/// must not be anybody else's.
-fn selector(
-    headers: Headers<'_>,
-    destination: &Destination<'_>,
-) -> Result<Option<Selector>, Fault> {
+/// What a subscription wants.
+fn selector(headers: Headers<'_>) -> Result<Option<Selector>, Fault> {
     let Some(text) = headers.get("selector") else { return Ok(None) };
-    if !matches!(destination, Destination::Topic(_) | Destination::Exchange { .. }) {
-        let detail = "header 'selector': subscriptions to queues cannot filter, as others may \
-                      want what this one does not: SUBSCRIBE to a topic with it";
-        return Err(Fault::new("Not implemented", detail));
-    }
     Selector::parse(&text)
         .map(Some)
         .map_err(|error| Fault::header("selector", format!("'{text}': {error}")))
+}
+
+/// Options of a subscription that ActiveMQ has. The last changes nothing here: it says which thread
+/// of ActiveMQ delivers.
+const ACTIVEMQ: [&str; 8] = [
+    "activemq.exclusive",
+    "activemq.noLocal",
+    "activemq.prefetchSize",
+    "activemq.priority",
+    "activemq.retroactive",
+    "activemq.subscriptionName",
+    "activemq.subcriptionName",
+    "activemq.dispatchAsync",
+];
+
+/// Refuses what a subscription asks for and would not get.
+fn check_options(headers: Headers<'_>) -> Result<(), Fault> {
+    for raw in headers.raw().filter(|raw| raw.name.starts_with("activemq.")) {
+        if !ACTIVEMQ.contains(&raw.name) {
+            let detail = format!("it is not known: there are {}", ACTIVEMQ.join(", "));
+            return Err(Fault::header(raw.name, detail));
+        }
+    }
+    if !switch(headers, "browser-end", true)? {
+        let detail = "who browses is told the end, and is not shown what comes after it";
+        return Err(Fault::header("browser-end", detail));
+    }
+    Ok(())
 }
 
 /// What consumers of AMQP 0-9-1 say in arguments.

@@ -8,8 +8,8 @@ use isthmus_contract::{
 };
 use isthmus_model::{
     AttachMode, Batch, ConsumerId, Credit, Delivery, EncodingId, Encodings, LeaseEpoch, Lifetime,
-    NO_TTL, PublishException, PublishRefusal, QueueDef, QueueId, SessionId, Time, Token,
-    TopologyChange,
+    NO_TTL, PublishException, PublishRefusal, QueueDef, QueueId, Recall, SessionId, SharedFilter,
+    Time, Token, TopologyChange,
 };
 use isthmus_stomp::codec::{Decoder, Limits, Version};
 use isthmus_stomp::convert::stored::{Draft, Drafts};
@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     pub(crate) published: Vec<(Token, Arc<Batch>)>,
     /// What the broker says to the next consumer.
     pub(crate) refuse: Option<CommandError>,
+    /// What the latest consumer of a shared queue wants that has a filter.
+    pub(crate) filter: Option<SharedFilter>,
 }
 
 impl Rig {
@@ -40,7 +42,7 @@ impl Rig {
         change(&mut config);
         let session = StompSession::new(config, NOW);
         let (asked, published) = (Vec::new(), Vec::new());
-        Rig { session, input: Input::new(), asked, published, refuse: None }
+        Rig { session, input: Input::new(), asked, published, refuse: None, filter: None }
     }
 
     /// A client of `version` that is accepted.
@@ -103,7 +105,13 @@ impl Rig {
             Command::Enter { token, vhost } => {
                 self.asked.push(format!("enter {vhost}"));
                 let unknown = || CommandError::NotFound(format!("vhost '{vhost}' not found"));
-                (token, if &*vhost == "x" { Err(unknown()) } else { Ok(Reply::Ok) })
+                let forbidden = || CommandError::Refused(format!("access to '{vhost}' refused"));
+                let result = match &*vhost {
+                    "x" | "nowhere" => Err(unknown()),
+                    "forbidden" => Err(forbidden()),
+                    _ => Ok(Reply::Ok),
+                };
+                (token, result)
             }
             Command::Topology { token, change } => (token, self.topology(&change)),
             Command::Attach(attach) => {
@@ -112,14 +120,29 @@ impl Rig {
                     (AttachMode::Consume, Credit::Window { limit, shared: None }) => {
                         limit.map_or("all".to_owned(), |limit| limit.to_string())
                     }
+                    (AttachMode::Browse, Credit::Explicit { drain: true, .. }) if attach.look => {
+                        "browse".to_owned()
+                    }
                     other => panic!("{other:?}"),
                 };
                 let mut text = format!("attach {} {credit}", attach.queue);
                 if attach.exclusive {
                     text.push_str(" alone");
                 }
+                if attach.no_local {
+                    text.push_str(" no-local");
+                }
+                if attach.filter.is_some() {
+                    text.push_str(" filtered");
+                }
+                self.filter = attach.filter.or(self.filter.take());
                 self.asked.push(text + &arguments(&attach.arguments.0));
                 (attach.token, self.refuse.take().map_or(Ok(Reply::Attached), Err))
+            }
+            Command::Recall(recall) => {
+                let Recall { token, exchange, pattern, queue } = recall;
+                self.asked.push(format!("recall {exchange} {pattern} {queue}"));
+                (token, Ok(Reply::Messages(0)))
             }
             Command::Detach { token, consumer } => {
                 self.asked.push(format!("detach {consumer}"));

@@ -426,6 +426,7 @@ impl Client {
                 exclusive: false,
                 look: false,
                 no_local: false,
+                filter: None,
                 arguments: Table::default(),
                 tag: "test".into(),
             })

@@ -1,8 +1,8 @@
 //! Consumers and their credit.
 
 use isthmus_model::{
-    Attach, AttachMode, CommandError, ConsumerId, Credit, DetachReason, QueueId, Reply, SessionId,
-    Time, Token, WindowId,
+    Attach, AttachMode, CommandError, ConsumerId, Credit, DetachReason, QueueId, Reply, Sequence,
+    SessionId, SharedFilter, Time, Token, WindowId,
 };
 
 use super::session::Deferred;
@@ -31,6 +31,10 @@ pub(super) struct Consumer {
     pub(super) unsettled: u32,
     /// Whether it is among the queue's turns.
     pub(super) has_turn: bool,
+    /// What it wants; `None` for everything.
+    pub(super) filter: Option<SharedFilter>,
+    /// Whether it chooses, and has looked at all that was there when its queue was last served.
+    pub(super) has_seen_all: bool,
 }
 
 /// Credit that consumers of a session share.
@@ -141,7 +145,15 @@ impl Dispatcher {
             lease_ms: attach.lease_ms,
             unsettled: 0,
             has_turn: false,
+            filter: attach.filter.clone(),
+            has_seen_all: false,
         });
+        if attach.mode == AttachMode::Browse {
+            // What comes in later is not shown: there is an end to it.
+            queue.ready.begin_choosing(key, queue.next);
+        } else if attach.filter.is_some() {
+            queue.ready.begin_choosing(key, Sequence::MAX);
+        }
         self.next_consumer_number += 1;
         session.consumers.insert(attach.consumer, key);
         if attach.no_local {
@@ -160,6 +172,12 @@ impl Dispatcher {
 
     /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
     pub(super) fn give_turn(&mut self, key: usize) {
+        self.line_up_consumer(key);
+        self.mark_dirty(self.consumers[key].queue);
+    }
+
+    /// A consumer waits for its turn, unless it does already or is not to have one.
+    pub(super) fn line_up_consumer(&mut self, key: usize) {
         let consumer = &mut self.consumers[key];
         let (id, priority) = (consumer.queue, consumer.priority);
         if let Some(queue) = self.queues.get_mut(&id)
@@ -168,7 +186,6 @@ impl Dispatcher {
         {
             queue.turns.push(priority, key);
         }
-        self.mark_dirty(id);
     }
 
     /// Of a queue that serves one consumer at a time, another takes over from one that is gone:
@@ -239,6 +256,7 @@ impl Dispatcher {
                 alike.remove(place);
             }
             queue.turns.remove(consumer.priority, key);
+            queue.ready.end_choosing(key);
             if queue.exclusive_consumer == Some(key) {
                 queue.exclusive_consumer = None;
             }
@@ -346,7 +364,7 @@ impl Dispatcher {
         let mut drains = false;
         for key in q.receivers() {
             let consumer = &mut self.consumers[key];
-            let drained = ready == 0 && consumer.drains_at(now);
+            let drained = (ready == 0 || consumer.has_seen_all) && consumer.drains_at(now);
             let Credit::Explicit { credit, drain: drain @ true, .. } = &mut consumer.credit else {
                 continue;
             };

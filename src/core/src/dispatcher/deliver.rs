@@ -5,6 +5,7 @@ use std::time::Duration;
 use isthmus_model::{AttachMode, DeathReason, Delivery, LeaseEpoch, QueueId, Sequence, Time};
 
 use super::checkouts::{Checkout, Holder};
+use super::choose::Served;
 use super::{Dispatcher, Fact, Output};
 use crate::{Ledger, Part, Run};
 
@@ -19,7 +20,7 @@ const MOVED_ENOUGH: u64 = 10_000;
 
 /// What a delivery costs in a session's outbox beside its head and body: frames, consumer tag,
 /// exchange and routing key, about.
-const DELIVERY_OVERHEAD_BYTES: u64 = 64;
+pub(super) const DELIVERY_OVERHEAD_BYTES: u64 = 64;
 
 impl Dispatcher {
     /// Delivers what can be delivered, expires and drops what is due. Called once at the end of
@@ -32,13 +33,21 @@ impl Dispatcher {
         self.look_after_clients();
         self.expire_kept();
         self.begin_slice();
+        self.looked = 0;
         while !self.has_gathered_enough()
+            && !self.has_looked_enough()
             && let Some(id) = self.dirty.pop()
         {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.dirty = false;
                 self.serve(ledger, id);
             }
+        }
+        if !self.to_look_at.is_empty() {
+            // The last of the list is served first.
+            let others = std::mem::take(&mut self.dirty);
+            self.dirty = std::mem::take(&mut self.to_look_at);
+            self.dirty.extend(others);
         }
         if !self.unfinished.is_empty() {
             // Apart from what queues did: neither is to wait for the other for ever.
@@ -65,35 +74,50 @@ impl Dispatcher {
         if self.queues.get(&id).is_some_and(|q| q.held.is_some()) {
             return self.release_due(ledger, id);
         }
-        loop {
-            if self.has_gathered_enough() {
-                return self.mark_dirty(id);
+        let served = if self.queues.get(&id).is_some_and(|q| q.ready.is_chosen_from()) {
+            self.serve_choosing(ledger, id)
+        } else {
+            self.serve_in_order(ledger, id)
+        };
+        match (served, self.queues.get_mut(&id)) {
+            (Served::Enough, _) => return self.mark_dirty(id),
+            // What came in just now had its chance with those who were waiting for it.
+            (Served::Fully, Some(queue)) => queue.new_from = Sequence::MAX,
+            (Served::InPart, Some(queue)) if !queue.dirty => {
+                queue.dirty = true;
+                self.to_look_at.push(id);
             }
-            self.expire_front(ledger, id);
-            if self.queues.get(&id).is_none_or(|q| q.ready.is_empty() || q.waits_for_returns()) {
-                break;
-            }
-            // Nothing is read for a queue that nobody wants anything of.
-            if self.queues.get(&id).is_none_or(|q| q.turns.is_empty())
-                || !self.front_is_here(ledger, id)
-            {
-                break;
-            }
-            let Some((key, credit, room)) = self.next_consumer(id) else { break };
-            self.deliver(ledger, id, key, credit, room);
-        }
-        // What came in just now had its chance with those who were waiting for it.
-        if let Some(queue) = self.queues.get_mut(&id) {
-            queue.new_from = Sequence::MAX;
+            _ => {}
         }
         self.expire_front(ledger, id);
         self.drop_overflow(ledger, id);
         self.tell_credit(id);
     }
 
+    /// Delivers from the front of a queue.
+    fn serve_in_order(&mut self, ledger: &Ledger, id: QueueId) -> Served {
+        loop {
+            if self.has_gathered_enough() {
+                return Served::Enough;
+            }
+            self.expire_front(ledger, id);
+            if self.queues.get(&id).is_none_or(|q| q.ready.is_empty() || q.waits_for_returns()) {
+                return Served::Fully;
+            }
+            // Nothing is read for a queue that nobody wants anything of.
+            if self.queues.get(&id).is_none_or(|q| q.turns.is_empty())
+                || !self.front_is_here(ledger, id)
+            {
+                return Served::Fully;
+            }
+            let Some((key, credit, room)) = self.next_consumer(id) else { return Served::Fully };
+            self.deliver(ledger, id, key, credit, room);
+        }
+    }
+
     /// The next consumer that can take something, with its credit and the room in its outbox:
     /// those of the highest priority in turn, those of the next where none of them can.
-    fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
+    pub(super) fn next_consumer(&mut self, id: QueueId) -> Option<(usize, u32, u64)> {
         loop {
             let key = self.queues.get_mut(&id)?.turns.pop()?;
             let (credit, room) = self.credit_of(key);
@@ -107,7 +131,14 @@ impl Dispatcher {
     }
 
     /// Delivers one run to the consumer.
-    fn deliver(&mut self, ledger: &Ledger, id: QueueId, key: usize, credit: u32, room: u64) {
+    pub(super) fn deliver(
+        &mut self,
+        ledger: &Ledger,
+        id: QueueId,
+        key: usize,
+        credit: u32,
+        room: u64,
+    ) {
         let now = self.clock.log;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let Some(range) = queue.ready.peek() else { return };
@@ -136,14 +167,21 @@ impl Dispatcher {
         queue.ready_bytes -= run.body_bytes();
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
-        self.hand_over(id, key, range.returned || run.first < below, run, cost);
+        self.hand_over(id, key, range.returned() || run.first < below, run, cost);
         if is_paged {
             self.read_ahead(ledger, id);
         }
     }
 
     /// Checks the run out, or settles it, and passes it to the consumer's session.
-    fn hand_over(&mut self, id: QueueId, key: usize, redelivered: bool, run: Run, bytes: u64) {
+    pub(super) fn hand_over(
+        &mut self,
+        id: QueueId,
+        key: usize,
+        redelivered: bool,
+        run: Run,
+        bytes: u64,
+    ) {
         let epoch = LeaseEpoch::new(self.term, self.next_epoch);
         let consumer = &self.consumers[key];
         let session = consumer.session;
@@ -151,7 +189,7 @@ impl Dispatcher {
         let now = self.clock.monotonic;
         let deadline = lease.map_or(Time::NEVER, |ms| now + Duration::from_millis(ms));
         self.timers.look_at(deadline, id);
-        if redelivered {
+        if redelivered && consumer.mode != AttachMode::Browse {
             self.counters.redelivered += u64::from(run.len);
         }
         match consumer.mode {
@@ -172,6 +210,7 @@ impl Dispatcher {
                 self.counters.acknowledged += u64::from(run.len);
                 self.gone(id, run.first, u64::from(run.len));
             }
+            AttachMode::Browse => {}
         }
         let delivery = Delivery {
             consumer: self.consumers[key].id,
@@ -235,7 +274,7 @@ impl Dispatcher {
 
 /// How many messages a consumer gets before it is another's turn: one while few are ready, so
 /// that work is spread as users of the peers expect, more when there is plenty for everybody.
-fn fair_turn(ready: u64, consumers: usize) -> u64 {
+pub(super) fn fair_turn(ready: u64, consumers: usize) -> u64 {
     if consumers <= 1 { u64::MAX } else { (ready / (2 * consumers as u64)).clamp(1, 64) }
 }
 

@@ -11,18 +11,22 @@
 //! durable effect of its session waits for the entry that holds it ([`Dispatcher::behind`]).
 
 mod checkouts;
+mod choose;
 mod client_state;
 mod clients;
 mod consumer;
+mod cursors;
 mod deadletter;
 mod dedup;
 mod delayed;
 mod deliver;
 mod kept;
 mod pages;
+mod passed;
 mod policies;
 mod publish;
 mod queue;
+mod ranges;
 mod ready;
 mod session;
 mod settings;
@@ -242,6 +246,12 @@ pub struct Dispatcher {
     unfinished: Vec<SessionId>,
     timers: Timers,
     pages: Pages,
+    /// Queues of which there is more to look at in the next turn, behind all others.
+    to_look_at: Vec<QueueId>,
+    /// Messages that consumers which choose have looked at in this turn.
+    looked: u64,
+    /// How many of one queue these may be.
+    looks_of_queue: u64,
     outputs: Vec<(SessionId, Output)>,
     notes: Vec<Note>,
     counters: Counters,
@@ -287,6 +297,9 @@ impl Dispatcher {
             unfinished: Vec::new(),
             timers: Timers::default(),
             pages: Pages::new(options.page_bytes_max),
+            to_look_at: Vec::new(),
+            looked: 0,
+            looks_of_queue: choose::LOOKS_OF_QUEUE,
             outputs: Vec::new(),
             notes: Vec::new(),
             counters: Counters::default(),

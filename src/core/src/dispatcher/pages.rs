@@ -173,9 +173,16 @@ impl Dispatcher {
 
     /// Asks for the pages of the messages that are delivered next, so that they are here by then.
     pub(super) fn read_ahead(&mut self, ledger: &Ledger, id: QueueId) {
-        let Some(range) = self.queues.get(&id).and_then(|queue| queue.ready.peek()) else { return };
+        let front = self.queues.get(&id).and_then(|queue| queue.ready.peek());
+        if let Some(range) = front {
+            self.read_ahead_from(ledger, id, range.first);
+        }
+    }
+
+    /// Asks for the pages of the next messages from `at` on.
+    pub(super) fn read_ahead_from(&mut self, ledger: &Ledger, id: QueueId, at: Sequence) {
         let Some(queue) = ledger.queue(id) else { return };
-        for part in queue.runs.iter_from(range.first).take(READ_AHEAD) {
+        for part in queue.runs.iter_from(at).take(READ_AHEAD) {
             let Part::Paged(paged) = part else { continue };
             let key = paged.page.key;
             if !self.pages.loaded.contains_key(&key) {

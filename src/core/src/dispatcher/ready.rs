@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use isthmus_model::Sequence;
 
+use super::cursors::Cursor;
+use super::passed::Passed;
+use super::ranges::Ranges;
+
 /// Consecutive sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
@@ -11,27 +15,64 @@ pub(super) struct Range {
     pub(super) len: u64,
     /// Their priority.
     pub(super) priority: u8,
+    pub(super) lies: Lies,
+}
+
+/// Where ready messages lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lies {
+    /// Where they came in.
+    Fresh,
+    /// A consumer that chooses has looked at them and left them, at this place.
+    Passed(u64),
     /// They were delivered before in this term and came back.
-    pub(super) returned: bool,
+    Returned,
+}
+
+impl Range {
+    /// Whether they were delivered before in this term and came back.
+    pub(super) fn returned(&self) -> bool {
+        self.lies == Lies::Returned
+    }
+
+    /// A part of it, which must lie within it.
+    pub(super) fn part(self, offset: u64, len: u64) -> Range {
+        debug_assert!(len > 0 && offset + len <= self.len, "a part beyond a range");
+        let lies = match self.lies {
+            Lies::Passed(place) => Lies::Passed(place + offset),
+            other => other,
+        };
+        Range { first: self.first + offset, len, lies, ..self }
+    }
 }
 
 /// Ready sequences: those of the highest priority first; of each priority those that came in, in
 /// the order of their becoming visible, and those that came back, each at its old place. Kept in
 /// ranges, so that ten million ready messages that came in one after the other cost as much as
 /// one. Queues that look at no priorities have everything at 0 and pay nothing for the others.
+///
+/// Consumers that **choose** look at one message after the other, each once, and take or leave it.
+/// What the first of them leaves moves from `fresh` to `passed`, which is before all that is fresh
+/// for everybody; so nobody has looked at what is fresh, and of what is passed each has looked at
+/// all up to some place. What comes back is told to each.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     lowest: Level,
     /// Priorities above 0; none of them is empty.
     higher: BTreeMap<u8, Level>,
     len: u64,
+    /// How far those have looked that choose, by their places in the table of consumers.
+    cursors: BTreeMap<usize, Cursor>,
+    /// Whether there is something to look at that was not there when it was last asked.
+    has_news: bool,
 }
 
 /// The ready messages of one priority.
 #[derive(Debug, Default)]
 struct Level {
     fresh: VecDeque<(Sequence, u64)>,
-    returned: BTreeMap<Sequence, u64>,
+    passed: Passed,
+    returned: Ranges,
 }
 
 impl Ready {
@@ -51,6 +92,7 @@ impl Ready {
     /// Messages became visible for the first time.
     pub(super) fn push(&mut self, priority: u8, first: Sequence, len: u64) {
         self.len += len;
+        self.has_news = true;
         let fresh = &mut self.level(priority).fresh;
         match fresh.back_mut() {
             Some((f, l)) if *f + *l == first => *l += len,
@@ -61,13 +103,10 @@ impl Ready {
     /// Delivered messages came back.
     pub(super) fn put_back(&mut self, priority: u8, first: Sequence, len: u64) {
         self.len += len;
-        let returned = &mut self.level(priority).returned;
-        let before = returned.range_mut(..first).next_back();
-        match before {
-            Some((f, l)) if *f + *l == first => *l += len,
-            _ => {
-                returned.insert(first, len);
-            }
+        self.has_news = true;
+        self.level(priority).returned.add(first, len);
+        for cursor in self.cursors.values_mut() {
+            cursor.level(priority).returned(first, len);
         }
     }
 
@@ -87,42 +126,151 @@ impl Ready {
     /// Takes the first `len` messages of `priority`, not more than are consecutive.
     pub(super) fn take(&mut self, priority: u8, len: u64) {
         self.level(priority).take(len);
+        self.took(priority, len);
+    }
+
+    fn took(&mut self, priority: u8, len: u64) {
         self.len -= len;
         if priority > 0 && self.higher.get(&priority).is_some_and(Level::is_empty) {
             self.higher.remove(&priority);
         }
     }
+
+    // Consumers that choose.
+
+    /// A consumer chooses from now on: from what is below `end`.
+    pub(super) fn begin_choosing(&mut self, consumer: usize, end: Sequence) {
+        self.cursors.insert(consumer, Cursor::new(end));
+    }
+
+    /// A consumer is gone, whether it chose or not.
+    pub(super) fn end_choosing(&mut self, consumer: usize) {
+        self.cursors.remove(&consumer);
+    }
+
+    /// Whether anybody chooses.
+    pub(super) fn is_chosen_from(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
+    /// Whether this consumer chooses.
+    pub(super) fn is_choosing(&self, consumer: usize) -> bool {
+        self.cursors.contains_key(&consumer)
+    }
+
+    /// Who chooses.
+    pub(super) fn choosing(&self) -> Vec<usize> {
+        self.cursors.keys().copied().collect()
+    }
+
+    /// Whether something became ready since this was last asked.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// The next messages that a consumer which chooses has not looked at, as far as they are
+    /// consecutive.
+    pub(super) fn peek_unseen(&mut self, consumer: usize) -> Option<Range> {
+        let cursor = self.cursors.get_mut(&consumer)?;
+        let levels = self.higher.iter().rev().map(|(priority, level)| (*priority, level));
+        for (priority, level) in levels.chain(std::iter::once((0, &self.lowest))) {
+            let end = cursor.end;
+            let unseen = cursor.level(priority);
+            let returned = unseen.next_returned(&level.returned);
+            let next = earlier(level.in_order_from(unseen.passed_upto), returned);
+            let Some((first, len, lies)) = next.filter(|(first, ..)| *first < end) else {
+                continue;
+            };
+            return Some(Range { first, len: len.min(end - first), priority, lies });
+        }
+        None
+    }
+
+    /// A consumer has looked at what [`Ready::peek_unseen`] has shown it, or at the beginning of
+    /// it, and leaves it.
+    pub(super) fn leave(&mut self, consumer: usize, mut range: Range) {
+        if range.lies == Lies::Fresh {
+            let level = self.level(range.priority);
+            range.lies = Lies::Passed(level.passed.end());
+            level.take_fresh(range.first, range.len);
+            level.passed.push(range.first, range.len);
+        }
+        self.saw(consumer, range);
+    }
+
+    /// As [`Ready::leave`], but it takes it.
+    pub(super) fn choose(&mut self, consumer: usize, range: Range) {
+        let Range { first, len, priority, lies } = range;
+        self.level(priority).take_part(first, len, lies);
+        self.took(priority, len);
+        self.saw(consumer, range);
+    }
+
+    fn saw(&mut self, consumer: usize, range: Range) {
+        let Some(cursor) = self.cursors.get_mut(&consumer) else { return };
+        let unseen = cursor.level(range.priority);
+        match range.lies {
+            // It is nowhere any more, and all before it was looked at.
+            Lies::Fresh => {}
+            Lies::Passed(place) => unseen.passed_upto = place + range.len,
+            Lies::Returned => unseen.saw_returned(range.first, range.len),
+        }
+    }
+}
+
+/// Messages that lie together: the first sequence, how many, and where.
+type Stretch = (Sequence, u64, Lies);
+
+/// Of what came in and what came back, what is next.
+fn earlier(came_in: Option<Stretch>, came_back: Option<(Sequence, u64)>) -> Option<Stretch> {
+    match (came_in, came_back) {
+        (Some(came_in), Some((first, _))) if came_in.0 < first => Some(came_in),
+        (_, Some((first, len))) => Some((first, len, Lies::Returned)),
+        (came_in, None) => came_in,
+    }
 }
 
 impl Level {
     fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.returned.is_empty()
+        self.fresh.is_empty() && self.passed.is_empty() && self.returned.is_empty()
     }
 
     fn peek(&self, priority: u8) -> Option<Range> {
-        let fresh = self.fresh.front().map(|(f, l)| (*f, *l));
-        let returned = self.returned.first_key_value().map(|(f, l)| (*f, *l));
-        let ((first, len), returned) = match (fresh, returned) {
-            (Some(f), Some(r)) if r.0 < f.0 => (r, true),
-            (Some(f), _) => (f, false),
-            (None, Some(r)) => (r, true),
-            (None, None) => return None,
-        };
-        Some(Range { first, len, priority, returned })
+        let next = earlier(self.in_order_from(0), self.returned.first());
+        next.map(|(first, len, lies)| Range { first, len, priority, lies })
+    }
+
+    /// The next of those that came in, of the passed ones from `place` on.
+    fn in_order_from(&self, place: u64) -> Option<Stretch> {
+        let passed = (!self.passed.is_empty()).then(|| self.passed.next_from(place)).flatten();
+        match passed {
+            Some((place, first, len)) => Some((first, len, Lies::Passed(place))),
+            None => self.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh)),
+        }
     }
 
     fn take(&mut self, len: u64) {
         let range = self.peek(0).filter(|range| len <= range.len);
         let Some(range) = range else { panic!("took {len} ready messages of fewer") };
-        if range.returned {
-            self.returned.remove(&range.first);
-            if len < range.len {
-                self.returned.insert(range.first + len, range.len - len);
-            }
-        } else if len == range.len {
+        self.take_part(range.first, len, range.lies);
+    }
+
+    fn take_part(&mut self, first: Sequence, len: u64, lies: Lies) {
+        match lies {
+            Lies::Fresh => self.take_fresh(first, len),
+            Lies::Passed(place) => self.passed.take(place, len),
+            Lies::Returned => self.returned.take(first, len),
+        }
+    }
+
+    /// Takes what came in first of what nobody has looked at.
+    fn take_fresh(&mut self, first: Sequence, len: u64) {
+        let front = self.fresh.front_mut().filter(|(f, l)| *f == first && *l >= len);
+        let Some(front) = front else { panic!("took {len} fresh messages that are not first") };
+        if front.1 == len {
             self.fresh.pop_front();
-        } else if let Some(front) = self.fresh.front_mut() {
-            *front = (range.first + len, range.len - len);
+        } else {
+            *front = (first + len, front.1 - len);
         }
     }
 }

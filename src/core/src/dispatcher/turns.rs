@@ -29,6 +29,15 @@ impl Turns {
         consumer
     }
 
+    /// Takes out who waits behind all others of a priority.
+    pub(super) fn take_back(&mut self, priority: i64) {
+        let Some(alike) = self.0.get_mut(&Reverse(priority)) else { return };
+        alike.pop_back();
+        if alike.is_empty() {
+            self.0.remove(&Reverse(priority));
+        }
+    }
+
     /// Takes a consumer out, wherever it waits.
     pub(super) fn remove(&mut self, priority: i64, consumer: usize) {
         let Some(alike) = self.0.get_mut(&Reverse(priority)) else { return };

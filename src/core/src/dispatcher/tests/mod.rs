@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed test may panic
 
+mod choose;
 mod clients;
 mod clients_model;
 mod credit;

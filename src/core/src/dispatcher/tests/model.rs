@@ -4,10 +4,11 @@
 //! It knows the log as entries of single-message changes and applies them at the same moments.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, AttachMode, Credit, ExchangeKind, Outcome, Reply, SessionId, SettingKind, Time, Token,
-    Value, WindowId,
+    Attach, AttachMode, Candidate, Credit, ExchangeKind, Filter, Outcome, Reply, SessionId,
+    SettingKind, SharedFilter, Time, Token, Value, WindowId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -26,6 +27,8 @@ const DEAD: usize = 3;
 const SESSIONS: [&str; 3] = ["s0", "s1", "s2"];
 const WINDOW: u32 = 1;
 const TX: u32 = 1;
+/// Classes of messages that consumers may want apart.
+const CLASSES: u64 = 3;
 /// The priorities that "b" tells apart; messages have some above.
 const PRIORITY_MAX: u8 = 2;
 
@@ -42,6 +45,16 @@ enum Op {
         consumer: u64,
         queue: usize,
         credit: Kind,
+        /// Wants only messages of this class.
+        class: Option<u64>,
+    },
+    /// A look at what is ready, which takes nothing.
+    Browse {
+        session: usize,
+        consumer: u64,
+        queue: usize,
+        class: Option<u64>,
+        credit: u32,
     },
     Detach {
         session: usize,
@@ -109,6 +122,8 @@ enum Kind {
     Explicit(u32),
     /// As settled, without limit.
     Settled,
+    /// Shown so many, and the end of it.
+    Shown(u32),
 }
 
 impl Kind {
@@ -120,6 +135,7 @@ impl Kind {
                 Credit::Explicit { credit, drain: false, deadline: Time::NEVER }
             }
             Kind::Settled => Credit::Unlimited,
+            Kind::Shown(credit) => Credit::Explicit { credit, drain: true, deadline: Time(0) },
         }
     }
 }
@@ -145,11 +161,19 @@ fn op() -> impl Strategy<Value = Op> {
         }),
     ];
     let tx = || prop::bool::weighted(0.2);
+    let class = || prop::option::of(0..CLASSES);
     prop_oneof![
         6 => (session(), tx(), vec((0usize..4, any::<bool>()), 1..5))
             .prop_map(|(session, tx, messages)| Op::Publish { session, tx, messages }),
-        3 => (session(), 0u64..3, queue(), kind()).prop_map(
-            |(session, consumer, queue, credit)| Op::Attach { session, consumer, queue, credit }
+        3 => (session(), 0u64..3, queue(), kind(), class()).prop_map(
+            |(session, consumer, queue, credit, class)| {
+                Op::Attach { session, consumer, queue, credit, class }
+            }
+        ),
+        1 => (session(), 0u64..3, queue(), class(), 1u32..9).prop_map(
+            |(session, consumer, queue, class, credit)| {
+                Op::Browse { session, consumer, queue, class, credit }
+            }
         ),
         1 => (session(), 0u64..3).prop_map(|(session, consumer)| Op::Detach { session, consumer }),
         1 => (session(), 0u64..3, kind())
@@ -238,6 +262,15 @@ struct Consumer {
     mode: AttachMode,
     kind: Kind,
     unsettled: u32,
+    class: Option<u64>,
+    /// Of one that is only shown messages: what was ready when it came and has not been shown.
+    to_show: BTreeSet<usize>,
+}
+
+impl Consumer {
+    fn wants(&self, copy: &Copy) -> bool {
+        self.class.is_none_or(|class| class == class_of(&copy.body))
+    }
 }
 
 #[derive(Debug)]
@@ -257,6 +290,7 @@ impl Session {
     fn credit(&self, consumer: &Consumer) -> u32 {
         let settles = consumer.mode == AttachMode::Consume;
         match consumer.kind {
+            Kind::Shown(n) => n,
             Kind::Limit(n) if settles => n.saturating_sub(consumer.unsettled),
             Kind::Shared if settles => {
                 self.window.map_or(u32::MAX, |n| n.saturating_sub(self.window_used))
@@ -294,12 +328,15 @@ struct Model {
     consumers: u64,
     /// How many deliveries of a message of "a" may fail.
     limit: Option<u32>,
-    /// The latest message of a publisher and a priority that a queue delivered for the first time.
-    first_deliveries: BTreeMap<(usize, SessionId, u8), u64>,
+    /// The latest message of a publisher, a priority and a class that a queue delivered for the
+    /// first time.
+    first_deliveries: BTreeMap<(usize, SessionId, u8, u64), u64>,
+    /// Messages that one queue is looked through for in a turn.
+    looks: u64,
 }
 
 impl Model {
-    fn new() -> Model {
+    fn new(looks: u64) -> Model {
         let mut rig = Rig::new();
         rig.open("admin");
         rig.declare("admin", queue("a"));
@@ -327,6 +364,7 @@ impl Model {
             consumers: 0,
             limit: None,
             first_deliveries: BTreeMap::new(),
+            looks,
         };
         model.begin_term();
         model
@@ -334,6 +372,7 @@ impl Model {
 
     /// What is not in the log is made anew.
     fn begin_term(&mut self) {
+        self.rig.dispatcher.looks_of_queue = self.looks;
         self.rig.open("admin");
         self.rig.declare("admin", volatile_queue("v"));
         self.rig.bind("admin", "both", "", "v");
@@ -350,8 +389,11 @@ impl Model {
     fn carry_out(&mut self, op: &Op) {
         match op {
             Op::Publish { session, tx, messages } => self.publish(*session, *tx, messages),
-            Op::Attach { session, consumer, queue, credit } => {
-                self.attach(*session, *consumer, *queue, *credit);
+            Op::Attach { session, consumer, queue, credit, class } => {
+                self.attach(*session, *consumer, *queue, *credit, *class);
+            }
+            Op::Browse { session, consumer, queue, class, credit } => {
+                self.attach(*session, *consumer, *queue, Kind::Shown(*credit), *class);
             }
             Op::Detach { session, consumer } => {
                 let token = self.rig.detach(SESSIONS[*session], *consumer);
@@ -361,6 +403,7 @@ impl Model {
             Op::Credit { session, consumer, credit } => {
                 self.rig.credit(SESSIONS[*session], *consumer, credit.credit());
                 if let Some(consumer) = self.sessions[*session].consumers.get_mut(consumer) {
+                    // Whatever is asked for now, the end is not.
                     consumer.kind = *credit;
                 }
             }
@@ -499,19 +542,40 @@ impl Model {
         self.sessions[session].last_entry = self.proposed + 1;
     }
 
-    fn attach(&mut self, session: usize, consumer: u64, queue: usize, kind: Kind) {
+    fn attach(
+        &mut self,
+        session: usize,
+        consumer: u64,
+        queue: usize,
+        kind: Kind,
+        class: Option<u64>,
+    ) {
         self.commit_all(); // an attachment waits for that, and so would what comes after it
         let mode = match kind {
             Kind::Settled => AttachMode::ConsumeSettled,
+            Kind::Shown(_) => AttachMode::Browse,
             _ => AttachMode::Consume,
         };
         let credit = kind.credit();
-        let attach = Attach { mode, credit, ..consuming(consumer, QUEUES[queue]) };
+        let look = mode == AttachMode::Browse;
+        let filter = class.map(|class| SharedFilter(Arc::new(OfClass(class))));
+        let attach = Attach { mode, credit, look, filter, ..consuming(consumer, QUEUES[queue]) };
         let token = self.rig.attach(SESSIONS[session], attach);
         self.consumers += 1;
         let number = self.consumers;
         let consumers = &mut self.sessions[session].consumers;
-        consumers.entry(consumer).or_insert(Consumer { number, queue, mode, kind, unsettled: 0 });
+        consumers.entry(consumer).or_insert_with(|| Consumer {
+            number,
+            queue,
+            mode,
+            kind,
+            unsettled: 0,
+            class,
+            to_show: (0..self.copies.len())
+                .filter(|i| look && self.copies[*i].queue == queue)
+                .filter(|i| matches!(self.copies[*i].place, Place::Ready))
+                .collect(),
+        });
         self.owe(session, token, None);
     }
 
@@ -704,10 +768,18 @@ impl Model {
     // What comes of it.
 
     fn dispatch(&mut self) {
-        for (id, output) in self.rig.turn() {
+        let mut outputs = self.rig.turn();
+        // What is to be looked through may take several turns.
+        while self.rig.dispatcher.next_timeout() <= self.rig.clock.monotonic {
+            outputs.extend(self.rig.turn());
+        }
+        for (id, output) in outputs {
             let Some(session) = self.sessions.iter().position(|s| s.id == id) else { continue };
             for got in Got::of(&output) {
                 self.delivered(session, got);
+            }
+            if let Output::CreditState { consumer, drained: true, .. } = &output {
+                self.has_seen_all(session, consumer.0);
             }
             if let Output::Done { token, result } = output {
                 let owed = self.owed.remove(&token).expect("every answer is owed, once");
@@ -731,9 +803,13 @@ impl Model {
             .iter()
             .position(|c| (c.queue, &c.body) == (queue, &got.body) && !is_gone(c))
             .unwrap_or_else(|| panic!("{got:?} is settled, lost or was never there"));
-        let first =
-            self.copies.iter().filter(|c| c.queue == queue && matches!(c.place, Place::Ready));
-        let highest = first.map(|c| c.priority).max();
+        assert!(consumer.wants(&self.copies[index]), "{got:?} is not wanted");
+        if consumer.mode == AttachMode::Browse {
+            return self.shown(session, &got, index);
+        }
+        let first = self.copies.iter().filter(|c| c.queue == queue && consumer.wants(c));
+        let ready = first.filter(|c| matches!(c.place, Place::Ready));
+        let highest = ready.map(|c| c.priority).max();
         let copy = &mut self.copies[index];
         assert!(Some(copy.priority) >= highest, "{got:?} before one of priority {highest:?}");
         assert!(matches!(copy.place, Place::Ready), "{got:?}, but it is {:?}", copy.place);
@@ -742,7 +818,8 @@ impl Model {
         if let Some((publisher, number)) = copy.published
             && !copy.delivered
         {
-            let last = self.first_deliveries.insert((queue, publisher, copy.priority), number);
+            let of = (queue, publisher, copy.priority, class_of(&copy.body));
+            let last = self.first_deliveries.insert(of, number);
             assert!(last < Some(number), "{got:?} after {last:?} of the same publisher");
         }
         copy.delivered = true;
@@ -767,11 +844,41 @@ impl Model {
         self.deliveries.push(got);
     }
 
+    /// A consumer is shown a message, and nothing changes.
+    fn shown(&mut self, session: usize, got: &Got, index: usize) {
+        let copy = &self.copies[index];
+        assert!(matches!(copy.place, Place::Ready), "{got:?}, but it is {:?}", copy.place);
+        assert_eq!((got.redelivered, got.delivery_count), (copy.delivered, copy.count), "{got:?}");
+        let state = &mut self.sessions[session];
+        let Some(consumer) = state.consumers.get_mut(&got.consumer.0) else { return };
+        consumer.to_show.remove(&index);
+        if let Kind::Shown(credit) | Kind::Explicit(credit) = &mut consumer.kind {
+            *credit -= 1;
+        }
+    }
+
+    /// A consumer that is shown messages is told that there are no more.
+    fn has_seen_all(&mut self, session: usize, consumer: u64) {
+        let Some(consumer) = self.sessions[session].consumers.get_mut(&consumer) else { return };
+        let missed = consumer.to_show.iter().map(|i| &self.copies[*i]);
+        let missed: Vec<_> =
+            missed.filter(|c| matches!(c.place, Place::Ready) && consumer.wants(c)).collect();
+        assert!(missed.is_empty(), "{consumer:?} was not shown {missed:?}");
+        consumer.kind = Kind::Explicit(0);
+    }
+
     /// After a turn nothing is ready that somebody has credit for.
     fn check_progress(&self) {
-        for session in &self.sessions {
-            for consumer in session.consumers.values() {
-                let ready = self.in_place(consumer.queue, |p| matches!(p, Place::Ready));
+        let consumers =
+            self.sessions.iter().flat_map(|s| s.consumers.values().map(move |c| (s, c)));
+        for (session, consumer) in consumers {
+            if consumer.mode == AttachMode::Browse {
+                let ended = !matches!(consumer.kind, Kind::Shown(n) if n > 0);
+                assert!(ended, "{consumer:?} is not told of the end");
+            } else {
+                let ready = self.copies.iter().filter(|c| c.queue == consumer.queue);
+                let ready = ready.filter(|c| matches!(c.place, Place::Ready) && consumer.wants(c));
+                let ready: Vec<_> = ready.map(|c| c.body.as_str()).collect();
                 assert!(
                     ready.is_empty() || session.credit(consumer) == 0,
                     "{consumer:?} could have {ready:?}"
@@ -823,6 +930,21 @@ impl Model {
     }
 }
 
+/// Wants the messages of one class.
+#[derive(Debug)]
+struct OfClass(u64);
+
+impl Filter for OfClass {
+    fn wants(&self, candidate: &Candidate<'_>) -> bool {
+        let body = candidate.batch.body(candidate.record);
+        class_of(std::str::from_utf8(body).unwrap_or_default()) == self.0
+    }
+}
+
+fn class_of(body: &str) -> u64 {
+    body.parse::<u64>().unwrap_or_default() / 2 % CLASSES
+}
+
 /// The priority that a message is published with.
 fn priority(body: &str) -> u8 {
     body.bytes().last().unwrap_or_default() % 4
@@ -850,8 +972,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(160)))]
 
     #[test]
-    fn every_message_is_where_it_should_be(ops in vec(op(), 1..100)) {
-        let mut model = Model::new();
+    fn every_message_is_where_it_should_be(ops in vec(op(), 1..100), looks in 1u64..8) {
+        let mut model = Model::new(looks);
         for op in &ops {
             model.carry_out(op);
             model.check_counts();

@@ -122,6 +122,12 @@ impl Rig {
         rig
     }
 
+    /// A new term begins with so many bytes of pages in memory.
+    pub(super) fn limit_pages(&mut self, bytes: u64) {
+        self.options.page_bytes_max = bytes;
+        self.crash();
+    }
+
     pub(super) fn options(&self) -> DispatcherOptions {
         self.options
     }
@@ -889,6 +895,7 @@ pub(super) fn consuming(consumer: u64, queue: &str) -> Attach {
         exclusive: false,
         look: false,
         no_local: false,
+        filter: None,
         arguments: Table::default(),
         tag: "".into(),
     }
