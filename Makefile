@@ -2,7 +2,8 @@
 # make check        read-only gate: format, clippy, dependency directions, licences
 # make fix          what of that can be repaired
 # make deb          a Debian package of the release build
-# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd
+# make test-peers   what needs Debian's packages: the AMQP tests against rabbitmq-server, as
+#                   reference; LDAP against slapd; MQTT with mosquitto_pub and mosquitto_sub
 # make bench, soak, sim, fuzz
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -53,6 +54,8 @@ test-peers: $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	$(VENV)/bin/python tests/python/with_rabbitmq.py $(MAKE) --no-print-directory peers-running
 	tests/apt-install slapd
 	$(MAKE) --no-print-directory peers-ldap
+	tests/apt-install mosquitto-clients
+	$(MAKE) --no-print-directory peers-mosquitto
 
 .PHONY: peers-running
 peers-running:
@@ -68,6 +71,12 @@ peers-ldap: | $(RESULTS)
 	else \
 	  cargo test --package isthmus-ldap --package isthmus --test slapd --test ldap -- --ignored 2>&1 | tee $(RESULTS)/ldap.log; \
 	fi
+
+# Clients of Debian's mosquitto against the release build; `make test` runs them as well where they
+# are installed.
+.PHONY: peers-mosquitto
+peers-mosquitto: build | $(RESULTS)
+	$(PYTEST) -m mosquitto --junitxml $(RESULTS)/mosquitto.xml
 
 check:
 	cargo fmt --all --check
