@@ -7,10 +7,13 @@ import time
 import pytest
 
 from cluster import Cluster
-from mqttclient import Client, Refused
+from mqttclient import Client, PacketTypes, Refused, properties
 
 SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 KILLS = 50 if SOAK else 3
+# Of the leader while wills wait.
+WILL_KILLS = 5 if SOAK else 1
+WILL_DELAY_S = 10
 BATCH = 100
 LASTS_S = 600
 COMES_BACK_WITHIN_S = 20
@@ -92,4 +95,37 @@ def test_a_will_outlives_the_leader_that_had_it(cluster, name):
     cluster.wait_whole()
     come_back(heir, cluster)
     assert heir.receive(COMES_BACK_WITHIN_S).payload == b"gone"
+    heir.close()
+
+
+def test_delayed_wills_wait_across_a_kill_of_the_leader(cluster, name):
+    def will(of):
+        delay = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY_S)
+        return {"topic": name, "payload": of, "qos": 1, "properties": delay}
+
+    def client(of):
+        port = cluster.leader().ports["mqtt"]
+        return Client(port, client_id=f"{of}-{name}", lasts_s=LASTS_S, will=will(of.encode()))
+    heir = Client(cluster.leader().ports["mqtt"], client_id=f"heir-{name}", lasts_s=LASTS_S)
+    heir.connect()
+    heir.subscribe(name)
+    for _ in range(WILL_KILLS):
+        dying, back = client("dying").connect(), client("back").connect()
+        for each in (dying, back):
+            each.hang_up()
+        gone_s = time.monotonic()
+        # Until the leader has noticed.
+        time.sleep(0.5)
+        killed = cluster.leader()
+        cluster.kill(killed.number)
+        heir.fall_silent()
+        come_back(back, cluster)
+        assert time.monotonic() - gone_s < WILL_DELAY_S, "nothing to be seen on so slow a machine"
+        come_back(heir, cluster)
+        assert heir.receive(WILL_DELAY_S + COMES_BACK_WITHIN_S).payload == b"dying"
+        assert time.monotonic() - gone_s > WILL_DELAY_S - 1
+        cluster.start_nodes(killed.number)
+        cluster.wait_whole()
+        assert heir.receives_nothing(0.5), "one has come back, and each will comes once"
+        back.close()
     heir.close()
