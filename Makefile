@@ -2,8 +2,9 @@
 # make check        read-only gate: format, clippy, dependency directions, licences
 # make fix          what of that can be repaired
 # make deb          a Debian package of the release build
-# make test-peers   the AMQP tests against Debian's rabbitmq-server, as reference; LDAP against slapd;
-#                   pages in Debian's chromium
+# make test-peers   what needs Debian's packages: the AMQP tests against rabbitmq-server, as
+#                   reference; LDAP against slapd; pages in chromium; MQTT with mosquitto_pub and
+#                   mosquitto_sub
 # make bench, soak, sim, fuzz
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -56,6 +57,8 @@ test-peers: $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	$(MAKE) --no-print-directory peers-ldap
 	tests/apt-install chromium
 	$(MAKE) --no-print-directory peers-browser
+	tests/apt-install mosquitto-clients
+	$(MAKE) --no-print-directory peers-mosquitto
 
 .PHONY: peers-running
 peers-running:
@@ -76,6 +79,12 @@ peers-ldap: | $(RESULTS)
 .PHONY: peers-browser
 peers-browser: build $(VENV)/requirements.txt $(NODE_MODULES) | $(RESULTS)
 	$(PYTEST) -m browser --junitxml $(RESULTS)/browser.xml
+
+# Clients of Debian's mosquitto against the release build; `make test` runs them as well where they
+# are installed.
+.PHONY: peers-mosquitto
+peers-mosquitto: build | $(RESULTS)
+	$(PYTEST) -m mosquitto --junitxml $(RESULTS)/mosquitto.xml
 
 check:
 	cargo fmt --all --check

@@ -1,5 +1,6 @@
 """MQTT sessions that outlive their connections, and what goes with them."""
 
+import asyncio
 import os
 import random
 import time
@@ -7,8 +8,10 @@ import time
 import pika
 import pytest
 
+import rawmqtt
 from helpers import Consumer, eventually
 from mqttclient import V3, V5, Client, PacketTypes, properties
+from rawmqtt import Raw
 from test_mqtt import api, queues
 
 both = pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5.0"])
@@ -159,6 +162,27 @@ def test_retained_messages_expire(port, name):
         time.sleep(1.2)
         client.subscribe(name)
         assert client.receives_nothing()
+
+
+def test_a_delivery_that_was_begun_does_not_expire(port, name):
+    async def run():
+        subscriber, publisher = await Raw.open(port), await Raw.open(port)
+        await subscriber.log_in(name, clean=True)
+        await subscriber.subscribe(name, 2)
+        await publisher.log_in(f"p-{name}", clean=True)
+        expires = rawmqtt.text(name) + b"\0\1" + b"\5\2\0\0\0\1" + b"m"
+        publisher.send(rawmqtt.packet(rawmqtt.PUBLISH, expires, flags=4))
+        await publisher.expect(rawmqtt.PUBREC)
+        body = await subscriber.expect(rawmqtt.PUBLISH)
+        packet_id = int.from_bytes(body[2 + len(name):4 + len(name)], "big")
+        await asyncio.sleep(1.5)
+        subscriber.send(rawmqtt.answer(rawmqtt.PUBREC, packet_id))
+        released = await subscriber.expect(rawmqtt.PUBREL)
+        assert released == packet_id.to_bytes(2, "big"), "it is known"
+        subscriber.send(rawmqtt.answer(rawmqtt.PUBCOMP, packet_id))
+        for each in (subscriber, publisher):
+            await each.say_goodbye()
+    asyncio.run(run())
 
 
 def test_members_of_a_group_share_its_messages(port, name):

@@ -81,6 +81,24 @@ impl Broker {
         Self::start_own("amqps", &settings)
     }
 
+    /// Starts a broker of the test's own that speaks MQTT.
+    ///
+    /// # Panics
+    /// If the broker ends before it is ready.
+    pub fn start_mqtt() -> Self {
+        let settings = [("listeners.amqp", "off".into()), ("listeners.mqtt", "127.0.0.1:0".into())];
+        Self::start_own("mqtt", &settings)
+    }
+
+    /// The port at which the broker listens.
+    ///
+    /// # Panics
+    /// If the broker's address has no port, which it always has.
+    pub fn port(&self) -> u16 {
+        let port = self.address.rsplit(':').next();
+        port.and_then(|port| port.parse().ok()).expect("an address ends with a port")
+    }
+
     fn start_own(listener: &str, settings: &[(&str, OsString)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary());

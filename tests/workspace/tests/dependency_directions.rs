@@ -34,8 +34,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("isthmus-bench", &["isthmus-model"]),
 ];
 const PROTOCOL_MAY_USE: &[&str] = &["isthmus-model", "isthmus-contract", "isthmus-selector"];
-const MAY_USE_EVERYTHING: &[&str] =
-    &["isthmus", "isthmus-sim", "isthmus-test-lapin", "isthmus-test-workspace"];
+const MAY_USE_EVERYTHING: &[&str] = &[
+    "isthmus",
+    "isthmus-sim",
+    "isthmus-test-lapin",
+    "isthmus-test-rumqttc",
+    "isthmus-test-workspace",
+];
 
 #[test]
 fn every_crate_uses_only_what_lies_below_it() {
