@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use isthmus_contract::{Attach, AttachMode, Command as Ask, Credit, TopologyChange, Unacked};
 use isthmus_model::{
-    BindingDef, ConsumerId, Destination as BoundTo, Lifetime, QueueDef, Settlement, Table, Value,
+    BindingDef, ConsumerId, Destination as BoundTo, Lifetime, QueueDef, Settlement, Table, Token,
+    Value,
 };
 use isthmus_selector::Selector;
 
@@ -52,6 +53,8 @@ pub(super) struct Subscriptions {
     by_consumer: HashMap<ConsumerId, Subscription>,
     /// Those that the client has not ended, by its names for them.
     by_id: HashMap<String, ConsumerId>,
+    /// What the last one asks for once its queue is there.
+    waiting: Option<Box<Attach>>,
     last_consumer: u64,
 }
 
@@ -76,6 +79,11 @@ impl Subscriptions {
             self.by_consumer.remove(&ack.consumer);
         }
         settled
+    }
+
+    /// Whether one waits for its queue.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// No more comes for a consumer; what it got can still be acknowledged.
@@ -189,13 +197,6 @@ impl StompSession {
         arguments: Table,
     ) {
         let Source { queue, declare, bind, alone } = source;
-        if let Some(change) = declare {
-            self.ask(number, |token| Ask::Topology { token, change });
-        }
-        if let Some(binding) = bind {
-            let change = TopologyChange::Bind(binding);
-            self.ask(number, |token| Ask::Topology { token, change });
-        }
         let (tag, mode) = match self.subscriptions.get(consumer) {
             Some(subscription) => (subscription.id.as_str().into(), subscription.mode),
             None => (Arc::clone(&queue), AckMode::Auto),
@@ -204,21 +205,41 @@ impl StompSession {
             AckMode::Auto => (AttachMode::ConsumeSettled, Credit::Unlimited),
             _ => (AttachMode::Consume, Credit::Window { limit, shared: None }),
         };
-        self.ask(number, |token| {
-            Ask::Attach(Attach {
-                token,
-                consumer,
-                queue,
-                mode,
-                credit,
-                lease_ms: None,
-                exclusive: alone,
-                look: false,
-                no_local: false,
-                arguments,
-                tag,
-            })
-        });
+        let attach = Attach {
+            token: Token::SILENT,
+            consumer,
+            queue,
+            mode,
+            credit,
+            lease_ms: None,
+            exclusive: alone,
+            look: false,
+            no_local: false,
+            arguments,
+            tag,
+        };
+        // From a queue that is there already it gets nothing before it may declare and bind it:
+        // what came with a refusal would be lost. One of its own is new.
+        let must_wait = matches!(declare, Some(TopologyChange::DeclareQueue(_)));
+        let mut left = usize::from(declare.is_some()) + usize::from(bind.is_some());
+        for change in declare.into_iter().chain(bind.map(TopologyChange::Bind)) {
+            left -= 1;
+            let is_last = must_wait && left == 0;
+            let purpose = if is_last { Purpose::Ready } else { Purpose::Done };
+            self.ask_for(number, purpose, |token| Ask::Topology { token, change });
+        }
+        if must_wait {
+            self.subscriptions.waiting = Some(Box::new(attach));
+        } else {
+            self.ask(number, |token| Ask::Attach(Attach { token, ..attach }));
+        }
+    }
+
+    /// The queue of a subscription is there: what it has comes from now on.
+    pub(super) fn consume_waiting(&mut self, number: FrameNumber) {
+        if let Some(attach) = self.subscriptions.waiting.take() {
+            self.ask(number, |token| Ask::Attach(Attach { token, ..*attach }));
+        }
     }
 
     /// What a subscription to `destination`, whose text is `text`, needs.
