@@ -4,15 +4,17 @@ import socket
 
 
 class Frame:
-    """A frame of the broker: its command, its headers, of which the first counts, its body."""
+    """A frame of the broker: its command, its headers, of which the first counts, its body.
+
+    `pairs` has all headers in their order."""
 
     def __init__(self, data):
         head, _, body = data.partition(b"\n\n")
         lines = head.decode().split("\n")
         self.command = lines[0]
+        self.pairs = [tuple(line.split(":", 1)) for line in lines[1:]]
         self.headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
+        for name, value in self.pairs:
             self.headers.setdefault(name, value)
         self.body = body
 

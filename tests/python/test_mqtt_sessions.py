@@ -8,10 +8,10 @@ import time
 import pika
 import pytest
 
-import rawmqtt
+import rawmqtt_async as rawmqtt
 from helpers import Consumer, eventually
 from mqttclient import V3, V5, Client, PacketTypes, properties
-from rawmqtt import Raw
+from rawmqtt_async import Raw
 from test_mqtt import api, queues
 
 both = pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5.0"])

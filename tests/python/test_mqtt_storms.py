@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-import rawmqtt
+import rawmqtt_async as rawmqtt
 from broker import Broker
 from helpers import eventually
-from rawmqtt import CONNACK, DISCONNECT, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Raw
+from rawmqtt_async import CONNACK, DISCONNECT, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Raw
 from test_mqtt import api, queues
 from test_pressure import RoundTrips, allowed_p99_s, many_descriptors  # noqa: F401 (a fixture)
 

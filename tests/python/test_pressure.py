@@ -247,22 +247,21 @@ def test_a_login_gets_through_although_its_hash_yields_to_everybody(tmp_path):
 # Slow strangers.
 
 # All HTTP listeners together take 256 connections; what comes beyond is closed at once.
-STRANGERS = {"amqp": 400, "mqtt": 400, "stomp": 300, "any": 300, "amqps": 400, "http": 100,
-             "https": 100}
+STRANGERS = {"amqp": 300, "mqtt": 300, "stomp": 250, "any": 250, "http": 100, "amqps": 200,
+             "mqtts": 200, "stomps": 150, "anys": 150, "https": 100}
 CLOSED_WITHIN_S = {"amqp": 10, "mqtt": 10, "stomp": 10, "any": 10, "http": 10, "amqps": 5,
-                   "https": 5}
+                   "mqtts": 5, "stomps": 5, "anys": 5, "https": 5}
 # Between the moment at which the broker lets go and that at which this process notices.
 GRACE_S = 1.0
 # What those say who say something, a byte a second: nothing that is complete in time.
+HELLO = b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03" + bytes(20)
 DRIPS = {
     "amqp": rawamqp.PROTOCOL_HEADER + b"\1\0\0\0\0\0\xff" + bytes(20),
     "mqtt": b"\x10\x7f\0\4MQTT\4\2\0\0\0\x70" + bytes(20),
     "stomp": b"CONNECT\naccept-version:1.2\nhost:/\n",
     "any": rawamqp.PROTOCOL_HEADER + b"\1\0\0\0\0\0\xff" + bytes(20),
     "http": b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n",
-    "amqps": b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03" + bytes(20),
-    "https": b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03" + bytes(20),
-}
+} | dict.fromkeys(("amqps", "mqtts", "stomps", "anys", "https"), HELLO)
 
 
 class Stranger:
@@ -336,9 +335,10 @@ def besiege(broker, trips, while_open):
 
 def test_2000_slow_strangers_on_every_port_are_closed_and_hold_nobody_up(
         tmp_path, certificates, many_descriptors):
-    settings = {"listeners.amqps": "127.0.0.1:0", "listeners.https": "127.0.0.1:0",
-                "tls.certificate": certificates / "server.pem",
-                "tls.key": certificates / "server.key"}
+    secured = {f"listeners.{listener}": "127.0.0.1:0" for listener in STRANGERS
+               if listener.endswith("s")}
+    settings = secured | {"tls.certificate": certificates / "server.pem",
+                          "tls.key": certificates / "server.key"}
     with Broker(tmp_path / "data", settings) as broker:
         assert set(broker.ports) == set(CLOSED_WITHIN_S), "a port that nobody besieges"
         trips = RoundTrips(broker.amqp)

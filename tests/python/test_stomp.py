@@ -308,6 +308,23 @@ def test_a_queue_that_is_declared_otherwise_is_refused(amqp, isthmus, port, name
     connection.close()
 
 
+def test_a_subscription_that_is_refused_takes_nothing(amqp, isthmus, port, name):
+    """A queue that is declared otherwise, from which the client must get nothing: it would be lost."""
+    connection = amqp.connect()
+    channel = connection.channel()
+    channel.queue_declare(name, durable=True)
+    channel.confirm_delivery()
+    channel.basic_publish("", name, b"kept")
+    for _ in range(20):
+        with Stomp(port) as client:
+            refusal = client.refused("SUBSCRIBE", destination=f"/queue/{name}", id="s",
+                                     **{"x-max-length": 5})
+            assert refusal.startswith("Precondition failed"), refusal
+    assert channel.basic_get(name, auto_ack=True)[2] == b"kept"
+    channel.queue_delete(name)
+    connection.close()
+
+
 def test_messages_that_are_refused_come_again_or_are_dead_lettered(port, name):
     with Stomp(port) as client:
         client.subscribe(f"/queue/{name}-dead", id="dead")

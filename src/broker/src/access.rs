@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use isthmus_contract::{Command, Credentials, ManageOp, Publish, Recall};
 use isthmus_model::{
     Action, Batch, BindingDef, CommandError, Destination, Encodings, QueueDef, REPLY_QUEUE_PREFIX,
-    RecordFlags, Resource, Token, TopologyChange, Value,
+    RecordFlags, Resource, Span, Token, TopologyChange, Value,
 };
 
 use crate::owned::Owned;
@@ -229,6 +229,7 @@ fn look_at(
                 check_record(access, encodings, &publish.batch, at).err().map(|denied| (at, denied))
             });
             let Some((at, denied)) = denied else { return Checked::allowed(command) };
+            let at = first_of_message(&publish.batch, at);
             let (rest, token) = (up_to(publish, at), publish.token);
             return Checked::denied(rest, command, token, denied);
         }
@@ -267,6 +268,15 @@ fn look_at(
         Ok(()) => Checked::allowed(command),
         Err(denied) => Checked::denied(None, command, token, denied),
     }
+}
+
+/// The first record of the message that the one at `at` is of: what a client has sent to several
+/// addresses at once is published to all of them or to none.
+fn first_of_message(batch: &Batch, at: usize) -> usize {
+    // Records of one message tell the same bytes.
+    let body = batch.records[at].body;
+    let is_of_it = |before: &usize| body != Span::default() && batch.records[*before].body == body;
+    (0..at).rev().take_while(is_of_it).last().unwrap_or(at)
 }
 
 /// The messages before the one at `end`, which came before the refusal and so are published.

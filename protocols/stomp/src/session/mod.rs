@@ -106,14 +106,19 @@ impl StompSession {
     /// Whether the session takes no input now.
     fn is_stopped(&self) -> bool {
         !matches!(self.phase, Phase::Connect { .. } | Phase::Running)
-            || self.queues.is_declaring()
+            || self.waits_for_queue()
             || self.outbox.len() > OUTBOX_BYTES_MAX
             || self.pending.len() >= OUTSTANDING_MAX
     }
 
+    /// Whether a SEND or a SUBSCRIBE waits for its queue.
+    fn waits_for_queue(&self) -> bool {
+        self.queues.is_declaring() || self.subscriptions.is_waiting()
+    }
+
     /// Whether what the client has sent waits for an answer that will come.
     fn is_waiting(&self) -> bool {
-        self.queues.is_declaring()
+        self.waits_for_queue()
             || matches!(self.phase, Phase::Authenticating { .. } | Phase::Entering { .. })
     }
 
@@ -197,7 +202,7 @@ impl StompSession {
             {
                 continue;
             }
-            // A SEND may wait for its queue.
+            // What was taken may wait for its queue.
             if self.holding || self.is_stopped() || !self.frame(input)? {
                 break;
             }
@@ -212,6 +217,7 @@ impl StompSession {
         }
         let answered = self.pending.answered(token);
         match (answered, result) {
+            (Some((frame, Purpose::Ready)), Ok(_)) => self.consume_waiting(frame),
             (Some((_, Purpose::Detached(consumer))), Ok(_)) => {
                 self.subscriptions.detached(consumer)
             }

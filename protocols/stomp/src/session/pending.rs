@@ -21,6 +21,8 @@ pub(super) enum Purpose {
     Detached(ConsumerId),
     /// The queue that a SEND waits for is there.
     Declared,
+    /// The queue that a SUBSCRIBE waits for is there, and bound.
+    Ready,
 }
 
 /// A receipt that a client asked for.

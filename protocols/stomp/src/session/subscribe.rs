@@ -4,7 +4,7 @@
 //! own, which is bound there and goes with the subscription; if it is durable, the queue stays and
 //! is found again by its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_contract::{
@@ -72,6 +72,8 @@ pub(super) struct Subscriptions {
     first_of: HashMap<ConsumerId, ConsumerId>,
     /// Those that the client has not ended, by its names for them.
     by_id: HashMap<String, ConsumerId>,
+    /// What the last one asks for once its queues are there, in the order in which they will be.
+    waiting: VecDeque<(Attach, Option<Recall>)>,
     last_consumer: u64,
 }
 
@@ -108,6 +110,11 @@ impl Subscriptions {
             self.remove(ack.consumer);
         }
         settled
+    }
+
+    /// Whether one waits for its queue.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// No more comes for a consumer; what it got can still be acknowledged.
@@ -308,26 +315,43 @@ impl StompSession {
 
     fn attach(&mut self, number: FrameNumber, source: Source, attach: Attach) {
         let Source { queue, declare, bind, alone, is_own, no_local, recalls } = source;
-        if let Some(change) = declare {
-            self.ask(number, |token| Ask::Topology { token, change });
-        }
-        let recalled = bind.as_ref().filter(|_| recalls).map(|bind| {
-            let (exchange, pattern) = (Arc::clone(&bind.source), Arc::clone(&bind.routing_key));
-            (exchange, pattern, Arc::clone(&queue))
-        });
-        if let Some(binding) = bind {
-            let change = TopologyChange::Bind(binding);
-            self.ask(number, |token| Ask::Topology { token, change });
-        }
         // What the subscription does not want is dropped from a queue of its own.
         let has_selector =
             self.subscriptions.get(attach.consumer).is_some_and(|s| s.selector.is_some());
         let exclusive = alone || is_own && has_selector;
-        self.ask(number, |token| {
-            Ask::Attach(Attach { token, queue, exclusive, no_local, ..attach })
+        let recalled = bind.as_ref().filter(|_| recalls).map(|bind| {
+            let (exchange, pattern) = (Arc::clone(&bind.source), Arc::clone(&bind.routing_key));
+            Recall { token: Token::SILENT, exchange, pattern, queue: Arc::clone(&queue) }
         });
-        if let Some((exchange, pattern, queue)) = recalled {
-            self.ask(number, |token| Ask::Recall(Recall { token, exchange, pattern, queue }));
+        // From a queue that is there already it gets nothing before it may declare and bind it:
+        // what came with a refusal would be lost. One of its own is new.
+        let must_wait = matches!(declare, Some(TopologyChange::DeclareQueue(_)));
+        let mut left = usize::from(declare.is_some()) + usize::from(bind.is_some());
+        for change in declare.into_iter().chain(bind.map(TopologyChange::Bind)) {
+            left -= 1;
+            let is_last = must_wait && left == 0;
+            let purpose = if is_last { Purpose::Ready } else { Purpose::Done };
+            self.ask_for(number, purpose, |token| Ask::Topology { token, change });
+        }
+        let attach = Attach { queue, exclusive, no_local, ..attach };
+        if must_wait {
+            self.subscriptions.waiting.push_back((attach, recalled));
+        } else {
+            self.consume(number, attach, recalled);
+        }
+    }
+
+    fn consume(&mut self, number: FrameNumber, attach: Attach, recalled: Option<Recall>) {
+        self.ask(number, |token| Ask::Attach(Attach { token, ..attach }));
+        if let Some(recall) = recalled {
+            self.ask(number, |token| Ask::Recall(Recall { token, ..recall }));
+        }
+    }
+
+    /// The next queue that a subscription waits for is there: what it has comes from now on.
+    pub(super) fn consume_waiting(&mut self, number: FrameNumber) {
+        if let Some((attach, recalled)) = self.subscriptions.waiting.pop_front() {
+            self.consume(number, attach, recalled);
         }
     }
 
