@@ -193,13 +193,19 @@ impl Load<'_> {
     ) -> (Counts, Duration, Usages) {
         let shared = self.shared;
         let plan = &shared.plan;
+        let start_all = |workers: &mut JoinSet<()>| {
+            let begin_us = shared.record.clock.now_us();
+            for (n, outbound) in producers.into_iter().enumerate() {
+                workers.spawn(worker::produce(Arc::clone(shared), n, outbound, begin_us));
+            }
+        };
         self.watcher.begin();
-        let begin_us = shared.record.clock.now_us();
-        for (n, outbound) in producers.into_iter().enumerate() {
-            workers.spawn(worker::produce(Arc::clone(shared), n, outbound, begin_us));
-        }
-        if self.watch(tokio::time::sleep(plan.warm_up), true).await {
-            self.phase.send_replace(Phase::Draining);
+        let mut waiting = Some(start_all);
+        if !plan.warm_up.is_zero() {
+            waiting.take().into_iter().for_each(|start_all| start_all(workers));
+            if self.watch(tokio::time::sleep(plan.warm_up), true).await {
+                self.phase.send_replace(Phase::Draining);
+            }
         }
         shared.record.end_warm_up();
         let this = Process::this();
@@ -207,6 +213,7 @@ impl Load<'_> {
         all.iter().flatten().for_each(|process| process.reset_peak());
         let cpu_before = all.map(|process| process.and_then(Process::cpu));
         let (before, start) = (shared.record.counts(), Instant::now());
+        waiting.into_iter().for_each(|start_all| start_all(workers));
 
         let end = self.end();
         self.watch(end, false).await;

@@ -19,7 +19,8 @@ pub(crate) fn run(outcome: &Outcome) -> String {
     let (plan, measured, totals) = (&outcome.plan, &outcome.measured, &outcome.totals);
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let mut line = |name: &str, text: String| writeln!(out, "{name:<12} {text}").unwrap_or_default();
+    let mut line =
+        |name: &str, text: String| writeln!(out, "{name:<12} {text}").unwrap_or_default();
     line("broker", plan.access.target.to_string());
     line(
         "run",
@@ -90,7 +91,8 @@ pub(crate) fn run(outcome: &Outcome) -> String {
 /// The summary of a storm.
 pub(crate) fn storm(outcome: &StormOutcome) -> String {
     let mut out = String::new();
-    let mut line = |name: &str, text: String| writeln!(out, "{name:<12} {text}").unwrap_or_default();
+    let mut line =
+        |name: &str, text: String| writeln!(out, "{name:<12} {text}").unwrap_or_default();
     line("broker", outcome.plan.access.target.to_string());
     line(
         "connections",
