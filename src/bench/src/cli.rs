@@ -32,7 +32,7 @@ enum Command {
     /// Send and receive messages
     Run(Box<RunArgs>),
     /// Open connections: a storm of logins, or many that stay idle
-    Connect(ConnectArgs),
+    Connect(Box<ConnectArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +124,7 @@ struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = seconds)]
     drain: Duration,
     /// How many messages producers may be ahead of consumers where no rate is given; 0 for no
-    /// bound. If not given, 20000 or 32 MiB of them, fewer with a fan-out
+    /// bound. If not given, 20000 (5000 with QoS 0) or 32 MiB of them, fewer with a fan-out
     #[arg(long, value_name = "N")]
     ahead: Option<u64>,
     /// Send persistent messages, to durable queues (AMQP, STOMP)
@@ -313,7 +313,10 @@ impl RunArgs {
         let ahead = match (self.ahead, &schedule) {
             (Some(0), _) | (None, Some(_)) => None,
             (Some(ahead), _) => Some(ahead),
-            (None, None) => Some(ahead_of(&self.size, self.fan_out)),
+            (None, None) => {
+                let drops = protocol == Protocol::Mqtt && self.qos == 0;
+                Some(ahead_of(&self.size, self.fan_out, drops))
+            }
         };
         let prefix = if self.fan_out > 1 { "/topic/" } else { "/queue/" };
         Ok(Plan {
@@ -401,13 +404,13 @@ impl RunArgs {
                 self.name
             ));
         }
-        if producers > 0 && addresses > producers && addresses % producers != 0 {
+        if producers > 0 && addresses > producers && !addresses.is_multiple_of(producers) {
             return Err(format!(
                 "{addresses} addresses cannot be shared out evenly among {producers} \
                                 producers: make --addresses a multiple of --producers"
             ));
         }
-        if self.fan_out > 1 && consumers % endpoints != 0 {
+        if self.fan_out > 1 && !consumers.is_multiple_of(endpoints) {
             return Err(format!(
                 "a fan-out of {} from {addresses} addresses needs {endpoints} consumers, \
                                 or a multiple of it",
@@ -436,10 +439,10 @@ impl RunArgs {
 }
 
 /// How far producers may be ahead, in messages: enough to keep everybody busy, and no more than
-/// brokers hold for a slow subscriber.
-fn ahead_of(sizes: &Sizes, fan_out: usize) -> u64 {
+/// brokers hold for a slow subscriber where they may drop what is more.
+fn ahead_of(sizes: &Sizes, fan_out: usize, drops: bool) -> u64 {
     let by_bytes = (32 * 1024 * 1024 / sizes.max().max(1)).max(16);
-    let by_count = (20_000 / fan_out).max(500);
+    let by_count = (if drops { 5_000 } else { 20_000 } / fan_out).max(500);
     by_bytes.min(by_count) as u64
 }
 
@@ -483,10 +486,10 @@ fn run(args: &RunArgs, plan: Plan) -> ExitCode {
     {
         return could_not(&text);
     }
-    if let Some(path) = &args.html {
-        if let Err(error) = std::fs::write(path, report::html::page(&outcome)) {
-            return could_not(&format!("{}: {error}", path.display()));
-        }
+    if let Some(path) = &args.html
+        && let Err(error) = std::fs::write(path, report::html::page(&outcome))
+    {
+        return could_not(&format!("{}: {error}", path.display()));
     }
     verdict(&failures, &outcome.errors)
 }

@@ -23,7 +23,7 @@ fn what_is_not_given_follows_from_what_is() {
     assert_eq!(first.ahead, Some(20_000));
     let fan = plan("mqtt://h --fan-out 100 --qos 1 --messages 5").expect("a plan");
     assert_eq!((fan.consumers, fan.window, fan.warm_up), (100, 256, Duration::ZERO));
-    assert_eq!(fan.ahead, Some(500));
+    assert_eq!((fan.ahead, plan("mqtt://h").expect("a plan").ahead), (Some(500), Some(5000)));
     let paced = plan("stomp://h --rate 10:3s,20:4s").expect("a plan");
     assert_eq!((paced.length, paced.ahead), (Length::Time(Duration::from_secs(7)), None));
     let each = plan("amqp://h -p 4 --rate-each 100").expect("a plan").schedule.expect("paced");

@@ -330,7 +330,11 @@ pub(super) async fn tear_down(dialer: &Dialer, plan: &Plan) -> Result<(), Fault>
 pub(super) async fn producer(dialer: &Dialer, plan: &Plan, n: usize) -> Result<Outbound, Fault> {
     let (mut link, frame_max) = open(dialer, &plan.access).await?;
     if plan.window > 0 {
-        link.call(&method(1, CONFIRM, |out| Ok(out.push(0)))?, CONFIRM_OK).await?;
+        let request = method(1, CONFIRM, |out| {
+            out.push(0);
+            Ok(())
+        })?;
+        link.call(&request, CONFIRM_OK).await?;
     }
     let mut starts = Vec::new();
     for address in plan.producer_addresses(n) {
