@@ -29,7 +29,7 @@ export ISTHMUS_BIN ?= $(TARGET)/release/isthmus
 test: test-rust test-doc test-clients
 
 build:
-	cargo build --release --package isthmus
+	cargo build --release --package isthmus --package isthmus-bench
 
 test-rust: build | $(RESULTS)
 	rm -f $(NEXTEST_RESULTS) $(RESULTS)/nextest.xml $(RESULTS)/cargo-test.log

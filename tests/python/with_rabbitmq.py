@@ -53,7 +53,8 @@ class RabbitMq:
     One of a cluster has a name, and a port mapper that is not its own.
     """
 
-    def __init__(self, directory, name=None, epmd_port=None, config=""):
+    def __init__(self, directory, name=None, epmd_port=None, config="",
+                 plugins=("rabbitmq_consistent_hash_exchange",)):
         self.directory = Path(directory)
         self.amqp_port, self.node_port, own_epmd_port = free_ports(3)
         self.process = None
@@ -63,7 +64,7 @@ class RabbitMq:
         self.port_mapper = None if epmd_port else start_port_mapper(own_epmd_port)
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n{config}")
-        (self.directory / "plugins").write_text("[rabbitmq_consistent_hash_exchange].\n")
+        (self.directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
 
     @property
     def amqp(self):

@@ -1,4 +1,5 @@
-//! Append and sync of a thousand entries, into recycled and into fresh segments.
+//! Append and sync of a thousand entries, into recycled and into fresh segments; and what the log
+//! itself costs, over a file system in memory.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
@@ -7,7 +8,7 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use isthmus_storage::{EntryMeta, Log, LogId, LogOptions, RealStorage};
+use isthmus_storage::{EntryMeta, Log, LogId, LogOptions, RealStorage, SimStorage};
 use tempfile::TempDir;
 
 const ENTRIES: u64 = 1000;
@@ -71,5 +72,32 @@ fn append_and_sync(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append_and_sync);
+/// Appends a thousand entries, reads them and purges them, with no disk.
+fn in_memory(c: &mut Criterion) {
+    let mut group = c.benchmark_group("in memory: append, sync, read 1000");
+    group.sample_size(10).throughput(Throughput::Elements(ENTRIES));
+    for len in [64, 1024] {
+        let options = LogOptions { spares: 2, spares_max: 2, ..LogOptions::default() };
+        let (mut log, _) = Log::open(Arc::new(SimStorage::new(1)), options).unwrap();
+        let payload = vec![7; len];
+        let mut index = 0;
+        group.bench_function(format!("{len} B"), |b| {
+            b.iter(|| {
+                let first = index + 1;
+                for _ in 0..ENTRIES {
+                    index += 1;
+                    log.begin().extend_from_slice(&payload);
+                    log.finish(EntryMeta { group: 0, term: 1, index, kind: 0 }).unwrap();
+                }
+                log.sync().unwrap();
+                let entries = log.reader().read(first, index + 1, usize::MAX).unwrap();
+                assert_eq!(entries.len() as u64, ENTRIES);
+                log.purge_to(LogId { term: 1, index }).unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, append_and_sync, in_memory);
 criterion_main!(benches);
