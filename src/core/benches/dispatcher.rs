@@ -65,6 +65,7 @@ impl Core {
             exclusive: false,
             look: false,
             no_local: false,
+            filter: None,
             arguments: Table::default(),
             tag: "c".into(),
         };

@@ -88,8 +88,8 @@ const OFFER: &str = "offer one of the WebSocket subprotocols v12.stomp, v11.stom
 pub fn answer<B>(
     request: &Request<B>,
     origins: &[String],
-) -> Result<(Response<String>, Subprotocol), Response<String>> {
-    let (subprotocol, key) = look_at(request, origins).map_err(refused)?;
+) -> Result<(Response<String>, Subprotocol), Box<Response<String>>> {
+    let (subprotocol, key) = look_at(request, origins).map_err(|refusal| Box::new(refused(refusal)))?;
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -138,7 +138,7 @@ where
             Ok((response, subprotocol)) => (response, Ok(subprotocol)),
             Err(response) => {
                 let why = format!("{} {}", response.status(), response.body().trim_end());
-                (response, Err(why))
+                (*response, Err(why))
             }
         };
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
@@ -155,7 +155,7 @@ where
     let told = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     match told {
         Some(Ok(subprotocol)) => {
-            let input = BytesMut::from(Bytes::from(parts.read_buf));
+            let input = BytesMut::from(parts.read_buf);
             let frames = Frames::new(parts.io.into_inner(), input, subprotocol.payload());
             Ok((frames, subprotocol))
         }
@@ -272,11 +272,11 @@ mod tests {
         };
         assert_eq!(status("GET", &[]), 426);
         assert_eq!(status("POST", &ASKED), 405);
-        for missing in 0..ASKED.len() {
+        for (missing, header) in ASKED.iter().enumerate() {
             let mut headers = ASKED.to_vec();
             headers.remove(missing);
             let expected = if missing == 3 { 400 } else { 426 };
-            assert_eq!(status("GET", &headers), expected, "without {:?}", ASKED[missing]);
+            assert_eq!(status("GET", &headers), expected, "without {header:?}");
         }
         let short = [&ASKED[..3], &[("sec-websocket-key", "dGhlIHNhbXBsZQ==")]].concat();
         assert_eq!(status("GET", &short), 400);

@@ -46,7 +46,7 @@ impl Consumer {
     fn credit(&self, shared: Option<WindowId>) -> Credit {
         match self.mode {
             AttachMode::Consume => Credit::Window { limit: self.limit, shared },
-            AttachMode::ConsumeSettled => Credit::Unlimited,
+            AttachMode::ConsumeSettled | AttachMode::Browse => Credit::Unlimited,
         }
     }
 }

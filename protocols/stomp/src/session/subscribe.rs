@@ -218,7 +218,8 @@ impl StompSession {
             let parsed = Destination::parse(one)?;
             let is_topic = parsed.is_topic();
             let of_topics = [("activemq.noLocal", no_local), ("activemq.retroactive", retroactive)];
-            for (name, _) in of_topics.into_iter().filter(|(_, asked)| *asked && !is_topic) {
+            let misplaced = of_topics.into_iter().find(|(_, asked)| *asked && !is_topic);
+            if let Some((name, _)) = misplaced {
                 let detail = format!("'{one}' is a queue, and it means something for topics only");
                 return Err(Fault::header(name, detail));
             }
