@@ -16,7 +16,7 @@ use isthmus_front::upgrade;
 use super::AnySettings;
 use crate::broker::Broker;
 use crate::cluster::Clients;
-use crate::connections::Connections;
+use crate::connections::{Connections, Next};
 use crate::listeners::take;
 
 /// The path: that of RabbitMQ's Web STOMP and Web MQTT alike.
@@ -56,7 +56,7 @@ async fn upgrade(
 ) -> Response {
     let (answer, subprotocol) = match upgrade::answer(&request, &gate.settings.origins) {
         Ok(answer) => answer,
-        Err(refused) => return refused.map(Body::from),
+        Err(refused) => return (*refused).map(Body::from),
     };
     let Some((broker, clients)) = gate.open.get().cloned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the broker starts\n").into_response();
@@ -64,9 +64,11 @@ async fn upgrade(
     let upgraded = hyper::upgrade::on(&mut request);
     let timeout = gate.settings.timeout;
     let is_taken = gate.connections.spawn(|closing| async move {
-        let Ok(Ok(stream)) = tokio::time::timeout(timeout, upgraded).await else { return };
+        let Ok(Ok(stream)) = tokio::time::timeout(timeout, upgraded).await else {
+            return Next::NOTHING;
+        };
         let frames = Frames::new(TokioIo::new(stream), BytesMut::new(), subprotocol.payload());
-        take(broker, clients, subprotocol.name(), frames, peer, closing).await;
+        take(broker, clients, subprotocol.name(), frames, peer, closing).await
     });
     if !is_taken {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open\n")
