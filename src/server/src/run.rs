@@ -35,6 +35,7 @@ use crate::connections::{Closing, Connections, Idle, IdlePlace};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::signals::{self, StopSignals};
+use crate::sys_topics;
 use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
 use crate::users::{Users, UsersError};
@@ -245,6 +246,12 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let stomps = accepting.secure("stomps", stomps.listen()?, tls.as_ref())?;
     let anys = accepting.secure("anys", anys.listen()?, tls.as_ref())?;
     let mut accepting = accepting.tasks;
+    if let Some(interval) = config.mqtt.sys_interval.0 {
+        let (broker, connections) = (broker.clone(), connections.clone());
+        let exchange = config.mqtt.exchange.clone();
+        let telling = sys_topics::publish(broker, connections, exchange, interval, VERSION);
+        watching.spawn(async move { match telling.await {} });
+    }
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);
@@ -368,8 +375,12 @@ async fn take<S>(
         // What is passed through is cut off: its client connects to another node.
         () = closing.clone().requested() => return,
     };
-    if let Taken::Here(stream, peer) = taken {
-        any::serve(broker, listener, stream, peer, closing).await;
+    match taken {
+        Taken::Here(stream, peer) => any::serve(broker, listener, stream, peer, closing).await,
+        Taken::Refused(stream, peer, leader) => {
+            Box::pin(broker.redirect(listener, stream, peer, leader.node(), closing)).await;
+        }
+        Taken::Elsewhere => {}
     }
 }
 
