@@ -306,7 +306,7 @@ fn before_5_0_a_failure_is_0x80_and_share_is_a_group_as_well() {
     let mut rig = Rig::accepted4();
     rig.refused.push(("bind amq.topic secret", REFUSED()));
     let bytes = p(0x82, &[&[0, 1], &s("secret"), &[1], &s("$share/g/a"), &[2], &s("b"), &[2]]);
-    assert_eq!(rig.send(&bytes), [0x90, 5, 0, 1, 0x80, 1, 2]);
+    assert_eq!(rig.send(&bytes), [0x90, 5, 0, 1, 0x80, 2, 2]);
     assert_eq!(rig.send(&p(0xA2, &[&[0, 2], &s("b"), &s("none")])), [0xB0, 2, 0, 2]);
 }
 
