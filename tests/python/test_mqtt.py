@@ -3,6 +3,7 @@
 import base64
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -382,3 +383,119 @@ def test_connections_that_end_leave_nothing(isthmus, port, name):
 
 def queues(broker):
     return [each["name"] for each in api(broker, "GET", "queues")[1]]
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    """A broker that tells of itself four times a second."""
+    settings = {"mqtt.sys_interval": "250ms"}
+    with Broker(tmp_path_factory.mktemp("telling") / "data", settings) as broker:
+        yield broker
+
+
+# What dashboards for Mosquitto ask for.
+SYS_TOPICS = [
+    "version", "uptime", "clients/connected", "clients/disconnected", "clients/total",
+    "clients/maximum", "clients/expired", "messages/received", "messages/sent", "messages/stored",
+    "messages/inflight", "publish/messages/received", "publish/messages/sent",
+    "publish/messages/dropped", "publish/bytes/received", "publish/bytes/sent", "bytes/received",
+    "bytes/sent", "subscriptions/count", "retained messages/count", "store/messages/count",
+    "store/messages/bytes", "heap/current", "heap/maximum",
+] + [f"load/{what}/{span}" for span in ["1min", "5min", "15min"]
+     for what in ["messages/received", "messages/sent", "publish/received", "publish/sent",
+                  "publish/dropped", "bytes/received", "bytes/sent", "connections", "sockets"]]
+
+
+class Told:
+    """What a client that subscribes to all of it is told."""
+
+    def __init__(self, client):
+        self.client = client
+        self.values = {}
+        self.news = None
+
+    def receive(self):
+        message = self.client.receive()
+        self.values[message.topic.removeprefix("$SYS/broker/")] = message.payload.decode()
+        if not message.retain:
+            self.news = message
+
+    def wait(self, topic, wanted):
+        while int(self.values[topic]) != wanted:
+            self.receive()
+
+
+@both
+def test_the_broker_tells_of_itself(telling, name, version):
+    port = telling.ports["mqtt"]
+    with Client(port, version) as client, Client(port, version) as everything:
+        everything.subscribe("#", 1)
+        everything.subscribe("+/broker/uptime", 1)
+        assert client.subscribe("$SYS/broker/#", 2) == 2
+        # All of it at once, and nothing of it is for wildcards.
+        told = Told(client)
+        while not set(SYS_TOPICS) <= set(told.values):
+            told.receive()
+        assert told.values["version"].startswith("isthmus version ")
+        assert told.values["uptime"].endswith(" seconds")
+        before = int(told.values["publish/messages/received"])
+        for _ in range(3):
+            everything.publish(name, b"12345", 1)
+        assert [everything.receive().topic for _ in range(3)] == [name] * 3
+        told.wait("publish/messages/received", before + 3)
+        assert (told.news.qos, told.news.retain) == (0, False)
+        told.wait("clients/connected", 2)
+        away = int(told.values["clients/disconnected"])
+        with Client(port, version, client_id=name, lasts_s=60):
+            told.wait("clients/connected", 3)
+        told.wait("clients/disconnected", away + 1)
+        assert everything.receives_nothing()
+
+
+def test_only_the_broker_tells_of_itself(telling, name):
+    port = telling.ports["mqtt"]
+    with Client(port, V5) as client:
+        client.subscribe(f"$SYS/{name}", 1)
+        assert client.publish(f"$SYS/{name}", b"forged", 1) == "Not authorized"
+        # The client lets go of a packet identifier that it need not.
+        assert client.publish(f"$SYS/{name}", b"forged", 2) == "Packet identifier not found"
+        client.send(f"$SYS/{name}", b"forged", 0)
+        with Client(port, V3) as other:
+            for qos in [0, 1, 2]:
+                other.publish(f"$SYS/{name}", b"forged", qos)
+            other.publish(f"${name}", b"forged", 1)
+        assert client.receives_nothing()
+    with pika.BlockingConnection(pika.ConnectionParameters(*telling.amqp)) as connection:
+        channel = connection.channel()
+        channel.basic_publish("amq.mqtt.system", f"$SYS.{name}", b"forged")
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="internal"):
+            channel.queue_declare("")
+        channel = connection.channel()
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
+            channel.exchange_delete("amq.mqtt.system")
+
+
+def test_who_may_read_what_the_broker_tells(telling, name):
+    port = telling.ports["mqtt"]
+    permit(telling, name)
+    topics = {"exchange": "amq.mqtt.system", "write": "", "read": r"^\$SYS\.broker\.uptime$"}
+    api(telling, "PUT", f"topic-permissions/%2F/{name}", topics)
+    with Client(port, V5, user=name, password="secret") as client:
+        assert client.subscribe("$SYS/broker/uptime", 1) == 1
+        assert client.receive().topic == "$SYS/broker/uptime"
+        assert client.subscribe("$SYS/broker/version", 1) == 0x87
+
+
+def test_a_rate_limit_holds_publishers(own_isthmus, name):
+    port = own_isthmus.ports["mqtt"]
+    api(own_isthmus, "PUT", "user-limits/guest/max-publishes-per-second", {"value": 40})
+    with Client(port, V5) as client, Client(port, V5) as receiver:
+        receiver.subscribe(name, 1)
+        start = time.monotonic()
+        for n in range(80):
+            client.send(name, b"%d" % n, n % 3)
+        got = [receiver.receive(10).payload for _ in range(80)]
+        took = time.monotonic() - start
+    assert sorted(got, key=int) == [b"%d" % n for n in range(80)]
+    # The first second's worth is there at once at the most.
+    assert 0.9 <= took < 6, took

@@ -1,5 +1,7 @@
 """MQTT clients of a cluster, by way of the nodes that do not lead."""
 
+import socket
+
 import pytest
 
 from cluster import Cluster
@@ -71,3 +73,25 @@ def test_clients_are_cut_off_when_another_node_leads_and_come_back(cluster, name
             return False
 
     eventually(returns)
+
+
+def test_a_standby_that_refuses_clients_names_the_leader(tmp_path):
+    """Only the words are tested here: nobody listens at the servers' addresses."""
+    settings = {
+        "cluster.standby_clients": "refuse",
+        "mqtt.servers": ",".join(f"{n}@n{n}.example:1883" for n in [1, 2, 3]),
+    }
+    with Cluster(tmp_path, settings) as cluster:
+        leader, standby = cluster.leader(), cluster.standby()
+        with socket.create_connection(("127.0.0.1", standby.ports["mqtt"]), 5) as raw:
+            # A CONNECT of 5.0 without a client identifier.
+            raw.sendall(bytes([0x10, 13, 0, 4]) + b"MQTT" + bytes([5, 2, 0, 60, 0, 0, 0]))
+            reference = f"n{leader.number}.example:1883".encode()
+            told = bytes([0x1C, 0, len(reference)]) + reference
+            answer = bytes([0x20, 3 + len(told), 0, 0x9C, len(told)]) + told
+            assert raw.recv(100) == answer
+            assert raw.recv(1) == b""
+        with pytest.raises(Refused, match="Server unavailable"):
+            Client(standby.ports["mqtt"], V3).connect()
+        with Client(leader.ports["mqtt"], V5):
+            pass

@@ -248,3 +248,58 @@ def test_an_amqp_consumer_gets_what_a_session_is_for(isthmus, port, name):
     _, sessions = api(isthmus, "GET", "sessions")
     assert any(each["client_id"] == name for each in sessions)
     Client(port, client_id=name).connect().close()
+
+
+def test_what_is_left_of_a_message_is_told(own_isthmus, name):
+    with Client(own_isthmus.ports["mqtt"], V5, client_id=name, lasts_s=LASTS_S) as client:
+        client.subscribe(name, 1)
+    with Client(own_isthmus.ports["mqtt"], V5) as other:
+        other.publish(name, b"mqtt", 1, MessageExpiryInterval=100)
+        other.publish(name, b"soon over", 1, MessageExpiryInterval=1)
+        with pika.BlockingConnection(pika.ConnectionParameters(*own_isthmus.amqp)) as connection:
+            properties = pika.BasicProperties(expiration="100000", delivery_mode=2)
+            key = name.replace(".", "/")
+            connection.channel().basic_publish("amq.topic", key, b"amqp", properties)
+        time.sleep(1.2)
+        own_isthmus.kill()
+        own_isthmus.start()
+    time.sleep(1)
+    with Client(own_isthmus.ports["mqtt"], V5, client_id=name, lasts_s=LASTS_S) as client:
+        got = [client.receive() for _ in range(2)]
+        assert [m.payload for m in got] == [b"mqtt", b"amqp"]
+        for message in got:
+            assert 90 <= message.properties.MessageExpiryInterval <= 98
+        assert client.receives_nothing()
+
+
+@pytest.mark.parametrize("lasts_s", [0, 60], ids=["passing", "lasting"])
+def test_members_of_a_group_get_what_is_exactly_once(port, name, lasts_s):
+    filter_ = f"$share/group/{name}"
+    with Client(port, V5, client_id=f"{name}1", lasts_s=lasts_s) as one, \
+            Client(port, V5, client_id=f"{name}2", lasts_s=lasts_s) as two:
+        assert [one.subscribe(filter_, 2), two.subscribe(filter_, 2)] == [2, 2]
+        with Client(port, V5) as other:
+            for n in range(200):
+                other.publish(name, b"%d" % n, 2)
+        eventually(lambda: one.messages.qsize() + two.messages.qsize() == 200)
+        of_one, of_two = one.drain(0.2), two.drain()
+        assert sorted(of_one + of_two, key=int) == [b"%d" % n for n in range(200)]
+        assert of_one and of_two
+
+
+def test_a_queue_that_an_operator_deletes_comes_back(isthmus, port, name):
+    with Client(port, V5, client_id=name, lasts_s=60) as client:
+        client.subscribe(f"{name}/+", 1)
+        api(isthmus, "DELETE", f"queues/%2F/mqtt-subscription-{name}qos1")
+        assert client.wait_closed() == "Administrative action"
+        client.reconnect(port)
+        assert client.session_present
+        with Client(port, V5) as other:
+            eventually(lambda: other.publish(f"{name}/a", b"m", 1)
+                       and not client.receives_nothing(0.1))
+    api(isthmus, "DELETE", f"queues/%2F/mqtt-subscription-{name}qos1")
+    with Client(port, V5, client_id=name, lasts_s=60) as client:
+        with Client(port, V5) as other:
+            # The queue is bound again once it is there.
+            eventually(lambda: other.publish(f"{name}/a", b"n", 1)
+                       and not client.receives_nothing(0.1))

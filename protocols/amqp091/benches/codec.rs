@@ -146,6 +146,7 @@ fn encode(c: &mut Criterion) {
                     record: 0,
                     redelivered: false,
                     delivery_count: 0,
+                    waited_ms: 0,
                     annotations: None,
                 };
                 first += count;

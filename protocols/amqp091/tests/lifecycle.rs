@@ -310,6 +310,7 @@ fn sample_delivery(head: &[u8], annotations: Option<Annotations>) -> Delivery {
         record: 0,
         redelivered: true,
         delivery_count: 0,
+        waited_ms: 0,
         annotations: annotations.map(Arc::new),
     }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::rig::{Rig, delivery, redelivery};
-use common::{p, s};
+use common::{p, props, s};
 use isthmus_contract::{CommandError, PublishRefusal, Session};
 use isthmus_mqtt::codec::Qos;
 
@@ -267,9 +267,12 @@ fn what_only_the_broker_publishes_is_denied() {
     assert_eq!(rig.send(&topic(0x32, &[0, 1])), [0x40, 3, 0, 1, 0x87]);
     assert_eq!(rig.send(&topic(0x34, &[0, 2])), [0x50, 3, 0, 2, 0x87]);
     assert_eq!(rig.send(&p(0x32, &[&s("$SYS"), &[0, 3, 0]])), [0x40, 3, 0, 3, 0x87]);
+    assert_eq!(rig.send(&p(0x32, &[&s("$own/a"), &[0, 4, 0], b"m"])), [0x40, 3, 0, 4, 0x87]);
+    // Nor by an alias.
+    let alias = props(&[&[0x23, 0, 1]]);
+    rig.send(&p(0x30, &[&s("$own/a"), &alias, b"m"]));
+    assert_eq!(rig.send(&p(0x32, &[&s(""), &[0, 5], &alias, b"m"])), [0x40, 3, 0, 5, 0x87]);
     assert!(rig.world.published.is_empty() && rig.world.notes.is_empty());
-    rig.send(&p(0x32, &[&s("$SYSTEM/a"), &[0, 4, 0], b"m"]));
-    assert_eq!(rig.world.published, ["amq.mqtt.system $SYSTEM.a m durable"]);
     // Nor is it left behind.
     let [user, password] = [s("u"), s("p")];
     let will5 = [&[0][..], &s("$SYS/a"), &s("m")].concat();
@@ -286,4 +289,152 @@ fn what_only_the_broker_publishes_is_denied() {
     assert_eq!(rig.send(&p(0x34, &[&s("$SYS/a"), &[0, 2], b"m"])), [0x50, 2, 0, 2]);
     assert_eq!(rig.send(&[0x62, 2, 0, 2]), [0x70, 2, 0, 2]);
     assert!(rig.world.published.is_empty() && !rig.session.is_closed());
+}
+
+#[test]
+fn mqtt5_2_2_1_3_an_identifier_that_is_in_use_is_told() {
+    let publish = |first: u8, id: u8| p(first, &[&s("a"), &[0, id, 0], b"m"]);
+    let subscribe = |id: u8| p(0x82, &[&[0, id, 0], &s("a"), &[1], &s("b"), &[1]]);
+    let mut rig = Rig::lasting();
+    rig.answers = false;
+    rig.send(&publish(0x32, 1));
+    rig.send(&publish(0x34, 2));
+    assert_eq!(rig.send(&publish(0x32, 1)), []);
+    assert_eq!(rig.send(&publish(0x34, 1)), []);
+    assert_eq!(rig.send(&publish(0x32, 2)), []);
+    // The same message again.
+    assert_eq!(rig.send(&publish(0x3C, 2)), []);
+    assert_eq!(
+        rig.confirm_all(),
+        [
+            &[0x40, 2, 0, 1, 0x50, 2, 0, 2][..],
+            &[0x40, 3, 0, 1, 0x91, 0x50, 3, 0, 1, 0x91, 0x40, 3, 0, 2, 0x91],
+            &[0x50, 2, 0, 2],
+        ]
+        .concat()
+    );
+    assert_eq!(rig.world.published.len(), 2);
+    assert_eq!(rig.send(&subscribe(2)), [0x90, 5, 0, 2, 0, 0x91, 0x91]);
+    let unsubscribe = p(0xA2, &[&[0, 2, 0], &s("a")]);
+    assert_eq!(rig.send(&unsubscribe), [0xB0, 4, 0, 2, 0, 0x91]);
+    // It is free once it is answered to the end.
+    assert_eq!(rig.send(&[0x62, 2, 0, 2]), []);
+    assert_eq!(rig.confirm_all(), [0x70, 2, 0, 2]);
+    rig.answers = true;
+    assert_eq!(rig.send(&publish(0x32, 1)), [0x40, 2, 0, 1]);
+    assert_eq!(rig.send(&subscribe(2)), [0x90, 5, 0, 2, 0, 1, 1]);
+    // Before 5.0 there is no word for it, and clients send again whenever they like.
+    let mut rig = Rig::accepted4();
+    rig.answers = false;
+    let again = p(0x3A, &[&s("a"), &[0, 1], b"m"]);
+    rig.send(&[again.clone(), again].concat());
+    assert_eq!(rig.confirm_all(), [0x40, 2, 0, 1, 0x40, 2, 0, 1]);
+}
+
+/// A member of a group that gets what it asks for with QoS 2.
+fn member(rig: &mut Rig) {
+    assert_eq!(rig.send(&p(0x82, &[&[0, 1, 0], &s("$share/g/#"), &[2]])), [0x90, 4, 0, 1, 0, 2]);
+    rig.asked.clear();
+}
+
+fn shared(first: u8, id: u16) -> Vec<u8> {
+    p(first, &[&s("a"), &id.to_be_bytes(), &[0], b"m"])
+}
+
+#[test]
+fn mqtt5_4_8_2_4_what_a_member_is_sent_is_its_own_before() {
+    let mut rig = Rig::lasting();
+    member(&mut rig);
+    rig.answers = false;
+    assert_eq!(rig.event(delivery(4, Qos::ExactlyOnce, "a", 7)), []);
+    assert_eq!(rig.asked(), ["begin", "tx settle 7+1 Accept", "tx note c49152", "commit"]);
+    assert_eq!(rig.confirm_all(), shared(0x34, 49_152));
+    // Wherever the connection is lost: it is completed to this client, and to nobody else.
+    let lost = |rig: &Rig| {
+        let mut again = rig.again();
+        let written = again.send(&Rig::lasting_connect());
+        let at = written.iter().position(|byte| *byte == 0x3C || *byte == 0x62);
+        (again, at.map(|at| written[at..].to_vec()))
+    };
+    assert_eq!(lost(&rig).1, Some(shared(0x3C, 49_152)));
+    rig.send(&[0x50, 2, 0xC0, 0]);
+    assert_eq!(rig.asked(), ["note -c49152 r49152"]);
+    assert_eq!(rig.confirm_all(), [0x62, 2, 0xC0, 0]);
+    let (mut again, written) = lost(&rig);
+    assert_eq!(written, Some(vec![0x62, 2, 0xC0, 0]));
+    again.send(&[0x70, 2, 0xC0, 0]);
+    assert!(again.world.notes.keys().all(|key| key[0] == b's'), "{:?}", again.world.notes);
+    rig.send(&[0x70, 2, 0xC0, 0]);
+    rig.confirm_all();
+    assert_eq!(lost(&rig).1, None);
+    assert_eq!(rig.world.settled, [7]);
+}
+
+#[test]
+fn a_claim_that_is_not_committed_is_not_sent() {
+    let mut rig = Rig::lasting();
+    member(&mut rig);
+    rig.answers = false;
+    rig.event(delivery(4, Qos::ExactlyOnce, "a", 7));
+    rig.confirm(&[]);
+    rig.confirm(&[]);
+    let error = CommandError::Precondition("no".to_owned());
+    let written = rig.fail(error);
+    assert_eq!(written[0], 0xE0, "{written:02X?}");
+    assert!(rig.session.is_closed());
+}
+
+#[test]
+fn what_was_claimed_before_counts_and_comes_first() {
+    let mut rig = Rig::lasting();
+    member(&mut rig);
+    for first in [7, 8, 9] {
+        rig.event(delivery(4, Qos::ExactlyOnce, "a", first));
+    }
+    // It takes two at once now.
+    let narrow = common::connect5(0xC0, &[&[0x11, 0, 0, 1, 0], &[0x21, 0, 2]], &[&s("u"), &s("p")]);
+    let mut rig = rig.again();
+    let written = rig.send(&narrow);
+    let sent = [shared(0x3C, 49_152), shared(0x3C, 49_153)].concat();
+    assert!(written.ends_with(&sent), "{written:02X?}");
+    assert_eq!(rig.event(delivery(4, Qos::AtLeastOnce, "a", 10)), []);
+    assert_eq!(rig.send(&[0x50, 2, 0xC0, 0]), [0x62, 2, 0xC0, 0]);
+    assert_eq!(rig.send(&[0x70, 2, 0xC0, 0]), shared(0x3C, 49_154));
+    // A member that will have none of it.
+    let refused = rig.send(&[0x50, 3, 0xC0, 1, 0x80]);
+    // The first identifier is free again.
+    assert_eq!(refused, shared(0x32, 49_152));
+    let claims = || rig.world.notes.keys().filter(|key| key[0] == b'c').count();
+    assert_eq!(claims(), 1);
+}
+
+#[test]
+fn mqtt5_4_8_2_5_who_ends_with_its_connection_has_settled_what_it_was_sent() {
+    let mut rig = Rig::accepted();
+    member(&mut rig);
+    assert_eq!(rig.event(delivery(4, Qos::ExactlyOnce, "a", 7)), shared(0x34, 49_152));
+    assert_eq!(rig.asked(), ["settle 7+1 Accept"]);
+    assert_eq!(rig.send(&[0x50, 2, 0xC0, 0]), [0x62, 2, 0xC0, 0]);
+    assert_eq!(rig.send(&[0x70, 2, 0xC0, 0]), []);
+    assert!(rig.asked().is_empty());
+}
+
+#[test]
+fn what_is_too_large_to_note_stays_in_the_group_until_it_is_recorded() {
+    let mut rig = Rig::lasting();
+    member(&mut rig);
+    let message = isthmus_mqtt::convert::stored::Message {
+        qos: Qos::ExactlyOnce,
+        retain: false,
+        topic: "a",
+        properties: isthmus_mqtt::codec::Properties::NONE,
+        payload: &[7; 70_000],
+    };
+    let batch = isthmus_mqtt::convert::stored::store(&message, "amq.topic");
+    let delivery = common::rig::delivery_of(4, Qos::ExactlyOnce, "a", 7);
+    let delivery = isthmus_model::Delivery { batch, ..delivery };
+    assert!(rig.event(isthmus_contract::Event::Deliveries(vec![delivery])).len() > 70_000);
+    assert!(rig.asked().is_empty());
+    rig.send(&[0x50, 2, 0xC0, 0]);
+    assert_eq!(rig.asked(), ["begin", "tx settle 7+1 Accept", "tx note r49152", "commit"]);
 }

@@ -7,10 +7,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::rig::{Rig, delivery, delivery_of, recalled, redelivery};
+use common::rig::{NOW, Rig, delivery, delivery_of, recalled, redelivery};
 use common::{connect5, p, props, s};
-use isthmus_contract::{Event, Session};
-use isthmus_model::{Annotations, SessionId};
+use isthmus_contract::{Event, Input, Session};
+use isthmus_model::{Annotations, Delivery, SessionId};
 use isthmus_mqtt::SessionConfig;
 use isthmus_mqtt::codec::{PropertiesBuf, Property, Qos};
 use isthmus_mqtt::convert::stored::{Message, store};
@@ -206,6 +206,46 @@ fn mqtt5_3_3_2_6_what_was_kept_says_how_long_it_still_lives() {
     deliveries[0].batch = Arc::new(batch);
     let written = subscribed(&[]).event(Event::Deliveries(deliveries));
     assert_eq!(written, p(0x31, &[&s("a"), &props(&[&[2, 0, 0, 0, 13]]), b"m"]));
+}
+
+/// A message of QoS 1 that expires a minute after its arrival, and has waited in its queue.
+fn expiring(first: u64, waited_ms: u64) -> Event {
+    let mut properties = PropertiesBuf::new();
+    properties.push(Property::MessageExpiryInterval(60)).unwrap();
+    let message = Message {
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        topic: "a",
+        properties: properties.as_properties(),
+        payload: b"m",
+    };
+    let delivery = delivery_of(1, Qos::AtLeastOnce, "a", first);
+    Event::Deliveries(vec![Delivery { batch: store(&message, "amq.topic"), waited_ms, ..delivery }])
+}
+
+#[test]
+fn mqtt5_3_3_2_6_what_has_waited_says_how_long_it_still_lives() {
+    let told =
+        |id: u8, left_s: u8| p(0x32, &[&s("a"), &[0, id], &props(&[&[2, 0, 0, 0, left_s]]), b"m"]);
+    let mut rig = subscribed(&[&[0x21, 0, 3]]);
+    assert_eq!(rig.event(expiring(1, 0)), told(2, 60));
+    assert_eq!(rig.event(expiring(2, 1_000)), told(3, 59));
+    assert_eq!(rig.event(expiring(3, 59_001)), told(4, 1));
+    // Here it waits on, for the client's acknowledgements.
+    assert_eq!(rig.event(expiring(4, 10_000)), []);
+    assert_eq!(rig.event(expiring(5, 31_000)), []);
+    assert_eq!(rig.event(expiring(6, 0)), []);
+    let later = |rig: &mut Rig, bytes: &[u8]| {
+        let mut input = Input::new();
+        input.extend(bytes);
+        rig.session.handle_bytes(NOW + std::time::Duration::from_secs(30), &mut input);
+        rig.written()
+    };
+    assert_eq!(later(&mut rig, &[0x40, 2, 0, 2]), told(5, 20));
+    // [MQTT-3.3.2-5].
+    assert_eq!(later(&mut rig, &[0x40, 2, 0, 3]), told(7, 30));
+    rig.pump();
+    assert_eq!(rig.world.settled, [1, 2, 5]);
 }
 
 #[test]

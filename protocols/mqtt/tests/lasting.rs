@@ -89,9 +89,6 @@ fn mqtt5_3_1_2_7_a_will_is_the_brokers_with_all_that_it_says() {
     let bytes = connect5(0xEE, &[], &[&will(&[&[0x18, 0, 0, 0, 3]], "gone/now"), &user, &password]);
     let (open, _) = opens(config(), &bytes);
     assert_eq!(open, "open id true 0 will amq.topic gone.now bye durable retain after 3000");
-    let bytes = connect5(0xC6, &[], &[&will(&[], "$own"), &user, &password]);
-    let (open, _) = opens(config(), &bytes);
-    assert_eq!(open, "open id true 0 will amq.mqtt.system $own bye after 0");
     let bytes = connect4(0xD6, &[&s("gone"), &s("bye"), &user, &password]);
     let (open, _) = opens(config(), &bytes);
     assert_eq!(open, "open id true 0 will amq.topic gone bye durable after 0");
@@ -330,4 +327,26 @@ fn mqtt5_4_12_1_1_who_began_with_a_method_may_authenticate_again() {
     // [MQTT-4.12.0-7].
     let written = Rig::accepted().send(&auth(0x19, &plain));
     assert_eq!((written[0], written[2]), (0xE0, 0x82));
+}
+
+#[test]
+fn a_queue_that_somebody_has_deleted_comes_back_with_its_subscriptions() {
+    let mut rig = Rig::lasting();
+    rig.send(&p(0x82, &[&[0, 1, 0], &s("a"), &[0x21], &s("b/+"), &[0x22], &s("c"), &[0x20]]));
+    let binds = |rig: &mut Rig| -> Vec<String> {
+        rig.asked().into_iter().filter(|asked| asked.starts_with("bind")).collect()
+    };
+    // Those of a queue that is there the broker has kept.
+    let mut again = rig.again();
+    again.send(&Rig::lasting_connect());
+    assert_eq!(binds(&mut again), ["bind amq.topic c to mqtt-subscription-idqos0"]);
+    let mut again = rig.again();
+    again.gone.push("mqtt-subscription-idqos1");
+    again.send(&Rig::lasting_connect());
+    let expected = [
+        "bind amq.topic c to mqtt-subscription-idqos0",
+        "bind amq.topic a to mqtt-subscription-idqos1",
+        "bind amq.topic b.* to mqtt-subscription-idqos1",
+    ];
+    assert_eq!(binds(&mut again), expected);
 }

@@ -125,7 +125,7 @@ fn before_5_0_what_is_not_taken_ends_the_connection() {
 fn conversation() -> Vec<u8> {
     [
         Rig::lasting_connect(),
-        p(0x82, &[&[0, 1, 0], &s("a/+"), &[2], &s("#"), &[0], &s("$share/g/x"), &[1]]),
+        p(0x82, &[&[0, 11, 0], &s("a/+"), &[2], &s("#"), &[0], &s("$share/g/x"), &[1]]),
         publish5(0x32, "a/b", &[0, 1], "1"),
         p(0x30, &[&s("long/topic"), &props(&[&[0x23, 0, 1]]), b"2"]),
         p(0x34, &[&s(""), &[0, 2], &props(&[&[0x23, 0, 1]]), b"3"]),
@@ -134,7 +134,7 @@ fn conversation() -> Vec<u8> {
         publish5(0x34, "$SYS/a", &[0, 4], "5"),
         publish5(0x31, "$own/a", &[], "6"),
         vec![0x62, 2, 0, 2, 0x62, 2, 0, 3, 0x62, 2, 0, 9],
-        p(0xA2, &[&[0, 2, 0], &s("#"), &s("none"), &s("$share/g/x")]),
+        p(0xA2, &[&[0, 12, 0], &s("#"), &s("none"), &s("$share/g/x")]),
     ]
     .concat()
 }
@@ -156,7 +156,6 @@ fn how_the_input_is_split_changes_nothing() {
         "amq.topic long.topic 2",
         "amq.topic long.topic 3 durable",
         "amq.topic a 4 durable",
-        "amq.mqtt.system $own.a 6 retain",
     ];
     assert_eq!(whole.0.published, published);
     let notes: Vec<&[u8]> = whole.0.notes.keys().map(Vec::as_slice).collect();
@@ -224,6 +223,7 @@ fn messages_of_other_protocols_are_told_in_mqtts_words() {
             record: 0,
             redelivered: true,
             delivery_count: 1,
+            waited_ms: 0,
             annotations: None,
         }])
     };
@@ -357,4 +357,49 @@ fn a_shortage_holds_publishes_back_and_nothing_else() {
     rig.event(Event::Pressure(Shortage::NONE));
     assert!(!rig.session.is_holding());
     assert_eq!(rig.world.published, ["amq.topic a m"]);
+}
+
+#[test]
+fn no_more_is_published_than_is_allowed() {
+    let mut rig = Rig::accepted();
+    let one = p(0x30, &[&s("a"), &[0], b"m"]);
+    let alias = p(0x30, &[&s("b"), &props(&[&[0x23, 0, 1]]), b"m"]);
+    let aliased = p(0x30, &[&s(""), &props(&[&[0x23, 0, 1]]), b"m"]);
+    rig.session.limit_publishes(4);
+    rig.send(&[one.repeat(2), alias, aliased.repeat(2), one.clone(), vec![0xC0, 0]].concat());
+    assert_eq!(
+        rig.world.published,
+        ["amq.topic a m", "amq.topic a m", "amq.topic b m", "amq.topic b m"]
+    );
+    assert!(rig.session.is_holding());
+    // What it is silent for meanwhile is not its fault.
+    for minute in 1..5 {
+        let at = rig.session.poll_timeout();
+        rig.session.handle_timeout(at);
+        assert!(!rig.session.is_closed(), "minute {minute}");
+    }
+    rig.session.limit_publishes(1);
+    assert!(!rig.session.is_holding());
+    assert_eq!(rig.pump(), []);
+    assert!(rig.session.is_holding(), "one of two was taken");
+    rig.session.limit_publishes(u64::MAX);
+    assert_eq!(rig.pump(), [0xD0, 0]);
+    assert_eq!(rig.world.published.len(), 6);
+}
+
+#[test]
+fn section_4_11_clients_are_sent_to_another_server() {
+    let config = |elsewhere: &str| SessionConfig {
+        elsewhere: Some(elsewhere.into()),
+        ..SessionConfig::new(SessionId(7))
+    };
+    // Whoever they are: they say so there.
+    let five = connect5(0x02, &[], &[]);
+    let mut rig = Rig::with(config("b.example:1883"));
+    let told = props(&[&[&[0x1C][..], &s("b.example:1883")].concat()]);
+    assert_eq!(rig.send(&five), p(0x20, &[&[0, 0x9C], &told]));
+    assert!(rig.session.is_closed() && rig.asked.is_empty());
+    assert_eq!(Rig::with(config("")).send(&five), [0x20, 3, 0, 0x9C, 0]);
+    let four = common::connect4(0xC2, &[&s("u"), &s("p")]);
+    assert_eq!(Rig::with(config("b.example:1883")).send(&four), [0x20, 2, 0, 3]);
 }

@@ -12,7 +12,7 @@ use isthmus_contract::{Session, Shortage};
 use isthmus_core::kept::Size;
 use isthmus_core::paging::PageKey;
 use isthmus_core::{Counters, DispatcherOptions, QueueStatus};
-use isthmus_model::{CommandError, Encodings, SessionId, Time};
+use isthmus_model::{Batch, CommandError, Encodings, SessionId, Time};
 use isthmus_storage::threads::{Receiver, Threads};
 use isthmus_storage::{Error as StorageError, SharedStorage, WriterEvent};
 use parking_lot::Mutex;
@@ -67,6 +67,9 @@ pub struct BrokerOptions {
     pub retained_bytes_max: u64,
     /// The key of names that the broker makes up: random, so that nobody can guess them.
     pub name_seed: [u8; 32],
+    /// The topic exchange of each virtual host by which the broker tells of itself
+    /// ([`Broker::announce`]), if it does.
+    pub own_exchange: Option<&'static str>,
     /// Called when the log has failed, on its thread, or when a checkpoint shows that the disk
     /// cannot be relied on. Nothing is confirmed any more by a log that has failed; the process is
     /// expected to end.
@@ -301,6 +304,19 @@ impl Broker {
         receiver.await.ok()
     }
 
+    /// Tells of the broker itself, by the exchange that it has for it: what is news of `batch` is
+    /// sent to whoever is bound for it, and kept for who asks later. Its messages must be transient.
+    /// Nothing happens where this node does not lead.
+    pub fn announce(&self, batch: Batch) {
+        let announce = move |shard: &mut Shard| shard.announce(&batch);
+        self.0.driver.submit(Input::Inspect(Box::new(announce)));
+    }
+
+    /// Bytes read from all connections since the start, and bytes written to them.
+    pub fn traffic_bytes(&self) -> (u64, u64) {
+        self.0.registry.traffic_bytes()
+    }
+
     /// Makes a consistent copy in `target`, an empty directory, while everything goes on; a broker
     /// that starts on it has what was committed when it was begun. All of it is durable when this
     /// returns; a failure leaves what was written so far, which is no backup.
@@ -446,6 +462,7 @@ impl Assembly {
                 page_bytes_max: options.page_bytes_max,
                 retained_bytes_max: options.retained_bytes_max,
                 name_seed: options.name_seed,
+                own_exchange: options.own_exchange,
             },
             vhosts: options.vhosts.clone(),
             timer,

@@ -45,6 +45,9 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Connections {
     open: BTreeMap<SessionId, Entry>,
+    /// Bytes read from and written to those that have ended.
+    received_bytes: u64,
+    sent_bytes: u64,
     of_users: Groups,
     of_vhosts: Groups,
 }
@@ -130,6 +133,13 @@ pub(crate) struct Traffic {
     pub(crate) sent: AtomicU64,
 }
 
+impl Traffic {
+    /// Received and sent.
+    fn totals(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+}
+
 /// A connection's place among the others, which it leaves when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -177,6 +187,16 @@ impl Registry {
         self.connections.lock().open.iter().map(status).collect()
     }
 
+    /// Bytes read from all connections since the start, and bytes written to them.
+    pub(crate) fn traffic_bytes(&self) -> (u64, u64) {
+        let connections = self.connections.lock();
+        let before = (connections.received_bytes, connections.sent_bytes);
+        connections.open.values().fold(before, |(received, sent), entry| {
+            let own = entry.traffic.totals();
+            (received + own.0, sent + own.1)
+        })
+    }
+
     /// Lets a connection close in its protocol's way; `false` if it is not there.
     pub(crate) fn close(&self, id: SessionId) -> bool {
         let mailbox = self.connections.lock().open.get(&id).map(|e| Arc::clone(&e.mailbox));
@@ -207,7 +227,7 @@ impl Registered {
         limits: Limits,
     ) -> Result<Option<Share>, CommandError> {
         let mut connections = self.registry.connections.lock();
-        let Connections { open, of_users, of_vhosts } = &mut *connections;
+        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
         let Some(entry) = open.get_mut(&self.id) else { return Ok(None) };
         let Some(user) = entry.user.clone() else { return Ok(None) };
         let in_vhost = of_vhosts.connections(vhost);
@@ -245,7 +265,10 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut connections = self.registry.connections.lock();
-        let Connections { open, of_users, of_vhosts } = &mut *connections;
+        let (received, sent) = self.traffic.totals();
+        connections.received_bytes += received;
+        connections.sent_bytes += sent;
+        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
         if let Some(Entry { user: Some(user), vhost: Some(vhost), .. }) = open.remove(&self.id) {
             of_users.leave(&user);
             of_vhosts.leave(&vhost);

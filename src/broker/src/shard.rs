@@ -26,7 +26,7 @@ use isthmus_contract::Command;
 use isthmus_core::codec::DecodeError;
 use isthmus_core::paging::{Page, PageContent, PageKey, Written};
 use isthmus_core::{Dispatcher, DispatcherOptions, Ledger, Place, codec};
-use isthmus_model::{CommandError, SessionId, Time, Token};
+use isthmus_model::{Batch, CommandError, SessionId, Time, Token};
 use isthmus_storage::threads::{Sender, Threads};
 use tokio::sync::{OwnedSemaphorePermit, mpsc as async_mpsc, watch};
 use tokio::time::Instant;
@@ -618,6 +618,13 @@ impl Shard {
         let Snapshot { ledger, index, term } = snapshot;
         self.committed = index;
         self.replica.install(ledger, index, term);
+    }
+
+    /// Sends what the broker tells of itself, if this node leads.
+    pub(crate) fn announce(&mut self, batch: &Batch) {
+        if let Role::Leading(leading) = &mut self.role {
+            leading.dispatcher.announce(&self.replica.ledger, batch);
+        }
     }
 
     /// A page that was asked for is here.

@@ -123,7 +123,8 @@ impl Model {
                 None => Note { key: key.as_bytes().into(), value: None },
             };
             let notes = vec![noted];
-            let answer = client.ask(|token| Command::Note { token, notes, transaction: None });
+            let answer =
+                client.ask(|token| Command::Note { token, notes, of: None, transaction: None });
             answer.await.unwrap();
             self.noted.insert(key, [value].into());
             return;
@@ -133,7 +134,7 @@ impl Model {
         client.request(op(TransactOp::Begin)).await;
         let transaction = Some(TX);
         let notes = vec![note(&format!("t{last}"), last)];
-        client.request(|token| Command::Note { token, notes, transaction }).await;
+        client.request(|token| Command::Note { token, notes, of: None, transaction }).await;
         client.publish_later("own", &[last.to_string().into_bytes()], transaction).await;
         client.ask(op(TransactOp::Commit)).await.unwrap();
         self.moved.insert(last, true);
@@ -231,7 +232,7 @@ fn a_connection_whose_session_another_opens_is_closed() {
         assert_eq!(begin(&mut first, "c").await, (false, BTreeMap::new()));
         let notes = vec![note("k", 1)];
         // Its answer is not waited for.
-        first.request(|token| Command::Note { token, notes, transaction: None }).await;
+        first.request(|token| Command::Note { token, notes, of: None, transaction: None }).await;
         let change = TopologyChange::DeclareOwnQueue(own_queue("own"));
         first.ask(|token| Command::Topology { token, change }).await.unwrap();
         let mut second = Client::connect(&node.broker).await;

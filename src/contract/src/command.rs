@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, ConsumerId, Credit, Note, OpenSession, Recall, SettingKey, Settlement, Table,
-    Time, Token, TopologyChange, TransactionId, WindowId,
+    Attach, Batch, ConsumerId, Credit, Note, NotesOf, OpenSession, Recall, SettingKey, Settlement,
+    Table, Time, Token, TopologyChange, TransactionId, WindowId,
 };
 
 /// A request of a session. The set is as large as the protocols need together, and no protocol
@@ -48,6 +48,8 @@ pub enum Command {
         token: Token,
         /// What, in order.
         notes: Vec<Note>,
+        /// If each is about a message of the same transaction: one that is not taken is not noted.
+        of: Option<NotesOf>,
         /// To take effect with this transaction only.
         transaction: Option<TransactionId>,
     },

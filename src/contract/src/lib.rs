@@ -40,7 +40,7 @@ pub use event::{CloseReason, Event, Shortage};
 pub use input::Input;
 pub use isthmus_model as model;
 pub use isthmus_model::{
-    Attach, AttachMode, CommandError, Credit, Delivery, DetachReason, Note, OpenSession,
+    Attach, AttachMode, CommandError, Credit, Delivery, DetachReason, Note, NotesOf, OpenSession,
     PublishException, PublishRefusal, Recall, Reply, Token, TopologyChange,
 };
 pub use outbox::Outbox;

@@ -214,6 +214,7 @@ mod tests {
             record: 0,
             redelivered: false,
             delivery_count: 0,
+            waited_ms: 0,
             annotations: None,
         }
     }

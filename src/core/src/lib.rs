@@ -27,6 +27,7 @@ pub mod topology;
 
 pub use dispatcher::{
     ClientStatus, Clock, Counters, Dispatcher, DispatcherOptions, Note, Output, QueueStatus,
+    QueueTotals,
 };
 pub use fact::{Entry, Fact, Members, Place, Placement};
 pub use ledger::{Ledger, QueueLedger, Settings, Wanted};

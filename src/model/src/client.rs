@@ -55,5 +55,14 @@ pub struct Note {
 /// The longest key of a note, in bytes: a topic filter and something more.
 pub const NOTE_KEY_BYTES_MAX: usize = 66_000;
 
+/// Messages that notes of the same transaction are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotesOf {
+    /// The publish that they are in.
+    pub publish: Token,
+    /// The record of each note's message.
+    pub records: Vec<u32>,
+}
+
 /// The longest value of a note, in bytes.
 pub const NOTE_VALUE_BYTES_MAX: usize = 64 << 10;

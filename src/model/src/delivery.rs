@@ -30,6 +30,9 @@ pub struct Delivery {
     pub redelivered: bool,
     /// Deliveries known to have failed before this one.
     pub delivery_count: u32,
+    /// How long they have been in the queue, in milliseconds: for protocols that tell what is left
+    /// of a message's time to live.
+    pub waited_ms: u64,
     /// What the broker wrote beside them.
     pub annotations: Option<Arc<Annotations>>,
 }

@@ -23,7 +23,7 @@ mod value;
 
 pub use access::{Action, Resource};
 pub use client::{
-    NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, OpenSession, Will,
+    NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, NotesOf, OpenSession, Will,
 };
 pub use delivery::Delivery;
 pub use encoding::{Encoding, EncodingId, Encodings};

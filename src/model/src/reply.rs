@@ -24,6 +24,8 @@ pub enum Reply {
         ready: u64,
         /// Its consumers.
         consumers: u32,
+        /// Whether it was not there before.
+        is_new: bool,
     },
     /// A lasting session is open.
     Session {

@@ -12,7 +12,7 @@ use isthmus_broker::cluster::SingleOptions;
 use isthmus_broker::cluster::member::{PeerStatus, Role, Status as ClusterStatus};
 use isthmus_broker::storage::{self, LogOptions, RealStorage, SharedStorage, Threads};
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
-use isthmus_contract::model::{EncodingId, Encodings, SessionId, Time};
+use isthmus_contract::model::{EncodingId, Encodings, NEVER_EXPIRES, SessionId, Time};
 use isthmus_contract::{Session, Shortage};
 use isthmus_mqtt::{MqttEncoding, MqttSession};
 use isthmus_stomp::codec::Version;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::any::AnySettings;
 use crate::cluster::Peers;
-use crate::config::Config;
+use crate::config::{Config, Nodes};
 use crate::connections::{Closing, Next};
 use crate::users::{Users, UsersError};
 
@@ -31,6 +31,10 @@ const ENCODINGS: Encodings = Encodings(&[
     (EncodingId::MQTT, &MqttEncoding),
     (EncodingId::STOMP, &StompEncoding),
 ]);
+
+/// The exchange of each virtual host by which the broker tells MQTT clients of itself: that of all
+/// topics that begin with `$`.
+pub(crate) const SYSTEM_EXCHANGE: &str = "amq.mqtt.system";
 
 /// The largest log entry, above the largest message by what a transaction may add to it.
 const ENTRY_BYTES_MAX: usize = 1 << 30;
@@ -59,6 +63,10 @@ pub(crate) struct Broker {
 struct Settings {
     amqp: SessionConfig,
     mqtt: isthmus_mqtt::SessionConfig,
+    /// Where MQTT clients reach the nodes of a cluster.
+    mqtt_servers: Nodes,
+    /// The same, over TLS.
+    mqtt_tls_servers: Nodes,
     stomp: isthmus_stomp::SessionConfig,
     any: AnySettings,
 }
@@ -181,10 +189,48 @@ impl Broker {
         }
         let name_secret = u128::from_le_bytes(secret);
         let has_certificate = peer.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
-        let address = peer.address;
         let own = Own { name_secret, has_certificate, spent };
         let settings = Arc::clone(&self.settings);
         let session = move |id, now| settings.session(protocol, id, own, now);
+        self.serve_session(stream, peer, closing, session)
+    }
+
+    /// What tells a client of `listener` that the node `leader` serves clients, where its protocol
+    /// has words for that; else it is hung up on.
+    pub(crate) fn redirect<S>(
+        self,
+        listener: &str,
+        stream: S,
+        peer: Peer,
+        leader: u16,
+        closing: Closing,
+    ) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let servers = match listener {
+            "mqtt" => &self.settings.mqtt_servers,
+            "mqtts" => &self.settings.mqtt_tls_servers,
+            _ => return Next::NOTHING,
+        };
+        let server = servers.0.iter().find(|node| node.number == leader);
+        let reference = server.map(|node| node.addr.to_string()).unwrap_or_default();
+        let settings = isthmus_mqtt::SessionConfig {
+            elsewhere: Some(reference.into()),
+            ..self.settings.mqtt.clone()
+        };
+        let session = move |id, now| -> Box<dyn Session> {
+            Box::new(MqttSession::new(isthmus_mqtt::SessionConfig { id, ..settings }, now))
+        };
+        self.serve_session(stream, peer, closing, session)
+    }
+
+    fn serve_session<S, M>(&self, stream: S, peer: Peer, closing: Closing, session: M) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        M: FnOnce(SessionId, Time) -> Box<dyn Session> + Send + 'static,
+    {
+        let address = peer.address;
         let serving = self.broker.serve(stream, peer, session, closing.requested());
         Next::new(async move {
             if let Err(error) = serving.await {
@@ -338,6 +384,7 @@ fn start(
         page_bytes_max: cache_bytes / 4,
         retained_bytes_max: config.limits.retained_bytes.0,
         name_seed,
+        own_exchange: Some(SYSTEM_EXCHANGE),
         on_log_failure: Box::new(|error| end_process(&error)),
         threads: Threads::real(),
     };
@@ -385,21 +432,39 @@ impl Settings {
             vhost => vhost,
         };
         let bytes_max = settings.packet_bytes_max.0.min(limits.message_bytes_max.0);
-        let defaults = isthmus_mqtt::SessionConfig::new(SessionId(0));
         let mqtt = isthmus_mqtt::SessionConfig {
             vhost: vhost.into(),
             exchange: settings.exchange.as_str().into(),
+            system_exchange: SYSTEM_EXCHANGE.into(),
             packet_bytes_max: u32_of(bytes_max),
-            connect_bytes_max: defaults.connect_bytes_max.min(u32_of(bytes_max)),
+            connect_bytes_max: u32_of(settings.connect_bytes_max.0.min(bytes_max)),
             connect_timeout: limits.handshake_timeout.0,
+            keep_alive_s_max: u16::try_from(settings.keep_alive_max.0.as_secs())
+                .unwrap_or(u16::MAX),
+            session_expiry_ms_max: settings.session_expiry_max.0.map_or(NEVER_EXPIRES, millis),
             subscriptions_max: settings.subscriptions_max as usize,
             inflight_max: u16_of(settings.inflight_max),
+            receive_max: u16_of(settings.receive_max),
             topic_alias_max: u16_of(settings.topic_alias_max),
+            response_information: settings.response_information.as_str().into(),
+            queue_length_max: settings.queue_messages_max.into(),
+            queue_bytes_max: settings.queue_bytes_max.0,
+            queue_overflow: settings.queue_overflow.0,
+            qos0_length_max: settings.qos0_messages_max.into(),
+            qos0_bytes_max: settings.qos0_bytes_max.0,
+            shared_expires_ms: millis(settings.shared_expires.0),
             encodings: ENCODINGS,
-            ..defaults
+            ..isthmus_mqtt::SessionConfig::new(SessionId(0))
         };
         let stomp = stomp_settings(config);
-        Settings { amqp, mqtt, stomp, any: AnySettings::new(config) }
+        Settings {
+            amqp,
+            mqtt,
+            mqtt_servers: settings.servers.clone(),
+            mqtt_tls_servers: settings.tls_servers.clone(),
+            stomp,
+            any: AnySettings::new(config),
+        }
     }
 
     fn session(&self, protocol: Protocol, id: SessionId, own: Own, now: Time) -> Box<dyn Session> {
@@ -462,6 +527,10 @@ fn stomp_settings(config: &Config) -> isthmus_stomp::SessionConfig {
         encodings: ENCODINGS,
         ..defaults
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since 1970; 0 for a clock that stands before that.

@@ -18,6 +18,7 @@ mod net;
 mod run;
 mod signals;
 mod storage_cli;
+mod sys_topics;
 mod systemd;
 mod tls;
 mod users;

@@ -34,6 +34,7 @@ use crate::listeners::{
 };
 use crate::net::{ListenError, Reserved};
 use crate::signals::{self, StopSignals};
+use crate::sys_topics;
 use crate::systemd::{self, ServiceManager};
 use crate::tls::{self, Tls, TlsError};
 use crate::users::{Users, UsersError};
@@ -221,6 +222,12 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     let mut accepting = Accepting::new(broker.clone(), clients, connections.clone(), proxies);
     let listening = clients_at.open(&mut accepting, tls.as_ref())?;
     let mut accepting = accepting.into_tasks();
+    if let Some(interval) = config.mqtt.sys_interval.0 {
+        let (broker, connections) = (broker.clone(), connections.clone());
+        let exchange = config.mqtt.exchange.clone();
+        let telling = sys_topics::publish(broker, connections, exchange, interval, VERSION);
+        watching.spawn(async move { match telling.await {} });
+    }
     let alarmed = (broker.clone(), Arc::clone(&status));
     watching.spawn(async move { match alarms.watch(alarmed.0, alarmed.1).await {} });
     status.set_ready(true);

@@ -165,6 +165,7 @@ fn broker_options(
         scrub: ScrubOptions { bytes_per_second: 0, ..ScrubOptions::default() },
         page_bytes_max: 64 << 10,
         retained_bytes_max: 1 << 20,
+        own_exchange: None,
         name_seed: [1; 32],
         on_log_failure: fail,
         threads,

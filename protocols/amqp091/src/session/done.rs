@@ -85,7 +85,7 @@ impl Amqp091Session {
     fn say_reply(&mut self, number: u16, op: Op, reply: Reply) -> Handled {
         match (op, reply) {
             (Op::Say(class), _) => self.say(number, &class),
-            (Op::DeclareQueue { nowait, .. }, Reply::Queue { name, ready, consumers }) => {
+            (Op::DeclareQueue { nowait, .. }, Reply::Queue { name, ready, consumers, .. }) => {
                 let message_count = count(ready);
                 let queue = (&*name).into();
                 self.remember_queue(number, name);

@@ -221,6 +221,7 @@ impl Broker {
             record: message.1,
             redelivered: false,
             delivery_count: 0,
+            waited_ms: 0,
             annotations: None,
         }
     }
@@ -306,11 +307,11 @@ impl Broker {
                     return Err(CommandError::Precondition("inequivalent arg 'durable'".into()));
                 }
                 let ready = self.queues.entry(name.clone()).or_default().len() as u64;
-                Ok(Reply::Queue { name, ready, consumers: 0 })
+                Ok(Reply::Queue { name, ready, consumers: 0, is_new: false })
             }
             TopologyChange::LookUpQueue { name } => {
                 let ready = self.queues.get(&name).ok_or_else(|| missing(&name))?.len() as u64;
-                Ok(Reply::Queue { name, ready, consumers: 0 })
+                Ok(Reply::Queue { name, ready, consumers: 0, is_new: false })
             }
             TopologyChange::DeleteQueue { name, .. } => {
                 Ok(Reply::Messages(self.queues.remove(&name).map_or(0, |q| q.len() as u64)))

@@ -174,8 +174,13 @@ pub fn store(message: &Message<'_>, exchange: &str) -> Arc<Batch> {
 }
 
 fn write_head(out: &mut Vec<u8>, message: &Message<'_>) {
-    out.push(message.qos.bits() << QOS_SHIFT | u8::from(message.retain));
-    let kept = || message.properties.raw().filter(|(id, _)| *id != WILL_DELAY_INTERVAL);
+    write_head_of(out, message.qos, message.retain, message.properties);
+}
+
+/// Appends the head of a message with `properties`.
+pub(crate) fn write_head_of(out: &mut Vec<u8>, qos: Qos, retain: bool, properties: Properties<'_>) {
+    out.push(qos.bits() << QOS_SHIFT | u8::from(retain));
+    let kept = || properties.raw().filter(|(id, _)| *id != WILL_DELAY_INTERVAL);
     let len = kept().map(|(_, property)| property.len()).sum::<usize>();
     if len > 0 {
         write_varint(out, len as u32);

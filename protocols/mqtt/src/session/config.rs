@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Encodings, NEVER_EXPIRES, SessionId};
+use isthmus_model::{Encodings, NEVER_EXPIRES, Overflow, SessionId};
 
 /// Settings of one session. Cloning costs a few reference counts.
 #[derive(Clone)]
@@ -39,10 +39,12 @@ pub struct SessionConfig {
     pub topic_alias_max: u16,
     /// What response topics are made of, for clients of 5.0 that ask; empty for nothing.
     pub response_information: Arc<str>,
-    /// Messages at the most that wait for a client in each of its queues; older ones are dropped.
+    /// Messages at the most that wait for a client in each of its queues of QoS 1 and 2.
     pub queue_length_max: u64,
     /// Bytes of bodies at the most that do.
     pub queue_bytes_max: u64,
+    /// What becomes of those that are too many: older ones are dropped, or new ones refused.
+    pub queue_overflow: Overflow,
     /// Messages at the most that wait for a connected client that is to get them with QoS 0.
     pub qos0_length_max: u64,
     /// Bytes of bodies at the most that do.
@@ -54,6 +56,9 @@ pub struct SessionConfig {
     /// From which client identifiers are made for those who have none: unpredictable, and of this
     /// session alone.
     pub name_secret: u128,
+    /// If another server serves clients: what they reach it by (Server Reference of 5.0), empty if
+    /// that is not known. They are told so, and nothing else.
+    pub elsewhere: Option<Arc<str>>,
     /// What messages of other protocols are read with.
     pub encodings: Encodings,
 }
@@ -78,11 +83,13 @@ impl SessionConfig {
             response_information: Arc::from(""),
             queue_length_max: 100_000,
             queue_bytes_max: 1 << 30,
+            queue_overflow: Overflow::DropHead,
             qos0_length_max: 10_000,
             qos0_bytes_max: 64 << 20,
             shared_expires_ms: 60 * 60 * 1000,
             has_certificate: false,
             name_secret: 0,
+            elsewhere: None,
             encodings: Encodings(&[]),
         }
     }

@@ -139,6 +139,9 @@ impl MqttSession {
 
     fn connect(&mut self, connect: &Connect<'_>) {
         let Phase::Connect { deadline } = self.phase else { return };
+        if let Some(reference) = self.config.elsewhere.clone() {
+            return self.redirect(&reference);
+        }
         let (method, login) = match self.login(connect) {
             Ok(login) => login,
             Err(reason) => return self.refuse(reason),
@@ -230,7 +233,7 @@ impl MqttSession {
 
     /// A will as the broker keeps it [MQTT-3.1.2-7].
     fn will_of(&self, will: &codec::Will<'_>) -> Will {
-        let batch = store(&Message::of_will(will), &self.source_of(will.topic));
+        let batch = store(&Message::of_will(will), &self.config.exchange);
         let retained: &[usize] = if will.retain { &[0] } else { &[] };
         let delay_s = will.properties.find(|p| match p {
             Property::WillDelayInterval(s) => Some(s),
@@ -244,12 +247,28 @@ impl MqttSession {
 
     /// Refuses the connection for `reason`.
     fn refuse(&mut self, reason: ReasonCode) {
-        let properties = PropertiesBuf::new();
+        self.refuse_with(reason, &PropertiesBuf::new());
+    }
+
+    fn refuse_with(&mut self, reason: ReasonCode, properties: &PropertiesBuf) {
         let ack =
             ConnAck { session_present: false, reason, properties: properties.as_properties() };
-        // Without properties it is never too long.
+        // With so few properties it is never too long.
         let _ = ack.write(self.version(), self.outbox.buf());
         self.phase = Phase::Closed;
+    }
+
+    /// Sends the client to another server (section 4.11); before 5.0 there are no words for where.
+    fn redirect(&mut self, reference: &str) {
+        if self.version() != Version::V5 {
+            return self.refuse(ReasonCode::SERVER_UNAVAILABLE);
+        }
+        let mut properties = PropertiesBuf::new();
+        if !reference.is_empty() {
+            // It is configured, and short.
+            let _ = properties.push(Property::ServerReference(reference));
+        }
+        self.refuse_with(ReasonCode::USE_ANOTHER_SERVER, &properties);
     }
 
     /// Refuses the connection because the broker has: before 5.0 with the return code that comes
@@ -458,9 +477,7 @@ impl MqttSession {
     }
 
     fn running_done(&mut self, token: Token, result: Result<Reply, CommandError>) {
-        if self.authenticated_again(token, &result)
-            || self.resume_done(token, result.as_ref().err())
-        {
+        if self.authenticated_again(token, &result) || self.resume_done(token, &result) {
             return;
         }
         if let Err(result) = self.subscription_done(token, result) {
@@ -488,7 +505,7 @@ impl MqttSession {
         }
         match self.phase {
             // Its packets are left lying, pings among them: they say nothing about it.
-            Phase::Running if self.holding && self.shortage.is_any() => {
+            Phase::Running if self.holding && self.holds_publishes() => {
                 self.peer.last_received = self.now;
             }
             // [MQTT-3.1.2-22].

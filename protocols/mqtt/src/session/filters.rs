@@ -136,6 +136,14 @@ impl Filters {
         self.all.get(filter).and_then(|entry| entry.active)
     }
 
+    /// The filters of `lane` that the broker has made, save for those of its own topics.
+    pub(super) fn of_lane(&self, lane: Lane) -> Vec<Box<str>> {
+        let is_of = |(filter, entry): &(&Box<str>, &Entry)| {
+            entry.active.is_some_and(|options| options.lane() == lane) && !filter.starts_with('$')
+        };
+        self.all.iter().filter(is_of).map(|(filter, _)| filter.clone()).collect()
+    }
+
     /// What every message of `lane` is for, if that is the same for all of them.
     fn same_for_all(&self, lane: Lane) -> Option<Granted> {
         if self.with_id > 0 || lane == Lane::Qos0 && self.has_any(Lane::Qos1) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use isthmus_contract::{
     Command, CommandError, PublishException, PublishRefusal, Reply, Token, TransactOp,
 };
-use isthmus_model::{Batch, Note, Settlement, TransactionId};
+use isthmus_model::{Batch, Note, NotesOf, Settlement, TransactionId};
 
 use super::MqttSession;
 use super::notes;
@@ -37,6 +37,8 @@ pub(super) enum Answer {
     },
     /// A PUBREL, for the delivery that it names.
     Release(u16),
+    /// The PUBLISH that was claimed under this packet identifier.
+    Claimed(u16),
     /// Something that is certain.
     Say {
         kind: AckKind,
@@ -50,10 +52,18 @@ pub(super) enum Answer {
 /// What is gathered until [`MqttSession::flush`].
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    pub(super) batches: Vec<Arc<Batch>>,
+    pub(super) batches: Vec<Noted>,
     pub(super) settlements: Vec<Settlement>,
     pub(super) notes: Vec<Note>,
     pub(super) answers: Vec<Answer>,
+}
+
+/// A batch to be published, with what is to be noted of its records that are taken.
+#[derive(Debug)]
+pub(super) struct Noted {
+    batch: Arc<Batch>,
+    notes: Vec<Note>,
+    records: Vec<u32>,
 }
 
 /// A batch that was published, and its command's token.
@@ -112,15 +122,17 @@ impl MqttSession {
         let is_noted = self.client.lasts
             && answers.iter().any(|a| matches!(a, Answer::Taken { qos: Qos::ExactlyOnce, .. }));
         if is_noted || !self.gathered.batches.is_empty() {
+            let mut noted = Noted { batch, notes: Vec::new(), records: Vec::new() };
             for answer in &mut answers {
-                if let Answer::Taken { batch, packet_id, qos, .. } = answer {
+                if let Answer::Taken { batch, packet_id, qos, record } = answer {
                     *batch = self.gathered.batches.len();
                     if *qos == Qos::ExactlyOnce && self.client.lasts {
-                        self.gathered.notes.push(notes::received(*packet_id, true));
+                        noted.notes.push(notes::received(*packet_id, true));
+                        noted.records.push(*record);
                     }
                 }
             }
-            self.gathered.batches.push(batch);
+            self.gathered.batches.push(noted);
             self.gathered.answers.extend(answers);
             return;
         }
@@ -158,13 +170,13 @@ impl MqttSession {
         self.commands.push_back(if notes.is_empty() {
             Command::Settle { token, settlements, transaction: None }
         } else {
-            Command::Note { token, notes, transaction: None }
+            Command::Note { token, notes, of: None, transaction: None }
         });
     }
 
     fn transact(
         &mut self,
-        batches: Vec<Arc<Batch>>,
+        batches: Vec<Noted>,
         settlements: Vec<Settlement>,
         notes: Vec<Note>,
         answers: Vec<Answer>,
@@ -176,12 +188,21 @@ impl MqttSession {
             let token = Token::SILENT;
             self.commands.push_back(Command::Transact { token, transaction: TRANSACTION, op });
         }
-        for batch in batches {
+        let mut about = Vec::new();
+        for Noted { batch, notes, records } in batches {
             let token = self.token();
+            if !notes.is_empty() {
+                about.push((notes, NotesOf { publish: token, records }));
+            }
             let published = Published { token, batch: Arc::clone(&batch), refused: None };
             pending.published.push(published);
             let publish = isthmus_contract::Publish { token, batch, transaction };
             self.commands.push_back(Command::Publish(publish));
+        }
+        for (notes, of) in about {
+            let token = self.token();
+            pending.tokens.push(token);
+            self.commands.push_back(Command::Note { token, notes, of: Some(of), transaction });
         }
         if !settlements.is_empty() {
             let token = self.token();
@@ -191,7 +212,7 @@ impl MqttSession {
         if !notes.is_empty() {
             let token = self.token();
             pending.tokens.push(token);
-            self.commands.push_back(Command::Note { token, notes, transaction });
+            self.commands.push_back(Command::Note { token, notes, of: None, transaction });
         }
         pending.token = self.token();
         let (token, op) = (pending.token, TransactOp::Commit);
@@ -269,6 +290,7 @@ impl MqttSession {
                 self.flights.go_on(packet_id, Step::Released);
                 self.acknowledge(AckKind::PubRel, packet_id, ReasonCode::SUCCESS);
             }
+            Answer::Claimed(packet_id) => self.send_claimed(packet_id, false),
             Answer::Say { kind, packet_id, reason, ends } => {
                 self.incoming.outstanding -= u32::from(ends);
                 self.acknowledge(kind, packet_id, reason);
@@ -280,6 +302,7 @@ impl MqttSession {
                     self.acknowledge(AckKind::PubRec, packet_id, reason);
                 } else {
                     self.incoming.outstanding -= 1;
+                    self.incoming.unanswered.remove(packet_id);
                     self.acknowledge(AckKind::PubAck, packet_id, reason);
                 }
             }
@@ -287,16 +310,13 @@ impl MqttSession {
     }
 
     /// A publish of QoS 2 that was refused is over [MQTT-4.3.3-9]: its packet identifier may come
-    /// with another one.
+    /// with another one. It was not noted.
     fn recorded(&mut self, packet_id: u16, reason: ReasonCode) {
         if !reason.is_error() {
             return;
         }
         if let Some(is_counted) = self.incoming.received.remove(&packet_id) {
             self.incoming.outstanding -= u32::from(is_counted);
-        }
-        if self.client.lasts {
-            self.gathered.notes.push(notes::received(packet_id, false));
         }
     }
 

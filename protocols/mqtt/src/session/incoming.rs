@@ -10,6 +10,7 @@ use isthmus_model::{Batch, RecordFlags};
 use super::MqttSession;
 use super::aliases::Taken;
 use super::gather::Answer;
+use super::in_use::InUse;
 use super::notes;
 use crate::ReasonCode;
 use crate::codec::{Ack, AckKind, Kind, Publish, Qos, Sender, Version, frame};
@@ -19,9 +20,6 @@ use crate::fault::{Fault, Problem};
 /// Bytes of input that become one chunk at the most: offsets into it have 32 bits.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 
-/// The broker's own topics.
-const SYSTEM: &str = "$SYS";
-
 /// What is known of a client's publishes.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
@@ -30,6 +28,8 @@ pub(super) struct Incoming {
     pub(super) received: HashMap<u16, bool>,
     /// Publishes of this connection that are not answered to the end (section 4.9).
     pub(super) outstanding: u32,
+    /// Packet identifiers of publishes of QoS 1 that are not answered.
+    pub(super) unanswered: InUse,
     /// Publishes go one by one: one was refused, and which of a batch that is, is not told.
     pub(super) is_careful: bool,
     pub(super) aliases: Taken,
@@ -58,7 +58,7 @@ impl MqttSession {
             if bytes.first().is_none_or(|first| Kind::of(*first) != Kind::Publish) {
                 break;
             }
-            if self.shortage.is_any() {
+            if self.holds_publishes() {
                 self.holding = true;
                 break;
             }
@@ -122,7 +122,7 @@ impl MqttSession {
         }
         let mut answers = Vec::new();
         if self.is_new(publish, 0, &mut answers) {
-            let batch = store(&Message::published(publish, topic), &self.source_of(topic));
+            let batch = store(&Message::published(publish, topic), &self.config.exchange);
             let retained: &[usize] = if publish.retain { &[0] } else { &[] };
             let batch = retaining(Arc::unwrap_or_clone(batch), retained);
             self.publish(Arc::new(batch), answers);
@@ -161,20 +161,49 @@ impl MqttSession {
     /// [MQTT-4.3.3-10]; adds its answer.
     fn is_new(&mut self, publish: &Publish<'_>, record: u32, answers: &mut Vec<Answer>) -> bool {
         let &Publish { qos, packet_id, .. } = publish;
-        if qos == Qos::AtMostOnce {
-            return true;
-        }
-        if qos == Qos::ExactlyOnce {
-            if self.incoming.received.contains_key(&packet_id) {
-                let (kind, reason) = (AckKind::PubRec, ReasonCode::SUCCESS);
+        if qos != Qos::AtMostOnce {
+            if let Some((kind, reason)) = self.known_as(publish) {
                 answers.push(Answer::Say { kind, packet_id, reason, ends: false });
                 return false;
             }
-            self.incoming.received.insert(packet_id, true);
+            if qos == Qos::ExactlyOnce {
+                self.incoming.received.insert(packet_id, true);
+            } else if self.version() == Version::V5 {
+                self.incoming.unanswered.insert(packet_id);
+            }
+            self.incoming.outstanding += 1;
+            answers.push(Answer::Taken { batch: 0, record, packet_id, qos });
         }
-        self.incoming.outstanding += 1;
-        answers.push(Answer::Taken { batch: 0, record, packet_id, qos });
+        self.allowance = self.allowance.saturating_sub(1);
         true
+    }
+
+    /// What a publish is answered with whose packet identifier is in use. With QoS 2 it is the same
+    /// message again; any other use of it 5.0 tells [MQTT-2.2.1-3]. Before, clients may send
+    /// publishes again whenever they like.
+    fn known_as(&self, publish: &Publish<'_>) -> Option<(AckKind, ReasonCode)> {
+        let &Publish { qos, packet_id, .. } = publish;
+        let is_received = self.incoming.received.contains_key(&packet_id);
+        let kind = match qos {
+            Qos::ExactlyOnce if is_received => {
+                return Some((AckKind::PubRec, ReasonCode::SUCCESS));
+            }
+            Qos::ExactlyOnce => AckKind::PubRec,
+            _ => AckKind::PubAck,
+        };
+        let is_in_use = self.version() == Version::V5
+            && (is_received
+                || self.incoming.unanswered.contains(packet_id)
+                || self.subscriptions.is_asking(packet_id));
+        is_in_use.then_some((kind, ReasonCode::PACKET_IDENTIFIER_IN_USE))
+    }
+
+    /// Whether the packet identifier of a SUBSCRIBE or UNSUBSCRIBE is in use, and 5.0 tells that.
+    pub(super) fn is_in_use(&self, packet_id: u16) -> bool {
+        self.version() == Version::V5
+            && (self.incoming.received.contains_key(&packet_id)
+                || self.incoming.unanswered.contains(packet_id)
+                || self.subscriptions.is_asking(packet_id))
     }
 
     /// Answers a publish to a topic that only the broker publishes to. 5.0 has a reason code for
@@ -211,9 +240,9 @@ impl MqttSession {
     }
 }
 
-/// Whether `topic` is one of the broker's own.
+/// Whether `topic` is one of the broker's own: clients have none that begin with `$` (section 4.7.2).
 pub(super) fn is_system(topic: &str) -> bool {
-    topic.strip_prefix(SYSTEM).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    topic.starts_with('$')
 }
 
 /// `batch`, of which the records `retained` are to be kept by the exchange.

@@ -86,10 +86,11 @@ impl MqttSession {
     /// The queue of `lane`, as it is declared.
     pub(super) fn lane_def(&self, lane: Lane) -> QueueDef {
         let is_durable = lane.is_acknowledged() && self.client.lasts;
-        let (length_max, bytes_max) = if lane.is_acknowledged() {
-            (self.config.queue_length_max, self.config.queue_bytes_max)
+        let config = &self.config;
+        let (length_max, bytes_max, overflow) = if lane.is_acknowledged() {
+            (config.queue_length_max, config.queue_bytes_max, config.queue_overflow)
         } else {
-            (self.config.qos0_length_max, self.config.qos0_bytes_max)
+            (config.qos0_length_max, config.qos0_bytes_max, Overflow::DropHead)
         };
         QueueDef {
             name: self.lane_queue(lane),
@@ -102,7 +103,7 @@ impl MqttSession {
             options: QueueOptions {
                 length_max: Some(length_max),
                 bytes_max: Some(bytes_max),
-                overflow: Overflow::DropHead,
+                overflow,
                 ..QueueOptions::default()
             },
             arguments: Table::default(),

@@ -5,10 +5,10 @@
 //! | [`connect`] | how a connection begins and ends |
 //! | [`login`], [`authenticate`] | who the client is |
 //! | [`resume`], [`notes`] | what a session knows when its client comes back |
-//! | [`incoming`] | what clients publish |
+//! | [`incoming`], [`in_use`] | what clients publish |
 //! | [`subscribe`], [`lanes`], [`shared`] | what they subscribe to, and the queues that it comes by |
 //! | [`filters`] | which subscriptions a message is for |
-//! | [`outgoing`], [`packet_ids`] | what they get, and how far each delivery is |
+//! | [`outgoing`], [`packet_ids`], [`claims`] | what they get, and how far each delivery is |
 //! | [`gather`] | what takes effect as one, and when the client is told |
 //! | [`aliases`] | topics as numbers |
 //!
@@ -17,10 +17,12 @@
 
 mod aliases;
 mod authenticate;
+mod claims;
 mod config;
 mod connect;
 mod filters;
 mod gather;
+mod in_use;
 mod incoming;
 mod lanes;
 mod login;
@@ -40,12 +42,14 @@ use crate::codec::{Kind, Packet, Sender, Version, frame};
 use crate::fault::Fault;
 
 use aliases::Given;
+use claims::Claims;
 pub use config::SessionConfig;
 use connect::{Client, Peer, Phase};
 use gather::{Gathered, Pendings};
 use incoming::Incoming;
 use outgoing::Waiting;
 use packet_ids::Flights;
+use resume::Resuming;
 use subscribe::Subscriptions;
 
 /// Input is not taken while more than this waits to be written: a client that does not read its
@@ -74,14 +78,16 @@ pub struct MqttSession {
     has_begun: bool,
     incoming: Incoming,
     subscriptions: Subscriptions,
-    /// Commands that the session needs to be what it was, and whether they are about the broker's
-    /// own topics.
-    resuming: HashMap<Token, bool>,
+    /// Commands that the session needs to be what it was.
+    resuming: HashMap<Token, Resuming>,
     flights: Flights,
+    claims: Claims,
     waiting: Waiting,
     given: Given,
     shortage: Shortage,
-    /// A PUBLISH waits for the shortage to end.
+    /// Messages that may be taken from the client now.
+    allowance: u64,
+    /// A PUBLISH waits for the shortage to end, or for more to be allowed.
     holding: bool,
 }
 
@@ -103,9 +109,11 @@ impl MqttSession {
             subscriptions: Subscriptions::default(),
             resuming: HashMap::new(),
             flights: Flights::default(),
+            claims: Claims::default(),
             waiting: Waiting::new(),
             given: Given::default(),
             shortage: Shortage::NONE,
+            allowance: u64::MAX,
             holding: false,
             config,
         }
@@ -126,6 +134,11 @@ impl MqttSession {
         !matches!(self.phase, Phase::Connect { .. } | Phase::Running)
             || self.outbox.len() > OUTBOX_BYTES_MAX
             || self.outstanding() >= OUTSTANDING_MAX
+    }
+
+    /// Whether no message is taken from the client now.
+    fn holds_publishes(&self) -> bool {
+        self.shortage.is_any() || self.allowance == 0
     }
 
     /// Commands that the broker has not answered.
@@ -181,7 +194,10 @@ impl Session for MqttSession {
     fn handle_bytes(&mut self, now: Time, input: &mut Input) {
         self.now = now;
         self.peer.received(now, input.len());
-        self.holding = false;
+        if std::mem::take(&mut self.holding) {
+            // It could say nothing for as long as it was held back.
+            self.peer.last_received = now;
+        }
         if let Err(fault) = self.take(input) {
             self.fail(&fault);
         }
@@ -244,7 +260,11 @@ impl Session for MqttSession {
     }
 
     fn is_holding(&self) -> bool {
-        self.holding && self.shortage.is_any() && matches!(self.phase, Phase::Running)
+        self.holding && self.holds_publishes() && matches!(self.phase, Phase::Running)
+    }
+
+    fn limit_publishes(&mut self, messages: u64) {
+        self.allowance = messages;
     }
 
     fn greeting_bytes_max(&self) -> usize {

@@ -6,6 +6,7 @@
 //! | `q` lane | | a durable queue of its own |
 //! | `p` packet identifier | | a QoS 2 publish of the client is taken, and not released |
 //! | `r` packet identifier | | a QoS 2 delivery is recorded by the client, and not complete |
+//! | `c` packet identifier | the message ([`super::claims`]) | a group's message is this client's, and not recorded |
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ const SUBSCRIPTION: u8 = b's';
 const LANE: u8 = b'q';
 const RECEIVED: u8 = b'p';
 const RECORDED: u8 = b'r';
+const CLAIMED: u8 = b'c';
 
 const NO_LOCAL: u8 = 0x04;
 const RETAIN_AS_PUBLISHED: u8 = 0x08;
@@ -89,6 +91,7 @@ pub(super) enum Noted<'a> {
     Lane(Lane),
     Received(u16),
     Recorded(u16),
+    Claimed(u16, &'a [u8]),
 }
 
 /// Reads `note`; `None` for one that a later version has written.
@@ -106,6 +109,7 @@ pub(super) fn read(note: &Note) -> Option<Noted<'_>> {
         },
         RECEIVED => packet_id().map(Noted::Received),
         RECORDED => packet_id().map(Noted::Recorded),
+        CLAIMED => Some(Noted::Claimed(packet_id()?, note.value.as_deref()?)),
         _ => None,
     }
 }
@@ -138,6 +142,11 @@ pub(super) fn recorded(packet_id: u16, is_there: bool) -> Note {
     mark(RECORDED, &packet_id.to_be_bytes(), is_there)
 }
 
+/// That the client has a message of a group's for itself, or has recorded it.
+pub(super) fn claimed(packet_id: u16, message: Option<Arc<[u8]>>) -> Note {
+    note(CLAIMED, &packet_id.to_be_bytes(), message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +175,8 @@ mod tests {
         assert_eq!(read(&received(65_535, true)), Some(Noted::Received(65_535)));
         assert_eq!(read(&recorded(1, true)), Some(Noted::Recorded(1)));
         assert_eq!(recorded(1, false).value, None);
+        let message = claimed(9, Some(Arc::from(*b"m")));
+        assert_eq!(read(&message), Some(Noted::Claimed(9, b"m")));
         for (key, value) in [
             (&b""[..], &b""[..]),
             (b"x", b""),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use isthmus_contract::{Command, Delivery};
 use isthmus_model::{
-    ConsumerId, EncodingId, NO_TTL, Outcome, Record, RecordFlags, Settlement, Token,
+    ConsumerId, EncodingId, NO_TTL, Outcome, Record, RecordFlags, Settlement, Time, Token,
 };
 
 use super::MqttSession;
@@ -15,7 +15,7 @@ use super::notes;
 use super::packet_ids::{Held, Step, of_sequence};
 use crate::ReasonCode;
 use crate::codec::publish::{Outgoing, TopicName};
-use crate::codec::{Ack, AckKind, PropertiesBuf, Qos, Version};
+use crate::codec::{Ack, AckKind, Properties, PropertiesBuf, Qos, Version};
 use crate::convert::properties::of_encoding;
 use crate::convert::stored::Head;
 use crate::convert::topic::is_topic_name;
@@ -30,19 +30,21 @@ enum Told<'d> {
 }
 
 /// Deliveries of one message each that wait for their packet identifier, or for the client's
-/// Receive Maximum: in the order in which they came, none before another one of its consumer.
-pub(super) type Waiting = VecDeque<Delivery>;
+/// Receive Maximum, and since when they do: in the order in which they came, none before another
+/// one of its consumer.
+pub(super) type Waiting = VecDeque<(Time, Delivery)>;
 
 impl MqttSession {
     pub(super) fn deliver(&mut self, deliveries: &[Delivery]) {
         for delivery in deliveries {
             for offset in 0..delivery.len {
-                let is_behind = self.waiting.iter().any(|d| d.consumer == delivery.consumer);
-                if is_behind || !self.deliver_one(delivery, offset) {
+                let is_behind = self.has_claims_to_send()
+                    || self.waiting.iter().any(|(_, d)| d.consumer == delivery.consumer);
+                if is_behind || !self.deliver_one(delivery, offset, 0) {
                     let first = delivery.first + u64::from(offset);
                     let record = delivery.record + offset;
                     let delivery = Delivery { first, len: 1, record, ..delivery.clone() };
-                    self.waiting.push_back(delivery);
+                    self.waiting.push_back((self.now, delivery));
                 }
             }
         }
@@ -50,17 +52,19 @@ impl MqttSession {
 
     /// Delivers what waits, as far as it can.
     fn deliver_waiting(&mut self) {
+        self.send_claimed_again();
         let mut blocked: Vec<ConsumerId> = Vec::new();
         let mut at = 0;
         while at < self.waiting.len() && self.has_quota() {
-            if !blocked.contains(&self.waiting[at].consumer)
-                && let Some(delivery) = self.waiting.remove(at)
+            if !blocked.contains(&self.waiting[at].1.consumer)
+                && let Some((since, delivery)) = self.waiting.remove(at)
             {
-                if self.deliver_one(&delivery, 0) {
+                let here_ms = self.now.since(since).as_millis() as u64;
+                if self.deliver_one(&delivery, 0, here_ms) {
                     continue;
                 }
                 blocked.push(delivery.consumer);
-                self.waiting.insert(at, delivery);
+                self.waiting.insert(at, (since, delivery));
             }
             at += 1;
         }
@@ -71,12 +75,13 @@ impl MqttSession {
         u32::from(self.peer.receive_max.min(self.config.inflight_max))
     }
 
-    fn has_quota(&self) -> bool {
+    pub(super) fn has_quota(&self) -> bool {
         self.flights.counted() < self.inflight_max()
     }
 
-    /// Delivers one message of `delivery`; false if it must wait.
-    fn deliver_one(&mut self, delivery: &Delivery, offset: u32) -> bool {
+    /// Delivers one message of `delivery`, which has waited here for `here_ms`; false if it must
+    /// wait.
+    fn deliver_one(&mut self, delivery: &Delivery, offset: u32, here_ms: u64) -> bool {
         let batch = &delivery.batch;
         let Some(record) = batch.records.get((delivery.record + offset) as usize) else {
             return true;
@@ -104,10 +109,16 @@ impl MqttSession {
             Told::Converted(qos, properties) => (*qos, properties.as_properties()),
         };
         let qos = published.min(granted.qos);
+        let left_ms = left_ms(record, properties, delivery.waited_ms + here_ms);
+        // Its time has come while it waited here [MQTT-3.3.2-5], unless its delivery was begun
+        // before.
+        if here_ms > 0 && left_ms == Some(0) && !delivery.redelivered {
+            if is_held {
+                self.settle(held, Outcome::Accept);
+            }
+            return true;
+        }
         let Some(packet_id) = self.packet_id(lane, qos, sequence) else { return false };
-        // What is left of a message that was kept is less than it was published with
-        // [MQTT-3.3.2-6].
-        let expires = record.ttl_ms != NO_TTL && properties.message_expiry_s().is_some();
         let is_retained = granted.retain_as_published && record.flags.has(RecordFlags::RETAIN);
         let topic = self.given.name(key);
         let outgoing = Outgoing {
@@ -117,16 +128,27 @@ impl MqttSession {
             retain: is_recalled || is_retained,
             topic,
             packet_id,
-            expiry_left_s: expires.then(|| record.ttl_ms.div_ceil(1000)),
+            // What is begun counts: one that is delivered has not expired.
+            expiry_left_s: left_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)),
             subscription_ids: &granted.ids,
             properties,
             chunk: &batch.chunk,
             payload: record.body,
         };
+        let is_exactly_once = lane.is_none() && qos == Qos::ExactlyOnce;
+        if is_exactly_once && let Some(is_claimed) = self.claim(held, &outgoing, key) {
+            return is_claimed;
+        }
         let written = self.write(outgoing, key);
         match qos {
             Qos::AtLeastOnce if written => {
                 self.flights.begin(packet_id, Step::Published(held), true);
+            }
+            // Where the session ends with the connection nobody else gets it after that
+            // [MQTT-4.8.2-5].
+            Qos::ExactlyOnce if written && is_exactly_once && !self.client.lasts => {
+                self.flights.begin(packet_id, Step::Claimed, true);
+                self.settle(held, Outcome::Accept);
             }
             Qos::ExactlyOnce if written => self.flights.begin(packet_id, Step::Sent(held), true),
             // Nobody will acknowledge it.
@@ -176,7 +198,7 @@ impl MqttSession {
     }
 
     /// Writes a PUBLISH of the message with `key`; returns whether the client takes one that large.
-    fn write<'a>(&mut self, mut outgoing: Outgoing<'a>, key: &'a str) -> bool {
+    pub(super) fn write<'a>(&mut self, mut outgoing: Outgoing<'a>, key: &'a str) -> bool {
         let max = self.peer.packet_max;
         if outgoing.write(&mut self.outbox, max) {
             self.given.told(key, &outgoing.topic);
@@ -224,7 +246,16 @@ impl MqttSession {
             (AckKind::PubRec, Some(Step::Sent(held))) if ack.reason.is_error() => {
                 self.is_over(id, held, ack.reason);
             }
-            (AckKind::PubRec, Some(Step::Sent(held))) => self.is_recorded(id, held),
+            (AckKind::PubRec, Some(Step::Sent(held))) => self.is_recorded(id, Some(held)),
+            (AckKind::PubRec, Some(Step::Claimed)) => {
+                self.unclaim(id);
+                if ack.reason.is_error() {
+                    self.flights.end(id);
+                    self.deliver_waiting();
+                } else {
+                    self.is_recorded(id, None);
+                }
+            }
             // Its PUBREL comes once the broker knows.
             (AckKind::PubRec, Some(Step::Recording)) => {}
             (AckKind::PubRec, Some(Step::Released)) => {
@@ -263,11 +294,13 @@ impl MqttSession {
         self.deliver_waiting();
     }
 
-    /// The client has recorded a delivery of QoS 2: it leaves its queue, and a PUBREL is due
-    /// [MQTT-4.3.3-4], both or neither.
-    fn is_recorded(&mut self, id: u16, held: Held) {
+    /// The client has recorded a delivery of QoS 2: it leaves its queue, if it has not before, and
+    /// a PUBREL is due [MQTT-4.3.3-4], both or neither.
+    fn is_recorded(&mut self, id: u16, held: Option<Held>) {
         self.flights.go_on(id, Step::Recording);
-        add(&mut self.gathered.settlements, held, Outcome::Accept);
+        if let Some(held) = held {
+            add(&mut self.gathered.settlements, held, Outcome::Accept);
+        }
         if self.client.lasts {
             self.gathered.notes.push(notes::recorded(id, true));
         }
@@ -295,8 +328,17 @@ impl MqttSession {
     }
 }
 
+/// Milliseconds that are left of a message's Message Expiry Interval once it has waited for
+/// `waited_ms` [MQTT-3.3.2-6]; `None` if it has none. The record says more exactly how long it
+/// was to live, or, of one that was kept, what was left of that when it came into the queue.
+fn left_ms(record: &Record, properties: Properties<'_>, waited_ms: u64) -> Option<u64> {
+    let published_ms = u64::from(properties.message_expiry_s()?) * 1000;
+    let ms = if record.ttl_ms == NO_TTL { published_ms } else { u64::from(record.ttl_ms) };
+    Some(ms.saturating_sub(waited_ms))
+}
+
 /// Adds a settlement to others, and to the last run of them where they touch.
-fn add(settlements: &mut Vec<Settlement>, held: Held, outcome: Outcome) {
+pub(super) fn add(settlements: &mut Vec<Settlement>, held: Held, outcome: Outcome) {
     let Held { queue, sequence: first, epoch } = held;
     match settlements.last_mut() {
         Some(last)

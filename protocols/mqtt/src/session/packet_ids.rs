@@ -45,6 +45,10 @@ pub(super) enum Step {
     Published(Held),
     /// QoS 2: a PUBREC is awaited.
     Sent(Held),
+    /// QoS 2, of a group: the broker is told that the message is this client's.
+    Claiming,
+    /// QoS 2, of a group: a PUBREC is awaited for a message that is this client's.
+    Claimed,
     /// QoS 2: the broker is told of the PUBREC.
     Recording,
     /// QoS 2: a PUBCOMP is awaited.

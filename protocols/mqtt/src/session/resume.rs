@@ -4,7 +4,7 @@
 //! the notes. What the client was sent and has not acknowledged comes again by itself, for it is
 //! ready in its lane; what it was told to release is told again here.
 
-use isthmus_contract::{Command, CommandError, Token, TopologyChange};
+use isthmus_contract::{Command, CommandError, Reply, Token, TopologyChange};
 use isthmus_model::Note;
 
 use super::MqttSession;
@@ -14,6 +14,23 @@ use super::notes::{self, Noted, Options};
 use super::subscribe::is_without_system;
 use crate::ReasonCode;
 use crate::codec::topic::Filter;
+
+/// What a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resuming {
+    /// A lane.
+    Lane(Lane),
+    /// A filter of the broker's own topics.
+    System,
+    /// Another filter.
+    Filter,
+}
+
+impl Resuming {
+    fn of(filter: &str) -> Resuming {
+        if filter.starts_with('$') { Resuming::System } else { Resuming::Filter }
+    }
+}
 
 impl MqttSession {
     /// The session is open: the client is told, and what was noted in it holds again.
@@ -35,9 +52,11 @@ impl MqttSession {
                     self.incoming.received.insert(id, false);
                 }
                 Some(Noted::Recorded(id)) => self.release_again(id),
+                Some(Noted::Claimed(id, message)) => self.claimed_before(id, message),
                 None => {}
             }
         }
+        self.send_claimed_again();
         self.resume(lanes, &subscriptions);
     }
 
@@ -53,7 +72,9 @@ impl MqttSession {
         }
         for lane in lanes {
             if self.subscriptions.lanes.insert(lane) {
-                self.make_lane(lane, |session, command| session.ask_again(None, command));
+                self.make_lane(lane, |session, command| {
+                    session.ask_again(Resuming::Lane(lane), command);
+                });
             }
         }
         // Bindings of lanes that are durable are there, save for those of the broker's own topics,
@@ -61,32 +82,47 @@ impl MqttSession {
         for (filter, options) in own {
             let lane = options.lane();
             if !lane.is_acknowledged() || filter.starts_with('$') {
-                let change = TopologyChange::Bind(self.binding(filter, self.lane_queue(lane)));
-                self.ask_again(Some(filter), |token| Command::Topology { token, change });
+                self.bind_again(filter, lane);
             }
         }
         for (text, options) in shared {
             let Ok(filter) = Filter::parse(text) else { continue };
             self.join(text, &filter, options, |session, command| {
-                session.ask_again(Some(filter.filter), command);
+                session.ask_again(Resuming::of(filter.filter), command);
             });
         }
     }
 
-    /// Queues a command without which the session is not what it was; for `filter`, if it is of
-    /// one.
-    fn ask_again(&mut self, filter: Option<&str>, command: impl FnOnce(Token) -> Command) {
+    fn bind_again(&mut self, filter: &str, lane: Lane) {
+        let change = TopologyChange::Bind(self.binding(filter, self.lane_queue(lane)));
+        self.ask_again(Resuming::of(filter), |token| Command::Topology { token, change });
+    }
+
+    /// Queues a command without which the session is not what it was.
+    fn ask_again(&mut self, what: Resuming, command: impl FnOnce(Token) -> Command) {
         let token = self.token();
-        let is_system = filter.is_some_and(|filter| filter.starts_with('$'));
-        self.resuming.insert(token, is_system);
+        self.resuming.insert(token, what);
         self.commands.push_back(command(token));
     }
 
     /// Takes in what came of a command; returns whether it was one of these.
-    pub(super) fn resume_done(&mut self, token: Token, error: Option<&CommandError>) -> bool {
-        let Some(is_system) = self.resuming.remove(&token) else { return false };
-        if let Some(error) = error
-            && !(is_system && is_without_system("$", error))
+    pub(super) fn resume_done(
+        &mut self,
+        token: Token,
+        result: &Result<Reply, CommandError>,
+    ) -> bool {
+        let Some(what) = self.resuming.remove(&token) else { return false };
+        // Somebody has deleted the queue, and the bindings with it: what the client was promised
+        // holds again from now on.
+        if let (Resuming::Lane(lane), Ok(Reply::Queue { is_new: true, .. })) = (what, result)
+            && lane.is_acknowledged()
+        {
+            for filter in self.subscriptions.filters.of_lane(lane) {
+                self.bind_again(&filter, lane);
+            }
+        }
+        if let Err(error) = result
+            && !(what == Resuming::System && is_without_system("$", error))
         {
             // The client believes that it is subscribed; the next connection tries again.
             let reason = match error {

@@ -1,10 +1,8 @@
 //! Shared subscriptions (section 4.8.2).
 //!
 //! The members of a group consume from one durable queue, which goes with the last of them, or
-//! when nobody has used it for [`SessionConfig::shared_expires_ms`]. They are granted QoS 1 at the
-//! most: a delivery of QoS 2 that a lost connection has interrupted must be completed to the same
-//! member once it is back [MQTT-4.8.2-4], under a packet identifier that outlives the connection
-//! and is one member's alone, while the group's queue gives the message to whoever is there.
+//! when nobody has used it for [`SessionConfig::shared_expires_ms`]. What a member gets with QoS 2
+//! it claims before ([`super::claims`]).
 //!
 //! [`SessionConfig::shared_expires_ms`]: super::SessionConfig::shared_expires_ms
 
@@ -12,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use isthmus_contract::{Attach, AttachMode, Command, Credit, Token, TopologyChange};
-use isthmus_model::{ConsumerId, Lifetime, Overflow, QueueDef, QueueOptions, Table};
+use isthmus_model::{ConsumerId, Lifetime, QueueDef, QueueOptions, Table};
 
 use super::MqttSession;
 use super::filters::Granted;
@@ -134,7 +132,7 @@ impl MqttSession {
             expires_ms: Some(self.config.shared_expires_ms),
             length_max: Some(self.config.queue_length_max),
             bytes_max: Some(self.config.queue_bytes_max),
-            overflow: Overflow::DropHead,
+            overflow: self.config.queue_overflow,
             ..QueueOptions::default()
         };
         let def = QueueDef {

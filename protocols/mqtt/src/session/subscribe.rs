@@ -18,7 +18,7 @@ use super::shared::Shared;
 use crate::ReasonCode;
 use crate::codec::topic::Filter;
 use crate::codec::{
-    Kind, Properties, Property, Qos, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
+    Kind, Properties, Property, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
     Unsubscribe, Version,
 };
 use crate::convert::topic::swapped_text;
@@ -98,6 +98,11 @@ impl Subscriptions {
         self.filters.len() + self.shared.len()
     }
 
+    /// Whether a SUBSCRIBE or UNSUBSCRIBE with this packet identifier is not answered.
+    pub(super) fn is_asking(&self, packet_id: u16) -> bool {
+        self.requests.values().any(|request| request.packet_id == packet_id)
+    }
+
     fn has(&self, filter: &str) -> bool {
         self.filters.asked(filter).is_some() || self.shared.get(filter).is_some()
     }
@@ -118,15 +123,17 @@ impl MqttSession {
             _ => None,
         });
         self.flush();
+        if self.is_in_use(packet.packet_id) {
+            let count = packet.subscriptions.iter().count();
+            self.refuse_request(true, packet.packet_id, count);
+            return Ok(());
+        }
         let request = self.request(true, packet.packet_id);
         let mut noted = Vec::new();
         for (index, subscription) in packet.subscriptions.iter().enumerate() {
             let reason = match self.check_subscription(&subscription) {
                 Ok(filter) => {
-                    let mut options = Options::of(&subscription, id);
-                    if filter.group.is_some() {
-                        options.qos = options.qos.min(Qos::AtLeastOnce);
-                    }
+                    let options = Options::of(&subscription, id);
                     self.grant(request, index, subscription.filter, &filter, options, &mut noted);
                     ReasonCode(options.qos.bits())
                 }
@@ -247,6 +254,9 @@ impl MqttSession {
 
     pub(super) fn unsubscribe(&mut self, packet: &Unsubscribe<'_>) {
         self.flush();
+        if self.is_in_use(packet.packet_id) {
+            return self.refuse_request(false, packet.packet_id, packet.filters.iter().count());
+        }
         let request = self.request(false, packet.packet_id);
         let mut noted = Vec::new();
         for (index, filter) in packet.filters.iter().enumerate() {
@@ -279,6 +289,15 @@ impl MqttSession {
         self.answer_if_done(request);
     }
 
+    /// Answers a request for `count` filters whose packet identifier is in use.
+    fn refuse_request(&mut self, is_subscribe: bool, packet_id: u16, count: usize) {
+        let request = self.request(is_subscribe, packet_id);
+        for _ in 0..count {
+            self.tell(request, ReasonCode::PACKET_IDENTIFIER_IN_USE);
+        }
+        self.answer_if_done(request);
+    }
+
     fn request(&mut self, is_subscribe: bool, packet_id: u16) -> u64 {
         let subscriptions = &mut self.subscriptions;
         subscriptions.last_request += 1;
@@ -297,7 +316,7 @@ impl MqttSession {
     /// Notes what a request has changed, of a session that lasts.
     fn note(&mut self, request: u64, notes: Vec<Note>) {
         if self.client.lasts && !notes.is_empty() {
-            let note = |token| Command::Note { token, notes, transaction: None };
+            let note = |token| Command::Note { token, notes, of: None, transaction: None };
             self.ask(request, 0, Step::Note, note);
         }
     }

@@ -55,6 +55,10 @@ pub struct Rig {
     /// The batch of the last publish.
     pub batch: Option<Arc<Batch>>,
     staged: Vec<Effect>,
+    /// Keys of the notes about messages in the last transaction, with their publish and record.
+    about: Vec<(Token, u32, Vec<u8>)>,
+    /// Queues that are not there when they are declared.
+    pub gone: Vec<&'static str>,
 }
 
 impl Rig {
@@ -70,6 +74,8 @@ impl Rig {
             refused: Vec::new(),
             batch: None,
             staged: Vec::new(),
+            about: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -154,6 +160,11 @@ impl Rig {
             refusal,
         };
         let exceptions: Vec<_> = refusals.iter().map(exception).collect();
+        for (_, _, key) in
+            self.about.iter().filter(|(_, record, _)| refusals.iter().any(|(r, _)| r == record))
+        {
+            self.world.notes.remove(key);
+        }
         let result = match result {
             Ok(_) if !exceptions.is_empty() => Ok(Reply::Published { exceptions }),
             result => result,
@@ -164,6 +175,9 @@ impl Rig {
     /// Says that the oldest that is not answered has failed.
     pub fn fail(&mut self, error: CommandError) -> Vec<u8> {
         let (token, ..) = self.unanswered.pop_front().unwrap();
+        for (_, _, key) in self.about.iter().filter(|(publish, ..)| *publish == token) {
+            self.world.notes.remove(key);
+        }
         self.event(Event::Done { token, result: Err(error) })
     }
 
@@ -224,7 +238,21 @@ impl Rig {
             Command::CloseSession { token, expiry_ms, publish_will } => {
                 (token, format!("close {expiry_ms:?} {publish_will}"), Reply::Ok, false)
             }
-            Command::Topology { token, change } => (token, topology(change), Reply::Ok, false),
+            Command::Topology { token, change } => {
+                let name = match &change {
+                    TopologyChange::DeclareOwnQueue(def) => Some(Arc::clone(&def.name)),
+                    _ => None,
+                };
+                let is_gone = |name: &Arc<str>| self.gone.iter().any(|gone| **gone == **name);
+                let reply = match name {
+                    Some(name) => {
+                        let is_new = is_gone(&name);
+                        Reply::Queue { name, ready: 0, consumers: 0, is_new }
+                    }
+                    None => Reply::Ok,
+                };
+                (token, topology(change), reply, false)
+            }
             Command::Attach(a) => (a.token, attach(&a), Reply::Attached, false),
             Command::Detach { token, consumer } => {
                 (token, format!("detach {consumer}"), Reply::Ok, false)
@@ -250,6 +278,7 @@ impl Rig {
     }
 
     fn describe_effects(&mut self, command: Command) -> (Token, String, Reply, bool) {
+        let is_first = self.staged.is_empty();
         let (token, transaction, words, effects) = match command {
             Command::Publish(publish) => {
                 let all: Vec<String> = (0..publish.batch.records.len())
@@ -269,7 +298,12 @@ impl Rig {
                 let effects: Vec<Effect> = settlements.into_iter().map(settled).collect();
                 (token, transaction, format!("settle {}", all.join(", ")), effects)
             }
-            Command::Note { token, notes, transaction } => {
+            Command::Note { token, notes, of, transaction } => {
+                if let Some(of) = of {
+                    let keys = notes.iter().map(|note| note.key.to_vec());
+                    let about = of.records.iter().zip(keys);
+                    self.about.extend(about.map(|(record, key)| (of.publish, *record, key)));
+                }
                 let words: Vec<String> = notes.iter().map(note).collect();
                 let effects = notes.into_iter().map(Effect::Note).collect();
                 (token, transaction, format!("note {}", words.join(" ")), effects)
@@ -277,6 +311,9 @@ impl Rig {
             other => panic!("{other:?}"),
         };
         if transaction.is_some() {
+            if is_first {
+                self.about.clear();
+            }
             self.staged.extend(effects);
             return (token, format!("tx {words}"), Reply::Ok, true);
         }
@@ -320,7 +357,7 @@ fn note(note: &Note) -> String {
     let minus = if note.value.is_some() { "" } else { "-" };
     let (kind, key) = note.key.split_first().unwrap();
     match (*kind, key) {
-        (b'p' | b'r', &[a, b]) => {
+        (b'p' | b'r' | b'c', &[a, b]) => {
             format!("{minus}{}{}", char::from(*kind), u16::from_be_bytes([a, b]))
         }
         (b'q', [lane]) => format!("{minus}q{lane}"),
@@ -390,6 +427,7 @@ pub fn delivery_of(consumer: u64, qos: Qos, topic: &str, first: u64) -> Delivery
         record: 0,
         redelivered: false,
         delivery_count: 0,
+        waited_ms: 0,
         annotations: None,
     }
 }

@@ -268,6 +268,7 @@ pub(crate) fn delivery(consumer: u64, batch: &Arc<Batch>, first: u64, redelivere
         record: 0,
         redelivered,
         delivery_count: 0,
+        waited_ms: 0,
         annotations: None,
     }])
 }

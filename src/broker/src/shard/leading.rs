@@ -211,8 +211,8 @@ impl Leading {
             Command::CloseSession { token, expiry_ms, publish_will } => {
                 dispatcher.close_client(ledger, session, token, expiry_ms, publish_will);
             }
-            Command::Note { token, notes, transaction } => {
-                dispatcher.note(ledger, session, token, notes, transaction);
+            Command::Note { token, notes, of, transaction } => {
+                dispatcher.note(ledger, session, token, notes, of, transaction);
             }
             Command::Recall(recall) => dispatcher.recall(ledger, session, &recall),
             Command::Topology { token, change } => {

@@ -157,6 +157,7 @@ impl Setup {
             scrub: self.scrub,
             page_bytes_max: 4 << 10,
             retained_bytes_max: 1 << 20,
+            own_exchange: None,
             name_seed: [1; 32],
             on_log_failure: Box::new(move |error| heard.lock().push(error)),
             threads: threads(),

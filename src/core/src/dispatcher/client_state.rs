@@ -1,8 +1,8 @@
 //! What lasting sessions hold and note.
 
 use isthmus_model::{
-    CommandError, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, QueueId, Reply, SessionId, Token,
-    TransactionId,
+    CommandError, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, NotesOf, QueueId, Reply,
+    SessionId, Token, TransactionId,
 };
 
 use super::Dispatcher;
@@ -79,13 +79,14 @@ impl Dispatcher {
         session: SessionId,
         token: Token,
         notes: Vec<Note>,
+        of: Option<NotesOf>,
         transaction: Option<TransactionId>,
     ) {
-        let request = Deferred::Note { token, notes, transaction };
-        if let Some(Deferred::Note { token, notes, transaction }) =
+        let request = Deferred::Note { token, notes, of, transaction };
+        if let Some(Deferred::Note { token, notes, of, transaction }) =
             self.defer(ledger, session, request)
         {
-            self.do_note(ledger, session, token, notes, transaction);
+            self.do_note(ledger, session, token, notes, of, transaction);
         }
     }
 
@@ -95,14 +96,18 @@ impl Dispatcher {
         id: SessionId,
         token: Token,
         notes: Vec<Note>,
+        of: Option<NotesOf>,
         transaction: Option<TransactionId>,
     ) {
         let written = self.gather.written;
         let result = check_sizes(&notes).and_then(|()| match transaction {
             Some(transaction) => {
                 self.open_client_of(id)?;
-                self.transaction(id, transaction)?.note(notes)
+                self.transaction(id, transaction)?.note(notes, of)
             }
+            None if of.is_some() => Err(CommandError::Invalid(
+                "notes about messages belong to the transaction of these".to_owned(),
+            )),
             None => {
                 self.check_notes(id, &notes)?;
                 self.note_now(id, notes);

@@ -256,6 +256,7 @@ impl Dispatcher {
         }
         self.clients.disarm(&key);
         self.clients.open.insert(key.clone(), id);
+        self.counters.sessions_opened += 1;
         if let Some(session) = self.sessions.get_mut(&id) {
             let ends_with_it = !present && expiry_ms == 0;
             session.client = Some(OpenClient { key, notes: ends_with_it.then(Notes::default) });
@@ -433,6 +434,7 @@ impl Dispatcher {
             Presence::Lost(at) => (at, true),
         };
         if client.ends_at() <= self.clock.log {
+            self.counters.sessions_expired += 1;
             return self.end_client(key, true);
         }
         if client.will_at() <= self.clock.log

@@ -164,7 +164,9 @@ impl Dispatcher {
         let (len, cost) = fits(&run, live, room);
         let run = Run { len, ..run };
         queue.ready.take(range.priority, u64::from(len));
-        queue.ready_bytes -= run.body_bytes();
+        let bytes = run.body_bytes();
+        queue.ready_bytes -= bytes;
+        self.counters.delivered_bytes += bytes;
         self.spend(key, len, cost);
         self.counters.delivered += u64::from(len);
         self.hand_over(id, key, range.returned() || run.first < below, run, cost);
@@ -223,6 +225,7 @@ impl Dispatcher {
             record: run.record,
             redelivered,
             delivery_count: run.delivery_count,
+            waited_ms: self.clock.log.since(run.enqueued_at).as_millis() as u64,
             annotations: run.annotations,
         };
         self.say(session, Output::Deliver { delivery, bytes });

@@ -312,7 +312,8 @@ impl Dispatcher {
         }
         let (now, mut found, mut bytes) = (self.clock.log, Vec::new(), 0);
         let Recalling { pattern, cursor, .. } = recalling;
-        self.keeping.kept.search((&vhost, &def.name), pattern, cursor, WORK_MAX, |message| {
+        let (kept, place) = self.keeping_of(&vhost, &def.name);
+        kept.search(place, pattern, cursor, WORK_MAX, |message| {
             if message.expires_at() > now {
                 bytes += message.batch.chunk.len();
                 found.push(message.clone());

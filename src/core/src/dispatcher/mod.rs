@@ -21,6 +21,7 @@ mod dedup;
 mod delayed;
 mod deliver;
 mod kept;
+mod own;
 mod pages;
 mod passed;
 mod policies;
@@ -53,12 +54,13 @@ use self::queue::Queue;
 use self::session::Session;
 use self::timers::Timers;
 use crate::dedup::{Window, WindowOf};
+use crate::kept::Kept;
 use crate::policy::Policies;
 use crate::topology::Topology;
 use crate::{Entry, Fact, Ledger, Run};
 
 pub use self::clients::ClientStatus;
-pub use self::queue::QueueStatus;
+pub use self::queue::{QueueStatus, QueueTotals};
 
 /// What the dispatcher has to say to a session.
 #[derive(Debug)]
@@ -154,6 +156,9 @@ pub struct DispatcherOptions {
     pub retained_bytes_max: u64,
     /// The key that names are made with: random, so that clients cannot guess each other's.
     pub name_seed: [u8; 32],
+    /// The topic exchange of each virtual host by which the broker tells of itself
+    /// ([`Dispatcher::announce`]), if it does.
+    pub own_exchange: Option<&'static str>,
 }
 
 /// Counts since the term began; none ever goes down.
@@ -179,6 +184,14 @@ pub struct Counters {
     pub dropped: u64,
     /// Those of the dropped that were delivered as often as their queue allows.
     pub dropped_undeliverable: u64,
+    /// Bytes of the bodies of messages published.
+    pub published_bytes: u64,
+    /// Bytes of the bodies of messages delivered.
+    pub delivered_bytes: u64,
+    /// Sessions of clients that were opened ([`OpenSession`](isthmus_model::OpenSession)).
+    pub sessions_opened: u64,
+    /// Those that ended because their client stayed away for longer than they are kept.
+    pub sessions_expired: u64,
 }
 
 /// What waits for an entry's commit.
@@ -222,6 +235,8 @@ pub struct Dispatcher {
     /// Deduplication windows of exchanges and queues, durable or not.
     windows: HashMap<WindowOf, Window>,
     keeping: Keeping,
+    /// What the broker tells of itself, the latest of each key: one for all virtual hosts.
+    announced: Kept,
     /// Messages that the broker itself has sent and for which there was no room to keep them.
     not_kept: u64,
     sessions: HashMap<SessionId, Session>,
@@ -280,6 +295,7 @@ impl Dispatcher {
                 .map(|(of, window)| (of.clone(), (**window).clone()))
                 .collect(),
             keeping: Keeping::recover(ledger),
+            announced: Kept::default(),
             not_kept: 0,
             sessions: HashMap::new(),
             clients: OpenClients::recovered(ledger.clients()),
@@ -319,6 +335,9 @@ impl Dispatcher {
             }
         }
         dispatcher.govern_everything(ledger);
+        for vhost in ledger.topology().vhosts() {
+            dispatcher.declare_own_exchange(vhost);
+        }
         dispatcher
     }
 
@@ -559,6 +578,17 @@ impl Dispatcher {
         let mut statuses: Vec<_> = shown.map(Queue::status).collect();
         statuses.sort_by_key(|s| s.id);
         statuses
+    }
+
+    /// What all queues have together that clients can know of.
+    pub fn queue_totals(&self) -> QueueTotals {
+        let mut totals = QueueTotals::default();
+        for queue in self.queues.values().filter(|queue| queue.held.is_none()) {
+            totals.ready += queue.ready.len();
+            totals.ready_bytes += queue.ready_bytes;
+            totals.unacked += queue.checkouts.len();
+        }
+        totals
     }
 
     /// How many consumers there are.

@@ -137,7 +137,7 @@ impl Dispatcher {
         transaction: Option<TransactionId>,
     ) {
         if let Some(transaction) = transaction {
-            let result = self.add_to_transaction(session, transaction, batch);
+            let result = self.add_to_transaction(session, transaction, token, batch);
             return self.answer(ledger, session, token, result);
         }
         let exceptions = self.take_in(ledger, session, &batch);
@@ -268,6 +268,7 @@ impl Dispatcher {
         let chunk = &batch.chunk[..];
         let records = &batch.records;
         self.counters.published += records.len() as u64;
+        self.counters.published_bytes += batch.body_bytes(0, records.len() as u32);
         let mut first = 0;
         while first < records.len() {
             let head = &records[first];
@@ -528,6 +529,12 @@ impl Dispatcher {
 }
 
 impl Routed {
+    /// How messages come into their queues of which none is for the log.
+    pub(super) fn into_transient(self) -> Vec<After> {
+        debug_assert!(self.placements.is_empty() && self.kept.is_empty());
+        self.effects
+    }
+
     /// Of messages with annotations.
     pub(super) fn annotated(annotations: Arc<Annotations>) -> Routed {
         Routed { annotations: Some(annotations), ..Routed::default() }
@@ -583,9 +590,10 @@ impl Dispatcher {
         &mut self,
         session: SessionId,
         transaction: TransactionId,
+        token: Token,
         batch: Arc<Batch>,
     ) -> Result<Reply, CommandError> {
-        self.transaction(session, transaction)?.publish(batch)?;
+        self.transaction(session, transaction)?.publish(token, batch)?;
         Ok(Reply::Published { exceptions: Vec::new() })
     }
 }

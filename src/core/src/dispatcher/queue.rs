@@ -107,6 +107,17 @@ pub struct QueueStatus {
     pub operator_policy: Option<Arc<str>>,
 }
 
+/// What queues have together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueTotals {
+    /// Messages that wait for a consumer.
+    pub ready: u64,
+    /// Bytes of bodies that are ready.
+    pub ready_bytes: u64,
+    /// Messages that are delivered and not settled.
+    pub unacked: u64,
+}
+
 impl Queue {
     pub(super) fn new(
         vhost: &Arc<str>,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Attach, Batch, CommandError, ConsumerId, Credit, Note, OpenSession, QueueId, SessionId,
-    Settlement, Token, TopologyChange, TransactionId, WindowId,
+    Attach, Batch, CommandError, ConsumerId, Credit, Note, NotesOf, OpenSession, QueueId,
+    SessionId, Settlement, Token, TopologyChange, TransactionId, WindowId,
 };
 
 use super::clients::{Ending, OpenClient};
@@ -66,7 +66,7 @@ pub(super) enum Deferred {
     Refuse { token: Token, error: CommandError },
     OpenClient(Box<OpenSession>),
     CloseClient { token: Token, expiry_ms: Option<u64>, publish_will: bool },
-    Note { token: Token, notes: Vec<Note>, transaction: Option<TransactionId> },
+    Note { token: Token, notes: Vec<Note>, of: Option<NotesOf>, transaction: Option<TransactionId> },
     Recall(Box<Recalling>),
 }
 
@@ -287,8 +287,8 @@ impl Dispatcher {
             Deferred::CloseClient { token, expiry_ms, publish_will } => {
                 self.do_close_client(ledger, id, token, expiry_ms, publish_will);
             }
-            Deferred::Note { token, notes, transaction } => {
-                self.do_note(ledger, id, token, notes, transaction);
+            Deferred::Note { token, notes, of, transaction } => {
+                self.do_note(ledger, id, token, notes, of, transaction);
             }
             Deferred::Recall(recalling) => self.do_recall(ledger, id, recalling),
         }

@@ -18,6 +18,7 @@ impl Dispatcher {
     pub fn declare_vhost(&mut self, name: &str) {
         if self.topology.declare_vhost(name) == Declared::New {
             self.propose(Fact::DeclareVhost(name.into()), name.len() as u64);
+            self.declare_own_exchange(name);
         }
     }
 

@@ -119,10 +119,10 @@ impl Dispatcher {
                 // Whoever was told where to send replies may ask whether they are still awaited.
                 if name.starts_with(REPLY_QUEUE_PREFIX) {
                     let entry = self.topology.queue(vhost, &name)?;
-                    return Ok(self.queue_reply(entry.id, Arc::clone(&entry.def.name)));
+                    return Ok(self.queue_reply(entry.id, Arc::clone(&entry.def.name), false));
                 }
                 let (queue, name) = self.usable_queue(id, &name)?;
-                Ok(self.queue_reply(queue, name))
+                Ok(self.queue_reply(queue, name, false))
             }
             TopologyChange::DeleteQueue { name, if_unused, if_empty } => {
                 self.delete_queue(id, vhost, &name, if_unused, if_empty)
@@ -185,12 +185,13 @@ impl Dispatcher {
         Ok((entry.id, Arc::clone(&entry.def.name)))
     }
 
-    fn queue_reply(&self, id: QueueId, name: Arc<str>) -> Reply {
+    fn queue_reply(&self, id: QueueId, name: Arc<str>, is_new: bool) -> Reply {
         let queue = self.queues.get(&id);
         Reply::Queue {
             name,
             ready: queue.map_or(0, |q| q.ready.len()),
             consumers: queue.map_or(0, |q| q.consumers.len() as u32),
+            is_new,
         }
     }
 
@@ -228,10 +229,10 @@ impl Dispatcher {
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
             self.in_use(id);
-            return Ok(self.queue_reply(id, name));
+            return Ok(self.queue_reply(id, name, false));
         }
         self.add_queue(session, vhost, def);
-        Ok(self.queue_reply(id, name))
+        Ok(self.queue_reply(id, name, true))
     }
 
     /// Adds a queue that the topology has under the next id.

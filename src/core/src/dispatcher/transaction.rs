@@ -1,9 +1,11 @@
 //! Transactions: what takes effect as one.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Batch, CommandError, Note, Reply, SessionId, Settlement, Token, TransactionId,
+    Batch, CommandError, Note, NotesOf, PublishException, Reply, SessionId, Settlement, Token,
+    TransactionId,
 };
 
 use super::Dispatcher;
@@ -13,10 +15,13 @@ use crate::Ledger;
 /// What was done under a transaction since it began or was last committed or rolled back.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    pub(super) batches: Vec<Arc<Batch>>,
+    batches: Vec<(Token, Arc<Batch>)>,
     pub(super) settlements: Vec<Settlement>,
     /// For the lasting session that is open.
-    pub(super) notes: Vec<Note>,
+    notes: Vec<Note>,
+    /// Of which notes (by their place) there will be none if a message is not taken: the record of
+    /// the publish.
+    conditions: Vec<(usize, Token, u32)>,
     /// Bytes of heads and bodies in the batches, with something for each settlement.
     bytes: u64,
 }
@@ -50,9 +55,9 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::grow`].
-    pub(super) fn publish(&mut self, batch: Arc<Batch>) -> Result<(), CommandError> {
+    pub(super) fn publish(&mut self, token: Token, batch: Arc<Batch>) -> Result<(), CommandError> {
         self.grow(batch.payload_bytes(0, batch.records.len() as u32))?;
-        self.batches.push(batch);
+        self.batches.push((token, batch));
         Ok(())
     }
 
@@ -60,12 +65,44 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::grow`].
-    pub(super) fn note(&mut self, notes: Vec<Note>) -> Result<(), CommandError> {
+    pub(super) fn note(
+        &mut self,
+        notes: Vec<Note>,
+        of: Option<NotesOf>,
+    ) -> Result<(), CommandError> {
         let size = |note: &Note| note.key.len() + note.value.as_ref().map_or(0, |v| v.len());
         let bytes = notes.iter().map(|note| size(note) as u64 + NOTE_BYTES).sum();
         self.grow(bytes)?;
+        if let Some(NotesOf { publish, records }) = of {
+            let places = self.notes.len()..;
+            self.conditions.extend(places.zip(records).map(|(at, record)| (at, publish, record)));
+        }
         self.notes.extend(notes);
         Ok(())
+    }
+
+    /// The notes, without those about messages that were not taken.
+    fn notes_of_taken(&mut self, exceptions: &[PublishException]) -> Vec<Note> {
+        let notes = std::mem::take(&mut self.notes);
+        if self.conditions.is_empty() {
+            return notes;
+        }
+        // What was refused before it came here has no batch here.
+        let batches: HashMap<Token, &Arc<Batch>> =
+            self.batches.iter().map(|(token, batch)| (*token, batch)).collect();
+        let is_refused = |token: &Token, record: u32| match batches.get(token) {
+            Some(batch) => {
+                exceptions.iter().any(|e| e.record == record && Arc::ptr_eq(&e.batch, batch))
+            }
+            None => true,
+        };
+        let conditions = self.conditions.iter();
+        let refused: HashSet<usize> = conditions
+            .filter(|(_, token, record)| is_refused(token, *record))
+            .map(|c| c.0)
+            .collect();
+        let taken = notes.into_iter().enumerate().filter(|(at, _)| !refused.contains(at));
+        taken.map(|(_, note)| note).collect()
     }
 }
 
@@ -119,17 +156,18 @@ impl Dispatcher {
         if self.waits_for_pages(ledger, id, tx) {
             return self.go_on_later(id, Deferred::Commit { token, transaction: tx });
         }
-        let gathered = match self.take_transaction(id, tx) {
+        let mut gathered = match self.take_transaction(id, tx) {
             Ok(transaction) => transaction,
             Err(error) => return self.answer(ledger, id, token, Err(error)),
         };
         let written = self.gather.written;
         let mut exceptions = Vec::new();
-        for batch in &gathered.batches {
+        for (_, batch) in &gathered.batches {
             exceptions.extend(self.take_in(ledger, id, batch));
         }
         self.settle_now(ledger, id, &gathered.settlements);
-        self.note_now(id, gathered.notes);
+        let notes = gathered.notes_of_taken(&exceptions);
+        self.note_now(id, notes);
         self.answer_since(ledger, written, id, token, Ok(Reply::Published { exceptions }));
     }
 

@@ -68,6 +68,8 @@ pub(super) struct Exchange {
     pub(super) outbound: Bindings,
     /// Of which it is the destination.
     pub(super) inbound: Bindings,
+    /// Whether only the broker itself sends through it.
+    pub(super) is_own: bool,
     routes: Routes,
 }
 
@@ -111,8 +113,24 @@ impl Exchange {
             def: Arc::new(def),
             outbound: Bindings::new_sync(),
             inbound: Bindings::new_sync(),
+            is_own: false,
             routes,
         }
+    }
+
+    /// The topic exchange by which the broker tells of itself. It is made anew with each term: it
+    /// is not in the log.
+    pub(super) fn own(name: &str) -> Exchange {
+        let def = ExchangeDef {
+            name: name.into(),
+            kind: ExchangeKind::Topic,
+            durable: false,
+            auto_delete: false,
+            internal: true,
+            delayed: false,
+            arguments: Table::default(),
+        };
+        Exchange { is_own: true, ..Exchange::new(def) }
     }
 
     /// Where a message goes that follows no binding.

@@ -73,6 +73,8 @@ struct Message<'m> {
     headers: Option<Table>,
     /// Whether exchanges may hold it for as long as it asks for.
     may_wait: bool,
+    /// Whether the broker tells of itself by it.
+    is_own: bool,
 }
 
 impl Message<'_> {
@@ -358,7 +360,8 @@ impl Topology {
         properties: &mut dyn Properties,
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
-        let mut message = Message { keys, properties, headers: None, may_wait: true };
+        let (may_wait, is_own) = (true, false);
+        let mut message = Message { keys, properties, headers: None, may_wait, is_own };
         self.vhost(vhost)?.route(exchange, &mut message, out)
     }
 
@@ -371,8 +374,40 @@ impl Topology {
         properties: &mut dyn Properties,
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
-        let mut message = Message { keys, properties, headers: None, may_wait: false };
+        let (may_wait, is_own) = (false, false);
+        let mut message = Message { keys, properties, headers: None, may_wait, is_own };
         self.vhost(vhost)?.route(exchange, &mut message, out)
+    }
+
+    /// Declares the topic exchange by which the broker tells of itself, if it is not there. Nobody
+    /// else's messages go through it, whether they are published to it or reach it by a binding,
+    /// as its alternate or as dead letters.
+    ///
+    /// # Errors
+    /// [`TopologyError::NotFound`] if there is no such virtual host.
+    pub fn declare_own_exchange(&mut self, vhost: &str, name: &str) -> Result<(), TopologyError> {
+        self.vhost_mut(vhost)?.declare_own_exchange(name);
+        Ok(())
+    }
+
+    /// As [`Topology::route`], for what the broker tells of itself with `key`.
+    pub(crate) fn route_own(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        key: &str,
+        properties: &mut dyn Properties,
+        out: &mut Vec<QueueId>,
+    ) -> Result<(), TopologyError> {
+        let (keys, may_wait, is_own) = (&[key][..], false, true);
+        let mut message = Message { keys, properties, headers: None, may_wait, is_own };
+        self.vhost(vhost)?.route(exchange, &mut message, out)
+    }
+
+    /// How many bindings have `exchange` as their source; 0 if there is no such exchange.
+    pub fn binding_count(&self, vhost: &str, exchange: &str) -> usize {
+        let exchange = self.vhost(vhost).and_then(|vhost| vhost.exchange(exchange));
+        exchange.map_or(0, |exchange| exchange.outbound.size())
     }
 
     /// The exchange that a message is published to, and whether it routes messages only that were

@@ -122,6 +122,13 @@ impl VirtualHost {
         Ok(Declared::New)
     }
 
+    /// Declares the exchange by which the broker tells of itself, if it is not there.
+    pub(super) fn declare_own_exchange(&mut self, name: &str) {
+        if !self.exchanges.contains_key(name) {
+            self.exchanges.insert_mut(name.into(), Exchange::own(name));
+        }
+    }
+
     pub(super) fn delete_exchange(
         &mut self,
         name: &str,
@@ -213,6 +220,11 @@ impl VirtualHost {
                     return Err(TopologyError::DefaultExchange);
                 }
                 let name = &exchange.def.name;
+                // What the broker does not say of itself does not come from there.
+                if exchange.is_own {
+                    let (kind, name) = (ResourceKind::Exchange, name.clone());
+                    return Err(TopologyError::Reserved { kind, name });
+                }
                 (Destination::Exchange(name.clone()), Target::Exchange(name.clone()))
             }
         };
@@ -353,6 +365,9 @@ impl VirtualHost {
         out: &mut Vec<QueueId>,
     ) -> Result<(), TopologyError> {
         let start = self.exchange(exchange)?;
+        if start.is_own && !message.is_own {
+            return Err(self.not_found(ResourceKind::Exchange, exchange));
+        }
         let mut reached = Reached { queues: out, exchanges: Vec::new(), any: false };
         self.follow(start, message, &mut reached);
         if !reached.exchanges.is_empty() {
@@ -362,7 +377,7 @@ impl VirtualHost {
                     continue;
                 }
                 // An alternate exchange need not exist.
-                if let Some(exchange) = self.exchanges.get(name) {
+                if let Some(exchange) = self.exchanges.get(name).filter(|e| !e.is_own) {
                     self.follow(exchange, message, &mut reached);
                 }
             }

@@ -169,6 +169,7 @@ fn options(dir: &Path, durable: bool) -> io::Result<BrokerOptions> {
         scrub: ScrubOptions::default(),
         page_bytes_max: 64 << 20,
         retained_bytes_max: 64 << 20,
+        own_exchange: None,
         name_seed: [0; 32],
         on_log_failure: Box::new(|error| {
             eprintln!("the log has failed: {error}");

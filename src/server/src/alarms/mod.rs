@@ -6,6 +6,8 @@
 
 mod system;
 
+pub(crate) use system::resident_bytes;
+
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

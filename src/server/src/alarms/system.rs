@@ -17,7 +17,7 @@ pub(super) fn memory_allowed() -> Option<u64> {
 }
 
 /// Memory this process has resident, in bytes.
-pub(super) fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     let pages = resident_pages(&fs::read_to_string("/proc/self/statm").ok()?)?;
     Some(pages * rustix::param::page_size() as u64)
 }

@@ -49,6 +49,8 @@ pub(crate) enum Taken<S> {
     Here(S, Peer),
     /// It was served elsewhere, to its end.
     Elsewhere,
+    /// It is to go to the node that leads by itself.
+    Refused(S, Peer, MemberId),
 }
 
 impl Clients {
@@ -117,8 +119,8 @@ impl Way {
             standing.borrow_and_update();
             match self.place() {
                 Place::Here => return Taken::Here(stream, peer),
-                Place::There(..) if self.standby == StandbyClients::Refuse => {
-                    return Taken::Elsewhere;
+                Place::There(member, _) if self.standby == StandbyClients::Refuse => {
+                    return Taken::Refused(stream, peer, member);
                 }
                 Place::There(member, addr) => {
                     match self.dial(listener, member, &addr, &peer).await {

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::listen::{ListenAddrs, NOT_SERVED};
+use super::mqtt::topic_prefix;
 use super::units::{ByteSize, TimeSpan};
 use super::value::{Setting, Value, read_word};
 use super::{Config, LogFormat, LogLevel};
@@ -164,9 +165,43 @@ fn mqtt_keys() -> Vec<Key> {
             |c| &mut c.mqtt.packet_bytes_max,
             ByteSize::kib(1)..=ByteSize::mib(16),
         ),
+        ranged(
+            "mqtt.connect_bytes_max",
+            |c| &mut c.mqtt.connect_bytes_max,
+            ByteSize::kib(1)..=ByteSize::mib(1),
+        ),
         ranged("mqtt.topic_alias_max", |c| &mut c.mqtt.topic_alias_max, 0..=65_535),
         ranged("mqtt.inflight_max", |c| &mut c.mqtt.inflight_max, 1..=65_535),
+        ranged("mqtt.receive_max", |c| &mut c.mqtt.receive_max, 1..=65_535),
         ranged("mqtt.subscriptions_max", |c| &mut c.mqtt.subscriptions_max, 1..=1_000_000),
+        checked("mqtt.keep_alive_max", |c| &mut c.mqtt.keep_alive_max, |span| keep_alive(*span)),
+        plain("mqtt.session_expiry_max", |c| &mut c.mqtt.session_expiry_max),
+        ranged("mqtt.queue_messages_max", |c| &mut c.mqtt.queue_messages_max, 1..=1_000_000_000),
+        ranged(
+            "mqtt.queue_bytes_max",
+            |c| &mut c.mqtt.queue_bytes_max,
+            ByteSize::kib(1)..=ByteSize::gib(1024),
+        ),
+        plain("mqtt.queue_overflow", |c| &mut c.mqtt.queue_overflow),
+        ranged("mqtt.qos0_messages_max", |c| &mut c.mqtt.qos0_messages_max, 1..=10_000_000),
+        ranged(
+            "mqtt.qos0_bytes_max",
+            |c| &mut c.mqtt.qos0_bytes_max,
+            ByteSize::kib(1)..=ByteSize::gib(16),
+        ),
+        ranged(
+            "mqtt.shared_expires",
+            |c| &mut c.mqtt.shared_expires,
+            TimeSpan::secs(1)..=TimeSpan::secs(365 * 86_400),
+        ),
+        checked(
+            "mqtt.response_information",
+            |c| &mut c.mqtt.response_information,
+            |text| topic_prefix(text),
+        ),
+        plain("mqtt.sys_interval", |c| &mut c.mqtt.sys_interval),
+        plain("mqtt.servers", |c| &mut c.mqtt.servers),
+        plain("mqtt.tls_servers", |c| &mut c.mqtt.tls_servers),
     ]
 }
 
@@ -370,6 +405,16 @@ fn checked<T: Setting + 'static>(
         Ok(())
     };
     Key { path: path.to_owned(), apply: Box::new(apply) }
+}
+
+/// A keep alive is told in whole seconds of 16 bits.
+fn keep_alive(span: TimeSpan) -> Result<(), String> {
+    let (secs, max) = (span.0.as_secs(), u64::from(u16::MAX));
+    if span.0 == Duration::from_secs(secs) && secs <= max {
+        Ok(())
+    } else {
+        Err(format!("must be whole seconds from 0s to {max}s, not {span}"))
+    }
 }
 
 /// A key that is known and must stay empty in this version; `reason` says why.

@@ -11,6 +11,7 @@ mod backends;
 mod cluster;
 mod keys;
 mod listen;
+mod mqtt;
 mod sources;
 mod structured;
 mod tls;
@@ -28,8 +29,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
-pub(crate) use cluster::{Cluster, PeerTls, StandbyClients};
+pub(crate) use cluster::{Cluster, Nodes, PeerTls, StandbyClients};
 pub(crate) use listen::{ListenAddr, ListenAddrs, Networks};
+pub(crate) use mqtt::Mqtt;
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
 pub(crate) use units::{ByteSize, TimeSpan};
@@ -336,36 +338,6 @@ pub(crate) struct Amqp {
 impl Default for Amqp {
     fn default() -> Self {
         Self { heartbeat: TimeSpan::secs(60), default_vhost: "/".to_owned() }
-    }
-}
-
-/// MQTT.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Mqtt {
-    /// The virtual host of clients whose user name names none; empty for that of AMQP.
-    pub(crate) vhost: String,
-    /// The topic exchange that clients publish to and subscribe at.
-    pub(crate) exchange: String,
-    /// The largest packet.
-    pub(crate) packet_bytes_max: ByteSize,
-    /// The highest topic alias that clients may use.
-    pub(crate) topic_alias_max: u32,
-    /// Deliveries of QoS 1 at the most that a client has not acknowledged.
-    pub(crate) inflight_max: u32,
-    /// Subscriptions per client.
-    pub(crate) subscriptions_max: u32,
-}
-
-impl Default for Mqtt {
-    fn default() -> Self {
-        Self {
-            vhost: String::new(),
-            exchange: "amq.topic".to_owned(),
-            packet_bytes_max: ByteSize::mib(16),
-            topic_alias_max: 16,
-            inflight_max: 1000,
-            subscriptions_max: 10_000,
-        }
     }
 }
 

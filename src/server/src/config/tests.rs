@@ -1,5 +1,9 @@
 use std::io::Write;
+use std::time::Duration;
 
+use isthmus_contract::model::Overflow;
+
+use super::mqtt::{QueueOverflow, SessionExpiry, SysInterval};
 use super::*;
 
 fn load_text(text: &str, sources: Sources) -> Result<Config, Vec<String>> {
@@ -132,6 +136,7 @@ fn mqtt_has_settings_of_its_own() {
         topic_alias_max: 0,
         inflight_max: 10,
         subscriptions_max: 5,
+        ..Mqtt::default()
     };
     assert_eq!(mqtt, expected);
     assert_eq!(
@@ -144,6 +149,73 @@ fn mqtt_has_settings_of_its_own() {
     );
     let needs = "listeners.mqtts: needs tls.certificate and tls.key";
     assert!(problems("[listeners]\nmqtts = \"0.0.0.0:8883\"")[0].contains(needs));
+}
+
+#[test]
+fn mqtt_sessions_have_limits() {
+    let text = "[mqtt]\nconnect_bytes_max = \"4 KiB\"\nreceive_max = 7\nkeep_alive_max = \"5m\"\n\
+                session_expiry_max = \"7d\"\nqueue_messages_max = 50\nqueue_bytes_max = \"1 MiB\"\n\
+                queue_overflow = \"reject-publish\"\nqos0_messages_max = 20\n\
+                qos0_bytes_max = \"64 KiB\"\nshared_expires = \"30s\"\n\
+                response_information = \"answers/\"\nsys_interval = \"off\"";
+    let mqtt = load_text(text, Sources::default()).expect("loaded").mqtt;
+    let expected = Mqtt {
+        connect_bytes_max: ByteSize::kib(4),
+        receive_max: 7,
+        keep_alive_max: TimeSpan::secs(300),
+        session_expiry_max: SessionExpiry(Some(Duration::from_secs(7 * 86_400))),
+        queue_messages_max: 50,
+        queue_bytes_max: ByteSize::mib(1),
+        queue_overflow: QueueOverflow(Overflow::RejectPublish),
+        qos0_messages_max: 20,
+        qos0_bytes_max: ByteSize::kib(64),
+        shared_expires: TimeSpan::secs(30),
+        response_information: "answers/".to_owned(),
+        sys_interval: SysInterval(None),
+        ..Mqtt::default()
+    };
+    assert_eq!(mqtt, expected);
+    for (line, why) in [
+        ("session_expiry_max = \"0s\"", None),
+        ("session_expiry_max = \"never\"", None),
+        ("sys_interval = \"1s\"", None),
+        (
+            "keep_alive_max = \"1500ms\"",
+            Some("must be whole seconds from 0s to 65535s, not 1500ms"),
+        ),
+        ("keep_alive_max = \"1d\"", Some("must be whole seconds from 0s to 65535s, not 1d")),
+        ("receive_max = 0", Some("must be from 1 to 65535, not 0")),
+        (
+            "queue_overflow = \"drop-tail\"",
+            Some("must be \"drop-head\" or \"reject-publish\", not `drop-tail`"),
+        ),
+        ("sys_interval = \"1ms\"", Some("must be from 100ms to 1h, or \"off\", not 1ms")),
+        ("sys_interval = \"of\"", Some("`of` is not a time; write it like \"10s\", or \"off\"")),
+        (
+            "session_expiry_max = \"40000d\"",
+            Some("must be from 0s to 36500d, or \"never\", not 40000d"),
+        ),
+        (
+            "session_expiry_max = 5",
+            Some("must be a time with its unit, like \"10s\", not an integer, or \"never\""),
+        ),
+        (
+            "response_information = \"$SYS/\"",
+            Some(
+                "must be the beginning of a topic: up to 1024 bytes without +, # or U+0000, and no $ at its start",
+            ),
+        ),
+        ("queue_length_max = 5", Some("unknown key")),
+    ] {
+        let text = format!("[mqtt]\n{line}");
+        let Some(why) = why else {
+            load_text(&text, Sources::default()).expect("loaded");
+            continue;
+        };
+        let key = line.split(' ').next().unwrap_or_default();
+        let said = &problems(&text)[0];
+        assert!(said.starts_with(&format!("FILE:2: mqtt.{key}: {why}")), "{said}");
+    }
 }
 
 #[test]

@@ -182,6 +182,9 @@ where
     };
     match taken {
         Taken::Here(stream, peer) => any::serve(broker, listener, stream, peer, closing).await,
+        Taken::Refused(stream, peer, leader) => {
+            broker.redirect(listener, stream, peer, leader.node(), closing)
+        }
         Taken::Elsewhere => Next::NOTHING,
     }
 }

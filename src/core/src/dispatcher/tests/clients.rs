@@ -1,8 +1,8 @@
 //! Lasting sessions: who has them open, and what they note.
 
 use isthmus_model::{
-    NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, OpenSession, Token,
-    TopologyChange, TransactionId, Will,
+    NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, NotesOf, OpenSession, Overflow,
+    Token, TopologyChange, TransactionId, Will,
 };
 
 use super::rig::*;
@@ -71,7 +71,7 @@ impl Rig {
     pub(super) fn note(&mut self, name: &str, tx: Option<u32>, notes: &[Note]) -> Token {
         let (id, token) = (self.session(name), self.token());
         let tx = tx.map(TransactionId);
-        self.dispatcher.note(&self.ledger, id, token, notes.to_vec(), tx);
+        self.dispatcher.note(&self.ledger, id, token, notes.to_vec(), None, tx);
         token
     }
 
@@ -464,4 +464,39 @@ fn operators_see_sessions_and_end_them() {
     assert_eq!(rig.wills(), "will");
     rig.disconnect("b");
     assert_eq!(rig.connect("a", lasting("kept")), "session is new:");
+}
+
+#[test]
+fn what_is_noted_of_messages_is_noted_of_those_that_are_taken() {
+    let mut rig = rig();
+    rig.connect("a", lasting("c"));
+    rig.declare(
+        "a",
+        queue_with("full", |options| {
+            options.length_max = Some(1);
+            options.overflow = Overflow::RejectPublish;
+        }),
+    );
+    rig.begin("a", 1);
+    let publish = rig.publish_in("a", 1, [durable("full", "1"), durable("full", "2")]);
+    let (id, tx) = (rig.session("a"), Some(TransactionId(1)));
+    let about = |rig: &mut Rig, publish, names: [&str; 2], tx| {
+        let token = rig.token();
+        let notes = names.map(|name| note(name, "v")).to_vec();
+        let of = Some(NotesOf { publish, records: vec![0, 1] });
+        rig.dispatcher.note(&rig.ledger, id, token, notes, of, tx);
+        token
+    };
+    about(&mut rig, publish, ["taken", "refused"], tx);
+    // Refused before it came here, as where its user may not publish.
+    about(&mut rig, Token(u64::MAX), ["unknown", "too"], tx);
+    rig.note("a", Some(1), &[note("always", "v")]);
+    rig.commit_tx("a", 1);
+    rig.run();
+    rig.heard("a");
+    let alone = about(&mut rig, publish, ["never", "either"], None);
+    rig.run();
+    assert!(rig.heard("a")[0].starts_with(&format!("refused {alone}")));
+    rig.disconnect("a");
+    assert_eq!(rig.connect("b", lasting("c")), "session goes on: always=v taken=v");
 }

@@ -15,6 +15,7 @@ mod lifetime;
 mod limits;
 mod model;
 mod order;
+mod own;
 mod pages;
 mod priority;
 mod publish;

@@ -102,3 +102,26 @@ fn log_time_goes_on_where_the_last_leader_was_however_late_this_ones_clock_is() 
     rig.run();
     assert_eq!(rig.counts("q"), (1, 0));
 }
+
+#[test]
+fn how_long_a_message_has_waited_is_told_after_a_restart_too() {
+    let waited = |rig: &mut Rig| {
+        rig.attach("anna", consuming(1, "q"));
+        rig.run();
+        let got = rig.got("anna");
+        got.iter().map(|got| (got.body.clone(), got.waited_ms)).collect::<Vec<_>>()
+    };
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.publish("anna", [durable("q", "a"), transient("q", "gone")]);
+    rig.run();
+    rig.advance_ms(700);
+    rig.publish("anna", [durable("q", "b")]);
+    rig.run();
+    rig.advance_ms(300);
+    rig.crash();
+    rig.open("anna");
+    rig.advance_ms(50);
+    assert_eq!(waited(&mut rig), [("a".to_owned(), 1050), ("b".to_owned(), 350)]);
+}

@@ -23,6 +23,9 @@ use crate::{Entry, Fact, Ledger, Part, Run, Wanted, codec};
 /// The virtual host of sessions that name no other.
 pub(super) const VHOST: &str = "/";
 
+/// The exchange by which the broker tells of itself.
+pub(super) const OWN_EXCHANGE: &str = "amq.own";
+
 /// Whose sessions are that name no other user.
 const USER: &str = "guest";
 
@@ -98,6 +101,7 @@ impl Rig {
             page_bytes_max: u64::MAX,
             retained_bytes_max: 100_000,
             name_seed: [7; 32],
+            own_exchange: Some(OWN_EXCHANGE),
         };
         let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
         let ledger = Ledger::new();
@@ -641,6 +645,7 @@ pub(super) struct Got {
     pub(super) body: String,
     pub(super) redelivered: bool,
     pub(super) delivery_count: u32,
+    pub(super) waited_ms: u64,
     pub(super) annotations: Option<Arc<Annotations>>,
 }
 
@@ -659,6 +664,7 @@ impl Got {
                     body: String::from_utf8(body.to_vec()).unwrap(),
                     redelivered: d.redelivered,
                     delivery_count: d.delivery_count,
+                    waited_ms: d.waited_ms,
                     annotations: d.annotations.clone(),
                 }
             })
@@ -683,7 +689,7 @@ pub(super) fn done(token: Token) -> String {
 fn in_words(output: &Output) -> String {
     match output {
         Output::Done { token, result: Ok(reply) } => match reply {
-            Reply::Queue { name, ready, consumers } => {
+            Reply::Queue { name, ready, consumers, .. } => {
                 format!("done {token}: {name} has {ready} ready, {consumers} consumers")
             }
             Reply::Messages(n) => format!("done {token}: {n} messages"),
