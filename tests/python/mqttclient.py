@@ -130,6 +130,11 @@ class Client:
     def reconnect(self, port):
         """Connects again, with what the client has of its session."""
         self._connected = self.disconnected = None
+        # paho forgets with a second attempt which messages it has released, and would publish them
+        # again [MQTT-4.3.3-6]; before the first it knows.
+        for message in self._client._out_messages.values():
+            if message.state == paho.mqtt_ms_resend_pubrel:
+                message.state = paho.mqtt_ms_wait_for_pubcomp
         self._address = self._address[0], port
         self.connect()
 
