@@ -160,15 +160,15 @@ class Rabbit(Peer):
         return bool(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"))
 
     def start(self):
-        mqtt, stomp = free_ports(2)
         config = ("tcp_listen_options.nodelay = true\n"
-                  f"mqtt.listeners.tcp.default = 127.0.0.1:{mqtt}\n"
+                  "mqtt.listeners.tcp.default = 127.0.0.1:{0}\n"
                   "mqtt.tcp_listen_options.nodelay = true\nmqtt.prefetch = 1000\n"
-                  f"stomp.listeners.tcp.default = 127.0.0.1:{stomp}\n"
+                  "stomp.listeners.tcp.default = 127.0.0.1:{1}\n"
                   "stomp.tcp_listen_options.nodelay = true\n"
                   "log.file.level = warning\n")
-        self.server = RabbitMq(self.directory, config=config,
+        self.server = RabbitMq(self.directory, config=config, more_ports=2,
                                plugins=("rabbitmq_mqtt", "rabbitmq_stomp")).start()
+        mqtt, stomp = self.server.more_ports
         self.ports = {"amqp": self.server.amqp_port, "mqtt": mqtt, "stomp": stomp}
         deadline = time.monotonic() + READY_WITHIN_S
         for port in (mqtt, stomp):

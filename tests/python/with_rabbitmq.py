@@ -50,20 +50,23 @@ def start_port_mapper(port):
 class RabbitMq:
     """A RabbitMQ server on a data directory; it may be killed and started again.
 
-    One of a cluster has a name, and a port mapper that is not its own.
+    One of a cluster has a name, and a port mapper that is not its own. Listeners of plugins get
+    `more_ports`, which `config` names {0}, {1} and so on.
     """
 
     def __init__(self, directory, name=None, epmd_port=None, config="",
-                 plugins=("rabbitmq_consistent_hash_exchange",)):
+                 plugins=("rabbitmq_consistent_hash_exchange",), more_ports=0):
         self.directory = Path(directory)
-        self.amqp_port, self.node_port, own_epmd_port = free_ports(3)
+        ports = free_ports(3 + more_ports)
+        self.amqp_port, self.node_port, own_epmd_port, *self.more_ports = ports
         self.process = None
         self.home = self.directory
         self.name = name or f"isthmus-{os.getpid()}@localhost"
         self.epmd_port = epmd_port or own_epmd_port
         self.port_mapper = None if epmd_port else start_port_mapper(own_epmd_port)
         (self.directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n{config}")
+            f"listeners.tcp.default = 127.0.0.1:{self.amqp_port}\n"
+            + config.format(*self.more_ports))
         (self.directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
 
     @property

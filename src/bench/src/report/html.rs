@@ -16,6 +16,9 @@ const BOTTOM: f64 = 34.0;
 const TOP: f64 = 12.0;
 const RIGHT: f64 = 14.0;
 
+/// A line of so few points shows each of them: one alone would be no line at all.
+const DOTS_MAX: usize = 60;
+
 const COLOURS: [&str; 4] = ["#1f6feb", "#2da44e", "#bf3989", "#9a6700"];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;\
@@ -112,13 +115,12 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
 }
 
 fn seconds_ticks(lines: &[Line]) -> Vec<(f64, String)> {
-    let end = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1.0, f64::max);
+    let end = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(1e-9, f64::max);
     let step = nice(end / 8.0);
-    (0..=8)
-        .map(|n| f64::from(n) * step)
-        .filter(|at| *at <= end)
-        .map(|at| (at, format!("{at} s")))
-        .collect()
+    // To a thousandth: a step such as 0.2 is not exact.
+    let round = |at: f64| (at * 1000.0).round() / 1000.0;
+    let all = (0..=8).map(|n| round(f64::from(n) * step));
+    all.filter(|at| *at <= end).map(|at| (at, format!("{at} s"))).collect()
 }
 
 /// 1, 2 or 5 times a power of ten, not below `value`.
@@ -186,6 +188,12 @@ fn plot(
         put(format!(
             "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
         ));
+        if line.points.len() <= DOTS_MAX {
+            for &(at, value) in &line.points {
+                let (x, y) = (x(at), y(value));
+                put(format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+            }
+        }
         let at = LEFT + 10.0 + 100.0 * n as f64;
         put(format!(
             "<text x=\"{at}\" y=\"{}\" style=\"fill:{colour}\">■ {}</text>",
