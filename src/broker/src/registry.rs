@@ -253,7 +253,7 @@ impl Registered {
     /// The connection is in no virtual host after all, and counts in none.
     pub(crate) fn leave(&self) {
         let mut connections = self.registry.connections.lock();
-        let Connections { open, of_users, of_vhosts } = &mut *connections;
+        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
         let Some(entry) = open.get_mut(&self.id) else { return };
         if let (Some(user), Some(vhost)) = (&entry.user, entry.vhost.take()) {
             of_users.leave(user);

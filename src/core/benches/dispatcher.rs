@@ -35,6 +35,7 @@ impl Core {
             page_bytes_max: u64::MAX,
             retained_bytes_max: 0,
             name_seed: [7; 32],
+            own_exchange: None,
         };
         let clock = Clock { monotonic: Time::from_millis(5), log: Time::from_millis(1_000_000) };
         let mut ledger = Ledger::new();

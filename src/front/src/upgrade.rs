@@ -89,7 +89,8 @@ pub fn answer<B>(
     request: &Request<B>,
     origins: &[String],
 ) -> Result<(Response<String>, Subprotocol), Box<Response<String>>> {
-    let (subprotocol, key) = look_at(request, origins).map_err(|refusal| Box::new(refused(refusal)))?;
+    let (subprotocol, key) =
+        look_at(request, origins).map_err(|refusal| Box::new(refused(refusal)))?;
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
