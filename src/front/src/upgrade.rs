@@ -269,11 +269,11 @@ mod tests {
         };
         assert_eq!(status("GET", &[]), 426);
         assert_eq!(status("POST", &ASKED), 405);
-        for missing in 0..ASKED.len() {
+        for (missing, header) in ASKED.iter().enumerate() {
             let mut headers = ASKED.to_vec();
             headers.remove(missing);
             let expected = if missing == 3 { 400 } else { 426 };
-            assert_eq!(status("GET", &headers), expected, "without {:?}", ASKED[missing]);
+            assert_eq!(status("GET", &headers), expected, "without {header:?}");
         }
         const MQTT: (&str, &str) = ("sec-websocket-protocol", "mqtt");
         assert_eq!(status("GET", &[&ASKED[..], &[MQTT]].concat()), 101);
