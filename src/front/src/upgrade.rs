@@ -80,17 +80,16 @@ type Refusal = (StatusCode, &'static str);
 /// What the answers say that are read by people.
 const OFFER: &str = "offer one of the WebSocket subprotocols v12.stomp, v11.stomp, v10.stomp, mqtt, mqttv3.1, amqp\n";
 
-/// The answer to `request`, which may be any; with what is spoken from then on if a WebSocket is
-/// let in, whose scripts may come from `origins`.
-///
-/// # Errors
-/// The answer that says why none is.
+/// The answer to `request`, which may be any; and what is spoken from then on if a WebSocket is let
+/// in, whose scripts may come from `origins`. If none is, the answer says why.
 pub fn answer<B>(
     request: &Request<B>,
     origins: &[String],
-) -> Result<(Response<String>, Subprotocol), Box<Response<String>>> {
-    let (subprotocol, key) =
-        look_at(request, origins).map_err(|refusal| Box::new(refused(refusal)))?;
+) -> (Response<String>, Option<Subprotocol>) {
+    let (subprotocol, key) = match look_at(request, origins) {
+        Ok(found) => found,
+        Err(refusal) => return (refused(refusal), None),
+    };
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -100,7 +99,7 @@ pub fn answer<B>(
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol.name()));
-    Ok((response, subprotocol))
+    (response, Some(subprotocol))
 }
 
 fn refused((status, why): Refusal) -> Response<String> {
@@ -134,14 +133,9 @@ where
 {
     let outcome = Mutex::new(None);
     let service = service_fn(|request| {
-        let answered = answer(&request, origins);
-        let (response, told) = match answered {
-            Ok((response, subprotocol)) => (response, Ok(subprotocol)),
-            Err(response) => {
-                let why = format!("{} {}", response.status(), response.body().trim_end());
-                (*response, Err(why))
-            }
-        };
+        let (response, subprotocol) = answer(&request, origins);
+        let why = || format!("{} {}", response.status(), response.body().trim_end());
+        let told = subprotocol.ok_or_else(why);
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
         ready(Ok::<_, Infallible>(response))
     });
@@ -250,8 +244,10 @@ mod tests {
 
     fn asked(headers: &[(&str, &str)], origins: &[&str]) -> Result<&'static str, u16> {
         let origins: Vec<String> = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        let answer = answer(&request("GET", &[&ASKED[..], headers].concat()), &origins);
-        answer.map(|(_, known)| known.name()).map_err(|refused| refused.status().as_u16())
+        let request = request("GET", &[&ASKED[..], headers].concat());
+        let (answer, subprotocol) = answer(&request, &origins);
+        assert_eq!(subprotocol.is_some(), answer.status() == 101);
+        subprotocol.map(Subprotocol::name).ok_or(answer.status().as_u16())
     }
 
     #[test]
@@ -269,7 +265,7 @@ mod tests {
     #[test]
     fn what_is_no_websocket_is_told_what_is_missing() {
         let status = |method, headers: &[(&str, &str)]| {
-            answer(&request(method, headers), &[]).expect_err("refused").status().as_u16()
+            answer(&request(method, headers), &[]).0.status().as_u16()
         };
         assert_eq!(status("GET", &[]), 426);
         assert_eq!(status("POST", &ASKED), 405);
@@ -279,9 +275,11 @@ mod tests {
             let expected = if missing == 3 { 400 } else { 426 };
             assert_eq!(status("GET", &headers), expected, "without {header:?}");
         }
-        let short = [&ASKED[..3], &[("sec-websocket-key", "dGhlIHNhbXBsZQ==")]].concat();
+        const MQTT: (&str, &str) = ("sec-websocket-protocol", "mqtt");
+        assert_eq!(status("GET", &[&ASKED[..], &[MQTT]].concat()), 101);
+        let short = [&ASKED[..3], &[("sec-websocket-key", "dGhlIHNhbXBsZQ=="), MQTT]].concat();
         assert_eq!(status("GET", &short), 400);
-        let refused = answer(&request("GET", &[]), &[]).expect_err("refused");
+        let (refused, _) = answer(&request("GET", &[]), &[]);
         for known in Subprotocol::ALL {
             assert!(refused.body().contains(known.name()));
             assert!(

@@ -54,10 +54,8 @@ async fn upgrade(
     Extension(peer): Extension<Peer>,
     mut request: Request,
 ) -> Response {
-    let (answer, subprotocol) = match upgrade::answer(&request, &gate.settings.origins) {
-        Ok(answer) => answer,
-        Err(refused) => return (*refused).map(Body::from),
-    };
+    let (answer, subprotocol) = upgrade::answer(&request, &gate.settings.origins);
+    let Some(subprotocol) = subprotocol else { return answer.map(Body::from) };
     let Some((broker, clients)) = gate.open.get().cloned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the broker starts\n").into_response();
     };
