@@ -706,6 +706,18 @@ fn a_subscription_to_several_destinations_is_one() {
 }
 
 #[test]
+fn each_destination_of_a_subscription_counts() {
+    let mut rig = Rig::with(|config| config.subscriptions_max = 2);
+    rig.connect("1.2");
+    rig.send("SUBSCRIBE\nid:a\ndestination:/queue/a,/queue/b\n\n\0");
+    rig.send("UNSUBSCRIBE\nid:a\n\n\0");
+    rig.send("SUBSCRIBE\nid:b\ndestination:/queue/a\n\n\0");
+    let said = rig.send("SUBSCRIBE\nid:c\ndestination:/queue/c,/queue/d\n\n\0");
+    assert!(said.contains("may have 2 subscriptions"), "{said}");
+    assert!(rig.session.is_closed());
+}
+
+#[test]
 fn a_temporary_topic_is_the_connections_own() {
     let mut rig = Rig::with(|config| config.name_secret = 0xabc);
     rig.connect("1.2");

@@ -156,9 +156,13 @@ impl StompSession {
                 format!("header 'id': subscription '{id}' is there already: UNSUBSCRIBE it");
             return Err(Fault::new("Subscription exists", detail));
         }
+        // Each of its destinations counts as one.
         let max = self.config.subscriptions_max;
-        if self.subscriptions.by_id.len() >= max {
-            let detail = format!("the connection has {max} subscriptions: UNSUBSCRIBE some first");
+        if self.subscriptions.first_of.len() + listed(&destination).count() > max {
+            let detail = format!(
+                "the connection may have {max} subscriptions, each destination of one counted: \
+                 UNSUBSCRIBE some first"
+            );
             return Err(Fault::new("Limit reached", detail));
         }
         check_options(headers)?;
