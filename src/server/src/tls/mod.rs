@@ -11,16 +11,18 @@ mod identity;
 mod reload;
 mod resolver;
 
-use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, thread};
 
 use arc_swap::ArcSwap;
 use isthmus_broker::TlsPeer;
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use files::TlsError;
@@ -28,15 +30,17 @@ pub(crate) use reload::{reload, reload_at_change};
 
 use crate::config::Tls as TlsConfig;
 
-/// Handshakes at once. Each costs a signature, about a millisecond of a core with RSA; a flood of
-/// them must not take all cores from messaging.
-const HANDSHAKES_MAX: usize = 64;
+/// The part of all cores that may sign for handshakes at once. A signature is about a millisecond
+/// of a core with RSA; a flood of them must not take all cores from messaging.
+const CORES_PER_SIGNATURE: usize = 2;
 
 /// What TLS listeners share. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Tls {
     current: Arc<ArcSwap<ServerConfig>>,
-    handshakes: Arc<Semaphore>,
+    /// Held while the server signs, and never while it waits for a client: who dawdles would keep
+    /// everybody out.
+    signatures: Arc<Semaphore>,
     timeout: Duration,
 }
 
@@ -47,9 +51,10 @@ impl Tls {
     ///
     /// [`TlsError`], naming the file and what is wrong with it.
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Ok(Self {
             current: Arc::new(ArcSwap::new(files::load(config)?)),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            signatures: Arc::new(Semaphore::new((cores / CORES_PER_SIGNATURE).max(1))),
             timeout: config.handshake_timeout.0,
         })
     }
@@ -76,10 +81,12 @@ impl Tls {
         stream: TcpStream,
     ) -> io::Result<(TlsStream<TcpStream>, TlsPeer)> {
         let handshake = async {
-            let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            let stream = TlsAcceptor::from(self.current.load_full()).accept(stream).await?;
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let permit = self.signatures.acquire().await.map_err(io::Error::other)?;
+            // Answers the hello, which is where it signs.
+            let answered = hello.into_stream(self.current.load_full());
             drop(permit);
-            Ok::<_, io::Error>(stream)
+            answered.await
         };
         let stream = tokio::time::timeout(self.timeout, handshake).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")
