@@ -4,7 +4,6 @@ all else.
 
 import contextlib
 import json
-import socket
 import urllib.parse
 import urllib.request
 import uuid

@@ -11,16 +11,18 @@ mod identity;
 mod reload;
 mod resolver;
 
-use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, thread};
 
 use arc_swap::ArcSwap;
 use isthmus_broker::TlsPeer;
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use files::TlsError;
@@ -28,15 +30,17 @@ pub(crate) use reload::{reload, reload_at_change};
 
 use crate::config::Tls as TlsConfig;
 
-/// Handshakes at once. Each costs a signature, about a millisecond of a core with RSA; a flood of
-/// them must not take all cores from messaging.
-const HANDSHAKES_MAX: usize = 64;
+/// The part of all cores that may sign for handshakes at once. A signature is about a millisecond
+/// of a core with RSA; a flood of them must not take all cores from messaging.
+const CORES_PER_SIGNATURE: usize = 2;
 
 /// What TLS listeners share. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Tls {
     current: Arc<ArcSwap<Current>>,
-    handshakes: Arc<Semaphore>,
+    /// Held while the server signs, and never while it waits for a client: who dawdles would keep
+    /// everybody out.
+    signatures: Arc<Semaphore>,
     timeout: Duration,
 }
 
@@ -66,9 +70,10 @@ impl Tls {
     ///
     /// [`TlsError`], naming the file and what is wrong with it.
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(Current::new(files::load(config)?))),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            signatures: Arc::new(Semaphore::new((cores / CORES_PER_SIGNATURE).max(1))),
             timeout: config.handshake_timeout.0,
         })
     }
@@ -96,12 +101,14 @@ impl Tls {
         is_naming: bool,
     ) -> io::Result<(TlsStream<TcpStream>, TlsPeer)> {
         let handshake = async {
-            let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let permit = self.signatures.acquire().await.map_err(io::Error::other)?;
             let current = self.current.load_full();
             let config = if is_naming { &current.naming } else { &current.config };
-            let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
+            // Answers the hello, which is where it signs.
+            let answered = hello.into_stream(Arc::clone(config));
             drop(permit);
-            Ok::<_, io::Error>(stream)
+            answered.await
         };
         let stream = tokio::time::timeout(self.timeout, handshake).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")
