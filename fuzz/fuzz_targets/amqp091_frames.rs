@@ -43,10 +43,10 @@ fn answer(command: Command, asked: &mut Vec<String>) -> Vec<Event> {
             asked.push(format!("{change:?}"));
             let reply = match change {
                 TopologyChange::DeclareQueue(def) => {
-                    Reply::Queue { name: def.name, ready: 0, consumers: 0 }
+                    Reply::Queue { name: def.name, ready: 0, consumers: 0, is_new: false }
                 }
                 TopologyChange::LookUpQueue { name } => {
-                    Reply::Queue { name, ready: 0, consumers: 0 }
+                    Reply::Queue { name, ready: 0, consumers: 0, is_new: false }
                 }
                 TopologyChange::DeleteQueue { .. } => Reply::Messages(0),
                 _ => Reply::Ok,
