@@ -230,7 +230,9 @@ pub struct Dispatcher {
     clock: Clock,
     topology: Topology,
     next_queue: QueueId,
-    queues: HashMap<QueueId, Queue>,
+    /// Each on its own: the table has room for up to twice as many as there are, and moves all of
+    /// them when it grows.
+    queues: HashMap<QueueId, Box<Queue>>,
     policies: Policies,
     /// Deduplication windows of exchanges and queues, durable or not.
     windows: HashMap<WindowOf, Window>,
@@ -329,7 +331,7 @@ impl Dispatcher {
                 if let Some(held) = ledger.queue(entry.id) {
                     queue.recover(held);
                 }
-                dispatcher.queues.insert(entry.id, queue);
+                dispatcher.queues.insert(entry.id, Box::new(queue));
                 dispatcher.in_use(entry.id);
                 dispatcher.mark_dirty(entry.id);
             }

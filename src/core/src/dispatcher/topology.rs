@@ -253,7 +253,7 @@ impl Dispatcher {
         }
         let mut queue = Queue::new(vhost, Arc::new(def), id, self.options.encodings);
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
-        self.queues.insert(id, queue);
+        self.queues.insert(id, Box::new(queue));
         self.in_use(id);
     }
 
