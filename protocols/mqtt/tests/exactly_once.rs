@@ -287,3 +287,8 @@ fn what_only_the_broker_publishes_is_denied() {
     assert_eq!(rig.send(&[0x62, 2, 0, 2]), [0x70, 2, 0, 2]);
     assert!(rig.world.published.is_empty() && !rig.session.is_closed());
 }
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("exactly_once.rs"));
+}

@@ -331,3 +331,8 @@ fn mqtt5_4_12_1_1_who_began_with_a_method_may_authenticate_again() {
     let written = Rig::accepted().send(&auth(0x19, &plain));
     assert_eq!((written[0], written[2]), (0xE0, 0x82));
 }
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("lasting.rs"));
+}

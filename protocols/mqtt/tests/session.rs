@@ -358,3 +358,8 @@ fn a_shortage_holds_publishes_back_and_nothing_else() {
     assert!(!rig.session.is_holding());
     assert_eq!(rig.world.published, ["amq.topic a m"]);
 }
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("session.rs"));
+}
