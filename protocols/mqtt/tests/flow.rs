@@ -316,3 +316,8 @@ fn how_acknowledgements_are_split_changes_nothing() {
         assert_eq!(run(piece), expected, "in pieces of {piece}");
     }
 }
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("flow.rs"));
+}

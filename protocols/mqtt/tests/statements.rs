@@ -7,11 +7,9 @@ mod common;
 
 use common::rig::{NOW, Rig, delivery, recalled, redelivery};
 use common::{connect4, connect5, p, props, s};
-use isthmus_contract::{Command, CommandError, Event, Input, PublishRefusal, Reply, Session};
-use isthmus_model::SessionId;
+use isthmus_contract::{CommandError, Event, PublishRefusal, Session};
 use isthmus_mqtt::codec::{Packet, Property, Qos, Sender, Version, frame};
 use isthmus_mqtt::convert::stored::Head;
-use isthmus_mqtt::{MqttSession, SessionConfig};
 
 /// A CONNECT of `id` as user u, who begins anew.
 fn connect_as(version: Version, id: &str) -> Vec<u8> {
@@ -152,21 +150,9 @@ fn mqtt5_3_1_3_10_a_will_says_its_user_properties_in_their_order() {
     let pair = |name: &str, value: &str| [&[0x26][..], &s(name), &s(value)].concat();
     let pairs = [pair("b", "1"), pair("a", "2"), pair("b", "0")].concat();
     let will = [props(&[&pairs]), s("gone"), s("bye")].concat();
-    let mut session = MqttSession::new(SessionConfig::new(SessionId(7)), NOW);
-    let mut input = Input::new();
-    input.extend(&connect5(0xC6, &[], &[&will, &s("u"), &s("p")]));
-    session.handle_bytes(NOW, &mut input);
-    let batch = loop {
-        let (token, reply) = match session.poll_command().unwrap() {
-            Command::Authenticate { token, .. } => {
-                (token, Reply::Authenticated { user: "u".into() })
-            }
-            Command::Enter { token, .. } => (token, Reply::Ok),
-            Command::OpenSession(open) => break open.will.unwrap().batch,
-            other => panic!("{other:?}"),
-        };
-        session.handle_event(NOW, Event::Done { token, result: Ok(reply) });
-    };
+    let mut rig = Rig::new();
+    rig.send(&connect5(0xC6, &[], &[&will, &s("u"), &s("p")]));
+    let batch = rig.will.unwrap();
     let head = Head::read(batch.head(&batch.records[0])).unwrap();
     let expected = [("b", "1"), ("a", "2"), ("b", "0")].map(|(n, v)| Property::UserProperty(n, v));
     assert_eq!(head.properties.iter().collect::<Vec<_>>(), expected);
@@ -363,4 +349,9 @@ fn mqtt311_4_8_0_1_a_violation_ends_the_connection_without_a_word() {
         assert!(rig.session.is_closed(), "{bytes:02X?}");
         assert_eq!(rig.world.published, ["amq.topic a m"]);
     }
+}
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("statements.rs"));
 }

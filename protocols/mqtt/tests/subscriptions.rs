@@ -330,3 +330,8 @@ fn what_others_have_bound_to_a_lane_comes_as_well() {
     let [exactly, most] = deliveries.map(|d: Delivery| rig.event(Event::Deliveries(vec![d])));
     assert_eq!((exactly[0], most[0]), (0x34, 0x30));
 }
+
+#[test]
+fn seeded_faults_are_noticed() {
+    common::faults::are_noticed(include_str!("subscriptions.rs"));
+}

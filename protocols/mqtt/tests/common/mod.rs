@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed test may panic
 #![allow(dead_code, unused_macros, unused_imports, unreachable_pub)] // each file takes its part
 
+pub mod faults;
 pub mod rig;
 
 use isthmus_mqtt::codec::{Packet, Sender, Version, frame};

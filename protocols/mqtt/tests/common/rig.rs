@@ -13,6 +13,7 @@ use isthmus_mqtt::codec::{Properties, Qos};
 use isthmus_mqtt::convert::stored::{Message, store};
 use isthmus_mqtt::{MqttSession, SessionConfig};
 
+use super::faults::{self, Fault, commits};
 use super::{connect4, connect5, s};
 
 pub const NOW: Time = Time(1_000_000_000);
@@ -28,6 +29,15 @@ pub struct World {
     /// Sequences of the first queue that were settled.
     pub settled: Vec<u64>,
 }
+
+/// A will that says nothing of itself.
+const PLAIN: Message<'_> = Message {
+    qos: Qos::AtMostOnce,
+    retain: false,
+    topic: "gone",
+    properties: Properties::NONE,
+    payload: b"bye",
+};
 
 /// The answer to a command, and the batch that was published last when it was asked for.
 type Unanswered = (Token, Result<Reply, CommandError>, Option<Arc<Batch>>);
@@ -54,6 +64,8 @@ pub struct Rig {
     pub refused: Vec<(&'static str, CommandError)>,
     /// The batch of the last publish.
     pub batch: Option<Arc<Batch>>,
+    /// That of the will.
+    pub will: Option<Arc<Batch>>,
     staged: Vec<Effect>,
     /// Keys of the notes about messages in the last transaction, with their publish and record.
     about: Vec<(Token, u32, Vec<u8>)>,
@@ -73,6 +85,7 @@ impl Rig {
             is_deaf: false,
             refused: Vec::new(),
             batch: None,
+            will: None,
             staged: Vec::new(),
             about: Vec::new(),
             gone: Vec::new(),
@@ -142,7 +155,7 @@ impl Rig {
     pub fn written(&mut self) -> Vec<u8> {
         let bytes = self.session.outbox().to_vec();
         self.session.outbox().advance(bytes.len());
-        bytes
+        faults::perverted(bytes)
     }
 
     pub fn event(&mut self, event: Event) -> Vec<u8> {
@@ -196,10 +209,13 @@ impl Rig {
     }
 
     fn take(&mut self, command: Command) {
+        let is_topology = matches!(command, Command::Topology { .. } | Command::Recall(_));
         let (token, what, reply, waits) = self.describe(command);
         let refusal = self.refused.iter().find(|(start, _)| what.starts_with(start));
         let result = refusal.map_or(Ok(reply), |(_, error)| Err(error.clone()));
-        self.asked.push(what);
+        if !(is_topology && commits(Fault::TopologyIsSkipped)) {
+            self.asked.push(what);
+        }
         if token == Token::SILENT && result.is_ok() {
             return;
         }
@@ -218,8 +234,17 @@ impl Rig {
                 (token, format!("{credentials:?}"), reply, false)
             }
             Command::Enter { token, vhost } => (token, format!("enter {vhost}"), Reply::Ok, false),
-            Command::OpenSession(open) => {
-                let will = open.will.map_or(String::new(), |will| {
+            Command::OpenSession(mut open) => {
+                if commits(Fault::OpensAnothersSession) {
+                    open.client = "another".into();
+                }
+                let mut will = open.will.filter(|_| !commits(Fault::WillIsForgotten));
+                if let Some(will) = will.as_mut().filter(|_| commits(Fault::WillLosesItsProperties))
+                {
+                    will.batch = store(&PLAIN, "amq.topic");
+                }
+                self.will = will.as_ref().map(|will| will.batch.clone());
+                let will = will.map_or(String::new(), |will| {
                     let after = format!(" after {}", will.delay_ms);
                     format!(" will {}{after}", words(&will.batch, 0))
                 });
@@ -325,7 +350,13 @@ impl Rig {
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Publish(words) => self.world.published.push(words),
+            Effect::Publish(_) if commits(Fault::PublishesNothing) => {}
+            Effect::Settle(..) if commits(Fault::SettlesNothing) => {}
+            Effect::Note(_) if commits(Fault::NotesNothing) => {}
+            Effect::Publish(words) => {
+                let times = if commits(Fault::PublishesTwice) { 2 } else { 1 };
+                self.world.published.extend(vec![words; times]);
+            }
             Effect::Settle(first, len) => {
                 self.world.settled.extend(first..first + u64::from(len));
             }
