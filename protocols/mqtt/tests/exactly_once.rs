@@ -294,6 +294,9 @@ fn what_only_the_broker_publishes_is_denied() {
 #[test]
 fn seeded_faults_are_noticed() {
     common::faults::are_noticed(include_str!("exactly_once.rs"));
+}
+
+#[test]
 fn mqtt5_2_2_1_3_an_identifier_that_is_in_use_is_told() {
     let publish = |first: u8, id: u8| p(first, &[&s("a"), &[0, id, 0], b"m"]);
     let subscribe = |id: u8| p(0x82, &[&[0, id, 0], &s("a"), &[1], &s("b"), &[1]]);

@@ -362,6 +362,9 @@ fn a_shortage_holds_publishes_back_and_nothing_else() {
 #[test]
 fn seeded_faults_are_noticed() {
     common::faults::are_noticed(include_str!("session.rs"));
+}
+
+#[test]
 fn no_more_is_published_than_is_allowed() {
     let mut rig = Rig::accepted();
     let one = p(0x30, &[&s("a"), &[0], b"m"]);
