@@ -138,10 +138,10 @@ impl Filters {
 
     /// The filters of `lane` that the broker has made, save for those of its own topics.
     pub(super) fn of_lane(&self, lane: Lane) -> Vec<Box<str>> {
-        let is_of = |(filter, entry): &(&Box<str>, &Entry)| {
+        let made = self.all.iter().filter(|(filter, entry)| {
             entry.active.is_some_and(|options| options.lane() == lane) && !filter.starts_with('$')
-        };
-        self.all.iter().filter(is_of).map(|(filter, _)| filter.clone()).collect()
+        });
+        made.map(|(filter, _)| filter.clone()).collect()
     }
 
     /// What every message of `lane` is for, if that is the same for all of them.
