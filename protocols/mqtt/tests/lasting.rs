@@ -330,7 +330,6 @@ fn mqtt5_4_12_1_1_who_began_with_a_method_may_authenticate_again() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn a_queue_that_somebody_has_deleted_comes_back_with_its_subscriptions() {
     let mut rig = Rig::lasting();
     rig.send(&p(0x82, &[&[0, 1, 0], &s("a"), &[0x21], &s("b/+"), &[0x22], &s("c"), &[0x20]]));
@@ -350,8 +349,9 @@ fn a_queue_that_somebody_has_deleted_comes_back_with_its_subscriptions() {
         "bind amq.topic b.* to mqtt-subscription-idqos1",
     ];
     assert_eq!(binds(&mut again), expected);
-=======
+}
+
+#[test]
 fn seeded_faults_are_noticed() {
     common::faults::are_noticed(include_str!("lasting.rs"));
->>>>>>> w/proof-seeded
 }

@@ -577,7 +577,7 @@ impl Dispatcher {
     /// How every queue is that clients can know of, in order of ids.
     pub fn queue_statuses(&self) -> Vec<QueueStatus> {
         let shown = self.queues.values().filter(|queue| queue.held.is_none());
-        let mut statuses: Vec<_> = shown.map(Queue::status).collect();
+        let mut statuses: Vec<_> = shown.map(|queue| queue.status()).collect();
         statuses.sort_by_key(|s| s.id);
         statuses
     }
