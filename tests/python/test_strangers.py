@@ -141,8 +141,13 @@ def doors(broker):
     return broker
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-@pytest.mark.parametrize("protocol", STREAMS)
+# A STOMP client whose `host` is no virtual host is let into `stomp.vhost`: most put the machine's
+# name there.
+OUTSIDE = [(protocol, stranger) for protocol in STREAMS for stranger in STRANGERS
+           if (protocol, stranger) != ("STOMP", "unknown virtual host")]
+
+
+@pytest.mark.parametrize("protocol, stranger", OUTSIDE)
 def test_who_is_not_let_in_can_do_nothing(doors, stage, protocol, stranger):
     before = stage.everything()
     port = stage.port(protocol.split()[0].lower())

@@ -679,9 +679,9 @@ fn a_subscription_to_several_destinations_is_one() {
         rig.asked,
         [
             "declare a Durable".to_owned(),
-            "attach a all filtered".to_owned(),
             format!("own {own} auto-delete"),
             format!("bind amq.topic t {own}"),
+            "attach a all filtered".to_owned(),
             format!("attach {own} all alone"),
             "attach b all filtered".to_owned(),
         ]

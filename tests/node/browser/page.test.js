@@ -65,7 +65,8 @@ for (const ws of ISTHMUS_TEST_WS.split(' ')) {
     })))
     await page.reload()
     await Promise.all([shows('stomp', 'closed 1006'), shows('mqtt', 'closed')])
-    assert.equal(answers.length, 2)
+    // Both ask, and may have asked again.
+    assert.ok(answers.length >= 2)
     for (const answer of await Promise.all(answers)) assert.match(answer, /403/)
     await page.close()
   })

@@ -4,7 +4,7 @@
 //! own, which is bound there and goes with the subscription; if it is durable, the queue stays and
 //! is found again by its name.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use isthmus_contract::{
@@ -72,8 +72,10 @@ pub(super) struct Subscriptions {
     first_of: HashMap<ConsumerId, ConsumerId>,
     /// Those that the client has not ended, by its names for them.
     by_id: HashMap<String, ConsumerId>,
-    /// What the last one asks for once its queues are there, in the order in which they will be.
-    waiting: VecDeque<(Attach, Option<Recall>)>,
+    /// Queues that the last one waits for.
+    awaited: usize,
+    /// What it asks for once all of them are there.
+    waiting: Vec<(Attach, Option<Recall>)>,
     last_consumer: u64,
 }
 
@@ -114,7 +116,7 @@ impl Subscriptions {
 
     /// Whether one waits for its queue.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.awaited > 0
     }
 
     /// No more comes for a consumer; what it got can still be acknowledged.
@@ -339,8 +341,9 @@ impl StompSession {
             self.ask_for(number, purpose, |token| Ask::Topology { token, change });
         }
         let attach = Attach { queue, exclusive, no_local, ..attach };
-        if must_wait {
-            self.subscriptions.waiting.push_back((attach, recalled));
+        self.subscriptions.awaited += usize::from(must_wait);
+        if self.subscriptions.is_waiting() {
+            self.subscriptions.waiting.push((attach, recalled));
         } else {
             self.consume(number, attach, recalled);
         }
@@ -353,9 +356,13 @@ impl StompSession {
         }
     }
 
-    /// The next queue that a subscription waits for is there: what it has comes from now on.
+    /// A queue that a subscription waits for is there. After the last one, what they have comes.
     pub(super) fn consume_waiting(&mut self, number: FrameNumber) {
-        if let Some((attach, recalled)) = self.subscriptions.waiting.pop_front() {
+        self.subscriptions.awaited = self.subscriptions.awaited.saturating_sub(1);
+        if self.subscriptions.is_waiting() {
+            return;
+        }
+        for (attach, recalled) in std::mem::take(&mut self.subscriptions.waiting) {
             self.consume(number, attach, recalled);
         }
     }
