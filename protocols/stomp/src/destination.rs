@@ -164,7 +164,8 @@ pub fn listed(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(at) = text.find(",/") else {
+        let is_end = |at: &usize| text.as_bytes().get(at + 1) == Some(&b'/');
+        let Some(at) = memchr::memchr_iter(b',', text.as_bytes()).find(is_end) else {
             rest = None;
             return Some(text);
         };
@@ -197,7 +198,7 @@ pub fn written(exchange: &str, key: &str) -> String {
 /// `text` with the bytes in place that are percent-encoded in it. What only looks like an encoded
 /// byte, or would make no text, stays as it is.
 fn decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if memchr::memchr(b'%', text.as_bytes()).is_none() {
         return text.into();
     }
     let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).map(|d| d as u8);

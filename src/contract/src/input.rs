@@ -114,7 +114,12 @@ impl Input {
         }
         let start = std::mem::take(&mut self.start);
         self.rest = Bytes::from(std::mem::take(&mut self.buf));
-        self.rest.split_to(start + len).slice(start..)
+        let chunk = self.rest.split_to(start + len).slice(start..);
+        if self.rest.len() < Self::ALONE_MIN_BYTES {
+            // Nobody else refers to the chunk then, and its owner may write in it.
+            self.gather(0);
+        }
+        chunk
     }
 
     /// Drops the first `len` bytes.
@@ -179,6 +184,7 @@ mod tests {
         let unit = input.take(70_000);
         assert_eq!((unit.len(), unit[599], unit[600]), (70_000, 1, 2));
         assert_eq!(input.bytes(), [3; 100], "what was read ahead");
+        assert!(unit.is_unique());
         input.release();
         assert_eq!((input.bytes(), input.buf.capacity()), (&[3; 100][..], 100), "and no more");
         // Nothing is known of the next one: reads are as large as asked for.

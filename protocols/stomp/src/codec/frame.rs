@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
-use super::header::{Headers, unknown_escape};
+use super::header::{Headers, lines, unknown_escape};
 use super::version::{Rules, Version};
 use crate::fault::Fault;
 
@@ -178,19 +178,22 @@ impl Decoder {
         version: Option<Version>,
         limits: &Limits,
     ) -> Result<Option<Frame<'a>>, Fault> {
-        let head = match self.head {
-            Some(head) => head,
+        let (head, headers) = match self.head {
+            Some(head) => {
+                // Looked at when the head was.
+                let block = std::str::from_utf8(&bytes[head.headers_at..head.headers_end]);
+                let rules = head.command.rules(version);
+                (head, Headers::checked(block.unwrap_or_default(), rules))
+            }
             None => {
-                let Some(head) = self.head(bytes, version, limits)? else { return Ok(None) };
-                self.scanned = head.body_at;
-                *self.head.insert(head)
+                let Some(found) = self.head(bytes, version, limits)? else { return Ok(None) };
+                self.scanned = found.0.body_at;
+                self.head = Some(found.0);
+                found
             }
         };
         let Some(body_end) = self.body_end(&head, bytes, limits)? else { return Ok(None) };
         let body = &bytes[head.body_at..body_end];
-        // Looked at when the head was.
-        let block = std::str::from_utf8(&bytes[head.headers_at..head.headers_end]);
-        let headers = Headers::checked(block.unwrap_or_default(), head.command.rules(version));
         if !body.is_empty() && !head.command.may_have_body(version) {
             let detail = format!(
                 "a {} frame has a body of {} bytes, and only SEND frames may have one",
@@ -211,34 +214,33 @@ impl Decoder {
     }
 
     /// Finds the empty line behind the headers, and looks at all before it.
-    fn head(
+    fn head<'a>(
         &mut self,
-        bytes: &[u8],
+        bytes: &'a [u8],
         version: Option<Version>,
         limits: &Limits,
-    ) -> Result<Option<Head>, Fault> {
+    ) -> Result<Option<(Head, Headers<'a>)>, Fault> {
         if bytes == b"\r" {
             // Half of a line's end before the frame, most likely, which is passed over.
             return Ok(None);
         }
         loop {
-            let Some(end) = memchr(b'\n', &bytes[self.scanned..]).map(|at| self.scanned + at)
-            else {
+            let found = memchr2(b'\n', 0, &bytes[self.scanned..]).map(|at| self.scanned + at);
+            let Some(end) = found.filter(|at| bytes[*at] == b'\n') else {
+                let has_nul = found.is_some();
                 self.scanned = bytes.len();
                 let partial = &bytes[self.line_at..];
                 if self.lines == 0 {
                     check_begun(partial)?;
                 }
                 self.check_line(partial.len() + 1, limits)?;
-                self.check_nul(partial)?;
-                return Ok(None);
+                return if has_nul { Err(self.nul()) } else { Ok(None) };
             };
             let line = without_cr(&bytes[self.line_at..end]);
             if self.lines == 0 {
                 check_begun(&bytes[self.line_at..end])?;
             }
             self.check_line(end + 1 - self.line_at, limits)?;
-            self.check_nul(line)?;
             let begin = self.line_at;
             (self.line_at, self.scanned) = (end + 1, end + 1);
             self.lines += 1;
@@ -272,15 +274,12 @@ impl Decoder {
     }
 
     /// A frame that ends before its empty line would be waited for, and its client with it.
-    fn check_nul(&self, line: &[u8]) -> Result<(), Fault> {
-        if memchr(0, line).is_none() {
-            return Ok(());
-        }
-        Err(Fault::malformed(format!(
+    fn nul(&self) -> Fault {
+        Fault::malformed(format!(
             "line {} of the frame has a NUL in it: an empty line stands between headers and body, \
              also where there is no body",
             self.lines + 1
-        )))
+        ))
     }
 
     /// Where the NUL is that ends the frame.
@@ -356,13 +355,13 @@ fn receipt_in(block: &[u8]) -> Option<&str> {
 }
 
 /// Looks at a head whose empty line is `bytes[empty_at..body_at]`.
-fn read_head(
-    bytes: &[u8],
+fn read_head<'a>(
+    bytes: &'a [u8],
     empty_at: usize,
     body_at: usize,
     version: Option<Version>,
     limits: &Limits,
-) -> Result<Head, Fault> {
+) -> Result<(Head, Headers<'a>), Fault> {
     let first = memchr(b'\n', bytes).unwrap_or(empty_at);
     let name = without_cr(&bytes[..first]);
     let command = Command::of(name).ok_or_else(|| unknown_command(name))?;
@@ -371,7 +370,8 @@ fn read_head(
     check_block(block, command, command.rules(version))
         .and_then(|headers| {
             let content_length = content_length(headers, limits)?;
-            Ok(Head { command, headers_at, headers_end: empty_at, body_at, content_length })
+            let headers_end = empty_at;
+            Ok((Head { command, headers_at, headers_end, body_at, content_length }, headers))
         })
         .map_err(|fault| fault.with_receipt(receipt_in(block)))
 }
@@ -385,17 +385,16 @@ fn check_block(block: &[u8], command: Command, rules: Rules) -> Result<Headers<'
         ))
     })?;
     let has_escapes = rules.escapes() && memchr(b'\\', block.as_bytes()).is_some();
-    for (at, line) in block.split_terminator('\n').enumerate() {
-        let line = line.strip_suffix('\r').unwrap_or(line);
+    for (at, line) in lines(block).enumerate() {
         let number = at + 2;
-        let Some((name, _)) = line.split_once(':') else {
+        let Some(colon) = memchr(b':', line.as_bytes()) else {
             return Err(Fault::malformed(format!(
                 "line {number} of the {command} frame, '{}', has no colon: a header is written \
                  NAME:VALUE, and an empty line stands between headers and body",
                 shown(line)
             )));
         };
-        if name.is_empty() {
+        if colon == 0 {
             return Err(Fault::malformed(format!(
                 "line {number} of the {command} frame begins with a colon: a header has a name"
             )));
@@ -408,7 +407,7 @@ fn check_block(block: &[u8], command: Command, rules: Rules) -> Result<Headers<'
                  there are only {known}: write a backslash as \\\\"
             )));
         }
-        if rules == Rules::V1_2 && line.contains('\r') {
+        if rules == Rules::V1_2 && memchr(b'\r', line.as_bytes()).is_some() {
             return Err(Fault::malformed(format!(
                 "line {number} of the {command} frame has a carriage return in it: write it as \\r"
             )));

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 use super::version::Rules;
 
 /// The headers of a frame, as they lie in it. They were looked at when the frame was read: every
@@ -44,9 +46,9 @@ impl<'a> Headers<'a> {
     /// Every header in order as it lies there, repeated ones too.
     pub fn raw(self) -> impl Iterator<Item = Raw<'a>> {
         let Headers { block, rules } = self;
-        block.split_terminator('\n').filter_map(move |line| {
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            let (name, value) = line.split_once(':')?;
+        lines(block).filter_map(move |line| {
+            let colon = memchr(b':', line.as_bytes())?;
+            let (name, value) = (&line[..colon], &line[colon + 1..]);
             let value = if rules == Rules::V1_0 { value.trim_start_matches(' ') } else { value };
             Some(Raw { name, value })
         })
@@ -65,7 +67,7 @@ impl<'a> Headers<'a> {
 
     /// What `text` of these headers stands for.
     pub fn unescaped(self, text: &'a str) -> Cow<'a, str> {
-        if !self.rules.escapes() || !text.contains('\\') {
+        if !self.rules.escapes() || memchr(b'\\', text.as_bytes()).is_none() {
             return text.into();
         }
         let mut out = String::with_capacity(text.len());
@@ -83,10 +85,25 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// The lines of `block` without their ends. There are few bytes in a line and many lines, for which
+/// searching bytes is several times faster than searching characters.
+pub(super) fn lines(block: &str) -> impl Iterator<Item = &str> {
+    let mut rest = block;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        Some(line.strip_suffix('\r').unwrap_or(line))
+    })
+}
+
 /// The first escape sequence in `text` that `rules` do not know.
 pub(crate) fn unknown_escape(text: &str, rules: Rules) -> Option<&str> {
     let mut from = 0;
-    while let Some(at) = memchr::memchr(b'\\', &text.as_bytes()[from..]) {
+    while let Some(at) = memchr(b'\\', &text.as_bytes()[from..]) {
         let at = from + at;
         let behind = text[at + 1..].chars().next();
         if behind.and_then(|c| rules.unescaped(u8::try_from(c).ok()?)).is_none() {

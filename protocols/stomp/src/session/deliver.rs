@@ -19,12 +19,13 @@ use crate::destination::written;
 
 impl StompSession {
     pub(super) fn deliver(&mut self, deliveries: &[Delivery]) {
+        let mut place = Place::default();
         for delivery in deliveries {
-            self.deliver_run(delivery);
+            self.deliver_run(delivery, &mut place);
         }
     }
 
-    fn deliver_run(&mut self, delivery: &Delivery) {
+    fn deliver_run<'a>(&mut self, delivery: &'a Delivery, place: &mut Place<'a>) {
         let consumer = self.subscriptions.first_of(delivery.consumer);
         let Some(subscription) = self.subscriptions.get_mut(consumer) else { return };
         let is_settled = subscription.mode == AckMode::Auto;
@@ -48,7 +49,7 @@ impl StompSession {
             };
             let tag = first + u64::from(offset);
             if shared.is_wanted(subscription, record) {
-                shared.write(&mut self.outbox, subscription, record, tag);
+                shared.write(&mut self.outbox, subscription, record, tag, place);
             } else if !is_settled {
                 // Nobody else gets it: the queue is the subscription's own.
                 unwanted.extend(subscription.unacked.settle_one(tag, Outcome::Accept));
@@ -85,7 +86,26 @@ struct Shared<'a> {
     delivery: &'a Delivery,
 }
 
-impl Shared<'_> {
+/// The `destination` of the message before: neighbours mostly have the same.
+#[derive(Default)]
+struct Place<'a> {
+    /// Its exchange and routing key.
+    of: Option<(&'a str, &'a str)>,
+    line: Vec<u8>,
+}
+
+impl<'a> Place<'a> {
+    fn write(&mut self, out: &mut Vec<u8>, rules: Rules, exchange: &'a str, key: &'a str) {
+        if self.of != Some((exchange, key)) {
+            self.of = Some((exchange, key));
+            self.line.clear();
+            header::write(&mut self.line, rules, "destination", &written(exchange, key));
+        }
+        out.extend_from_slice(&self.line);
+    }
+}
+
+impl<'a> Shared<'a> {
     fn properties(&self, record: &Record) -> Properties {
         let batch = &self.delivery.batch;
         let encoding = self.encodings.get(batch.encoding);
@@ -105,6 +125,7 @@ impl Shared<'_> {
         subscription: &Subscription,
         record: &Record,
         tag: u64,
+        place: &mut Place<'a>,
     ) {
         let Shared { version, session, consumer, delivery, .. } = *self;
         let (batch, rules) = (&*delivery.batch, Rules::of(version));
@@ -112,7 +133,7 @@ impl Shared<'_> {
         out.extend_from_slice(&subscription.prefix);
         let moved = delivery.annotations.as_deref();
         let (exchange, key) = address(batch, record, moved);
-        header::write(out, rules, "destination", &written(exchange, key));
+        place.write(out, rules, exchange, key);
         out.extend_from_slice(b"message-id:");
         write_id(out, session, consumer, tag);
         if version == Version::V1_2 && subscription.mode != AckMode::Auto {
@@ -142,7 +163,9 @@ impl Shared<'_> {
             }
         };
         if content_length {
-            let _ = writeln!(out, "content-length:{}", record.body.len);
+            out.extend_from_slice(b"content-length:");
+            out.extend_from_slice(itoa::Buffer::new().format(record.body.len).as_bytes());
+            out.push(b'\n');
         }
         out.push(b'\n');
         outbox.push_slice(&batch.chunk, record.body);

@@ -15,9 +15,11 @@ use crate::fault::Fault;
 
 /// Appends the id of a message.
 pub(super) fn write_id(out: &mut Vec<u8>, session: SessionId, consumer: ConsumerId, tag: u64) {
-    use std::io::Write;
-    // A vector takes everything.
-    let _ = write!(out, "{session}-{consumer}-{tag}");
+    let mut digits = itoa::Buffer::new();
+    for (before, number) in [("", session.0), ("-", consumer.0), ("-", tag)] {
+        out.extend_from_slice(before.as_bytes());
+        out.extend_from_slice(digits.format(number).as_bytes());
+    }
 }
 
 /// The consumer and number of a message of `session`.
