@@ -1,5 +1,7 @@
 //! A socket and a session: one task a connection.
 
+mod entry;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -9,10 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use isthmus_contract::{
-    CloseReason, Command, Credentials, Event, Input as Bytes, Session, Shortage,
-};
-use isthmus_model::{CommandError, Encodings, Reply, SessionId, Time, Token};
+use isthmus_contract::{CloseReason, Command, Event, Input as Bytes, Session, Shortage};
+use isthmus_model::{Encodings, SessionId, Time, Token};
 use isthmus_storage::Threads;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -26,7 +26,7 @@ use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::quota::{Share, read_bytes_max};
 use crate::registry::{Registered, Registry};
-use crate::shard::{Input, MailboxHandle};
+use crate::shard::Input;
 
 /// Bytes read at a time from a client that has not logged in.
 const STRANGER_READ_BYTES: usize = 4 * 1024;
@@ -286,15 +286,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.leave();
     }
 
-    /// There is no such virtual host, or not for this user. The session may try another.
-    fn not_entered(&mut self) {
-        self.entered = false;
-        self.vhost = None;
-        self.access = None;
-        self.share = None;
-        self.registered.leave();
-    }
-
     /// A publish is answered: its bytes no longer hold the connection back.
     fn answered(&mut self, token: Token) {
         // Answers to publishes come in order; another token is another command's.
@@ -459,102 +450,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.submit_commands();
             self.driver.submit(Input::Refuse { session: self.options.id, token, error });
         }
-    }
-
-    /// Begins to find out who the client is, or whether it still is who it was.
-    fn authenticate(&mut self, token: Token, credentials: Credentials) {
-        let login = match (&self.user, &credentials) {
-            (Some(user), Credentials::Password { password, .. }) => {
-                user.refresh(&password.0).unwrap_or_else(|| {
-                    // What was verified once is not verified again.
-                    Box::pin(std::future::ready(Ok(Arc::clone(user))))
-                })
-            }
-            _ => self.authenticate.login(credentials, &self.options.peer),
-        };
-        self.login = Some((token, login));
-    }
-
-    /// The client is who he says.
-    fn logged_in(&mut self, user: Arc<dyn User>) -> Result<Reply, CommandError> {
-        let name = Arc::clone(user.name());
-        match &self.user {
-            None => self.registered.logged_in(&name, self.session.protocol()),
-            Some(before) if before.name() == &name => {}
-            Some(before) => {
-                let text = format!("this connection is of user '{}'", before.name());
-                return Err(CommandError::Refused(text));
-            }
-        }
-        self.expiry = user.expires_at().map(|at| {
-            let left = at.duration_since(self.options.threads.wall_clock()).unwrap_or_default();
-            Box::pin(tokio::time::sleep(left))
-        });
-        // What he may do may have changed with the secret.
-        if let (Some(vhost), true) = (&self.vhost, self.entered) {
-            self.entering = Some((Token::SILENT, Arc::clone(vhost), user.enter(vhost)));
-        }
-        self.user = Some(user);
-        Ok(Reply::Authenticated { user: name })
-    }
-
-    fn enter(&mut self, token: Token, vhost: Arc<str>) {
-        match &self.user {
-            Some(user) if !self.entered && self.entering.is_none() => {
-                let entering = user.enter(&vhost);
-                self.entering = Some((token, vhost, entering));
-            }
-            _ => {
-                let error = CommandError::Refused("log in first, and enter once".to_owned());
-                let now = self.now();
-                self.session.handle_event(now, Event::Done { token, result: Err(error) });
-            }
-        }
-    }
-
-    /// Whether the user may enter is known; whether there is such a virtual host the shard knows.
-    fn may_enter(&mut self, result: Result<Box<dyn Access>, CommandError>) {
-        let Some((token, vhost, _)) = self.entering.take() else { return };
-        let Some(user) = &self.user else { return };
-        if self.entered {
-            // Refreshed: he is in already, and stays with what he may do now.
-            match result {
-                Ok(mut access) => {
-                    if let Some(client) = self.owned.client() {
-                        access.identify(client);
-                    }
-                    self.access = Some(access);
-                }
-                Err(error) => {
-                    tracing::info!(peer = %self.options.peer.address, %error, "closed");
-                    let now = self.now();
-                    self.session.handle_event(now, Event::Closed(CloseReason::Expired));
-                    self.leave();
-                }
-            }
-            return;
-        }
-        let result = result.and_then(|access| {
-            self.share = self.registered.enter(&vhost, user.limits(&vhost))?;
-            if let Some(share) = &self.share {
-                self.session.set_places(Arc::clone(&share.places));
-            }
-            Ok(access)
-        });
-        let refusal = match result {
-            Ok(access) => {
-                self.access = Some(access);
-                None
-            }
-            Err(error) => Some(error),
-        };
-        self.entered = true;
-        self.entry = Some(token);
-        self.vhost = Some(Arc::clone(&vhost));
-        let session = self.options.id;
-        let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
-        let (user, vhost) = (Arc::clone(user.name()), Some(vhost));
-        self.driver.submit(Input::Open { session, token, user, vhost, refusal, mailbox });
     }
 
     /// Writes what waits, once.

@@ -52,6 +52,16 @@ struct Connections {
     of_vhosts: Groups,
 }
 
+impl Connections {
+    /// A connection gives its place back, if it has one: that of a user in a virtual host.
+    fn give_back(&mut self, place: (Option<Arc<str>>, Option<Arc<str>>)) {
+        if let (Some(user), Some(vhost)) = place {
+            self.of_users.leave(&user);
+            self.of_vhosts.leave(&vhost);
+        }
+    }
+}
+
 /// The connections that have entered, by user or by virtual host.
 #[derive(Debug, Default)]
 struct Groups {
@@ -253,12 +263,9 @@ impl Registered {
     /// The connection is in no virtual host after all, and counts in none.
     pub(crate) fn leave(&self) {
         let mut connections = self.registry.connections.lock();
-        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
-        let Some(entry) = open.get_mut(&self.id) else { return };
-        if let (Some(user), Some(vhost)) = (&entry.user, entry.vhost.take()) {
-            of_users.leave(user);
-            of_vhosts.leave(&vhost);
-        }
+        let Some(entry) = connections.open.get_mut(&self.id) else { return };
+        let place = (entry.user.clone(), entry.vhost.take());
+        connections.give_back(place);
     }
 }
 
@@ -268,10 +275,8 @@ impl Drop for Registered {
         let (received, sent) = self.traffic.totals();
         connections.received_bytes += received;
         connections.sent_bytes += sent;
-        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
-        if let Some(Entry { user: Some(user), vhost: Some(vhost), .. }) = open.remove(&self.id) {
-            of_users.leave(&user);
-            of_vhosts.leave(&vhost);
+        if let Some(Entry { user, vhost, .. }) = connections.open.remove(&self.id) {
+            connections.give_back((user, vhost));
         }
     }
 }

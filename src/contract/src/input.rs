@@ -6,8 +6,8 @@ use bytes::Bytes;
 /// frames off its front as reference-counted chunks.
 #[derive(Debug, Default)]
 pub struct Input {
-    /// What is left of the buffer that was taken last. While there is any, `buf` is empty: it is
-    /// copied there when more is read, and not before it is known how much.
+    /// What is left of the buffer that was taken last, where that is much. While there is any, `buf`
+    /// is empty: it is copied there when more is read, and not before it is known how much.
     rest: Bytes,
     buf: Vec<u8>,
     start: usize,

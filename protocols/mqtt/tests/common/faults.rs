@@ -11,10 +11,22 @@ use isthmus_mqtt::codec::frame;
 /// Names the fault that a process commits.
 const VARIABLE: &str = "ISTHMUS_SEEDED_FAULT";
 
-/// What is perverted of what is said to the client, and, from `Publishes` on, of what is asked of
-/// the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+macro_rules! faults {
+    ($($fault:ident,)*) => {
+        /// What is perverted of what is said to the client, and, from `PublishesTwice` on, of what
+        /// is asked of the broker.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $($fault,)*
+        }
+
+        use Fault::*;
+
+        const ALL: &[Fault] = &[$($fault,)*];
+    };
+}
+
+faults! {
     AcceptsWhomItRefuses,
     SaysConnackTwice,
     SessionPresentIsNegated,
@@ -42,37 +54,6 @@ pub enum Fault {
     WillIsForgotten,
     TopologyIsSkipped,
 }
-
-use Fault::*;
-
-const ALL: &[Fault] = &[
-    AcceptsWhomItRefuses,
-    SaysConnackTwice,
-    SessionPresentIsNegated,
-    SaysReasonsInWords,
-    SaysGoodbyeAtLength,
-    SaysNoGoodbye,
-    SaysAnotherReason,
-    AnswersAnotherRequest,
-    ReasonsInAnotherOrder,
-    AnswersNoPing,
-    ReleasesNothing,
-    AcknowledgesNothing,
-    DupIsNegated,
-    RetainIsNegated,
-    DeliversWithLowerQos,
-    DeliversTwice,
-    DeliversNothing,
-    DeliversSomethingElse,
-    PublishesTwice,
-    PublishesNothing,
-    NotesNothing,
-    SettlesNothing,
-    OpensAnothersSession,
-    WillLosesItsProperties,
-    WillIsForgotten,
-    TopologyIsSkipped,
-];
 
 /// The fault that this process commits.
 fn committed() -> Option<Fault> {

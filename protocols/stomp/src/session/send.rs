@@ -208,31 +208,11 @@ impl StompSession {
             }
             _ => None,
         };
+        let flags = if wanted.persistent { RecordFlags::DURABLE } else { RecordFlags::default() };
         let first = run.drafts.len() as u32;
         for one in listed(&text) {
-            let destination = Destination::parse(one)?;
-            let durable =
-                if wanted.persistent { RecordFlags::DURABLE } else { RecordFlags::default() };
-            // A queue that was declared and is gone must not swallow what is sent to it.
-            let flags = match destination {
-                Destination::Queue(_) | Destination::Existing(_) => {
-                    durable.with(RecordFlags::MANDATORY)
-                }
-                _ => durable,
-            };
             let draft = Draft { lines: lines.clone(), ttl_ms, priority, flags, ..Draft::default() };
-            if let Some((exchange, key)) = destination.route() {
-                let draft = Draft { exchange, routing_key: key, ..draft };
-                run.drafts.push(frame, at, self.peer.version, draft, place_of(headers, key));
-            } else if let Destination::TemporaryTopic(name) = &destination {
-                let key = self.temporary_key(name)?;
-                let draft = Draft { exchange: TOPIC_EXCHANGE, routing_key: &key, ..draft };
-                run.drafts.push(frame, at, self.peer.version, draft, None);
-            } else {
-                let queue = self.temporary_of(&destination)?;
-                let draft = Draft { routing_key: &queue, ..draft };
-                run.drafts.push(frame, at, self.peer.version, draft, None);
-            }
+            self.draft(frame, at, &Destination::parse(one)?, draft, &mut run.drafts)?;
         }
         run.transaction = Some(transaction);
         if let Some(receipt) = wanted.receipt {
@@ -240,6 +220,37 @@ impl StompSession {
             run.receipts.push(Receipt { first, last, id });
         }
         Ok(Looked::Taken)
+    }
+
+    /// Adds the SEND that begins at `at` to `drafts`, as a message to one of its destinations.
+    fn draft(
+        &self,
+        frame: &Frame<'_>,
+        at: usize,
+        destination: &Destination<'_>,
+        draft: Draft<'_>,
+        drafts: &mut Drafts,
+    ) -> Result<(), Fault> {
+        // A queue that was declared and is gone must not swallow what is sent to it.
+        let flags = match destination {
+            Destination::Queue(_) | Destination::Existing(_) => {
+                draft.flags.with(RecordFlags::MANDATORY)
+            }
+            _ => draft.flags,
+        };
+        let (draft, version) = (Draft { flags, ..draft }, self.peer.version);
+        if let Some((exchange, key)) = destination.route() {
+            let draft = Draft { exchange, routing_key: key, ..draft };
+            drafts.push(frame, at, version, draft, place_of(frame.headers, key));
+        } else if let Destination::TemporaryTopic(name) = destination {
+            let key = self.temporary_key(name)?;
+            let draft = Draft { exchange: TOPIC_EXCHANGE, routing_key: &key, ..draft };
+            drafts.push(frame, at, version, draft, None);
+        } else {
+            let queue = self.temporary_of(destination)?;
+            drafts.push(frame, at, version, Draft { routing_key: &queue, ..draft }, None);
+        }
+        Ok(())
     }
 
     fn temporary_of(&self, destination: &Destination<'_>) -> Result<Arc<str>, Fault> {
