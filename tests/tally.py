@@ -13,10 +13,14 @@ from pathlib import Path
 
 
 def junit(path):
-    """Passed and failed test cases of a JUnit file; skipped ones are neither."""
+    """Passed and failed test cases of a JUnit file; skipped ones are neither. Names those that
+    failed, each with the first line of what it said."""
     passed = failed = 0
     for case in ElementTree.parse(path).iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
+        found = [each for each in map(case.find, ("failure", "error")) if each is not None]
+        if found:
+            said = (found[0].get("message") or found[0].text or "").strip().split("\n")[0]
+            print(f"failed: {case.get('classname')} {case.get('name')}: {said[:200]}")
             failed += 1
         elif case.find("skipped") is None:
             passed += 1

@@ -222,26 +222,32 @@ class Cluster:
         return next(node for node in self.running if node not in (leader, *other_than))
 
     def wait_whole(self, within_s=10, voters=None):
-        """Waits until every running node follows one leader, votes, and lacks nothing; returns the
-        leader."""
+        """Waits until every running node follows one leader, votes, and lacks nothing of what was
+        there when this was first seen; returns the leader."""
         deadline = time.monotonic() + within_s
+        committed = None
         while True:
             statuses = self.statuses()
-            if self._is_whole(statuses, voters or len(self.running)):
-                leader = next(s["node"] for s in statuses.values() if s["role"] == "leader")
-                return self.nodes[leader]
+            leader = self._whole_under(statuses, voters or len(self.running))
+            if leader is not None:
+                # While more is published, nodes that are asked in turn never tell the same.
+                committed = committed or leader["committed"]
+                if all(s["last"] >= committed for s in statuses.values()):
+                    return self.nodes[leader["node"]]
             assert time.monotonic() < deadline, f"not whole within {within_s} s: {statuses}"
             time.sleep(0.05)
 
-    def _is_whole(self, statuses, voters):
+    def _whole_under(self, statuses, voters):
+        """What the leader says whom every running node follows and that has so many voters, all of
+        them; None if there is none."""
         leaders = [s for s in statuses.values() if s.get("role") == "leader"]
         if len(statuses) < len(self.running) or len(leaders) != 1:
-            return False
+            return None
         leader = leaders[0]
         votes = {m["member"] for m in leader["members"] if m["voter"]}
-        return (len(votes) == voters
-                and all(s.get("term") == leader["term"] and s["member"] in votes
-                        and s["last"] >= leader["committed"] for s in statuses.values()))
+        is_whole = len(votes) == voters and all(
+            s.get("term") == leader["term"] and s["member"] in votes for s in statuses.values())
+        return leader if is_whole else None
 
     def transfer(self, number=None, attempts=3):
         """`isthmus cluster transfer` on the leader; returns the node that leads then.

@@ -83,11 +83,11 @@ def test_wiped_nodes_come_back_as_others(cluster):
             assert after % 65536 == node.number
             seen.add(after)
             assert "receiving a snapshot" in node.log(), "it came by the log alone"
-            # Its old self is not there for ever.
+            # Its old self is not there for ever; it may go by itself meanwhile.
             leader = cluster.leader()
             if any(m["member"] == before for m in leader.status()["members"]):
                 code, printed = leader.cli("remove", before)
-                assert code == 0, printed
+                assert code == 0 or "there is no member" in printed, printed
             eventually(lambda: len(voters(cluster)) == 3, JOINED_WITHIN_S)
             cluster.wait_whole(JOINED_WITHIN_S, voters=3)
             remove_queue(cluster, f"ballast.{turn}")

@@ -79,7 +79,8 @@ fn damage_that_is_met_is_noted_and_refused_by_every_start_until_it_is_mended() {
     let mut program = Program::start_on(dir);
     flip(program.data_dir(), &file, WITHIN_FIRST_PAGE);
     let mut client = Client::connect(program.port("amqp")).expect("connected");
-    client.consume("q").expect("consumed");
+    // It may end before it has answered.
+    let _ = client.consume("q");
     program.wait_for_line("noted in DAMAGE");
     let end = program.wait_for_line("the process ends");
     assert!(end.contains(&format!("{file} is damaged at offset {FIRST_PAGE}: a page")), "{end}");
