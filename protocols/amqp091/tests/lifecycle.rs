@@ -302,11 +302,11 @@ fn sample_delivery(head: &[u8], annotations: Option<Annotations>) -> Delivery {
         len: 1,
         epoch: LeaseEpoch(1),
         deadline: Time::NEVER,
-        batch: Arc::new(isthmus_model::Batch {
-            encoding: isthmus_model::EncodingId::AMQP_0_9_1,
-            chunk: chunk.into(),
-            records: vec![record],
-        }),
+        batch: Arc::new(isthmus_model::Batch::new(
+            isthmus_model::EncodingId::AMQP_0_9_1,
+            chunk.into(),
+            vec![record],
+        )),
         record: 0,
         redelivered: true,
         delivery_count: 0,

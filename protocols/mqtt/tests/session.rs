@@ -201,16 +201,16 @@ fn messages_of_other_protocols_are_told_in_mqtts_words() {
         priority: 0,
         flags,
     };
-    let batch = Batch {
-        encoding: EncodingId::AMQP_0_9_1,
-        chunk: Bytes::from_static(b"typehia.b*#"),
-        records: vec![
+    let batch = Batch::new(
+        EncodingId::AMQP_0_9_1,
+        Bytes::from_static(b"typehia.b*#"),
+        vec![
             record((6, 3), RecordFlags::DURABLE),
             record((6, 3), RecordFlags::default()),
             // No topic stands for it.
             record((9, 2), RecordFlags::default()),
         ],
-    };
+    );
     let event = || {
         Event::Deliveries(vec![Delivery {
             consumer: ConsumerId(1),

@@ -361,7 +361,7 @@ mod tests {
 
     fn batch(record: Record) -> Batch {
         let chunk = vec![0; record.body.len as usize].into();
-        Batch { encoding: EncodingId::AMQP_0_9_1, chunk, records: vec![record] }
+        Batch::new(EncodingId::AMQP_0_9_1, chunk, vec![record])
     }
 
     #[test]

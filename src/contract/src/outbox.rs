@@ -65,7 +65,7 @@ impl Outbox {
     pub fn push_slice(&mut self, chunk: &Bytes, span: isthmus_model::Span) {
         let range = span.start as usize..span.end() as usize;
         if range.len() < Self::COPY_MAX_BYTES {
-            self.last.buf.extend_from_slice(&chunk[range]);
+            self.buf().extend_from_slice(&chunk[range]);
         } else {
             self.push_shared(chunk.slice(range));
         }

@@ -206,11 +206,7 @@ mod tests {
             len,
             epoch: LeaseEpoch(epoch),
             deadline: Time::NEVER,
-            batch: Arc::new(Batch {
-                encoding: EncodingId::AMQP_0_9_1,
-                chunk: bytes::Bytes::new(),
-                records: Vec::new(),
-            }),
+            batch: Arc::new(Batch::new(EncodingId::AMQP_0_9_1, bytes::Bytes::new(), Vec::new())),
             record: 0,
             redelivered: false,
             delivery_count: 0,

@@ -142,7 +142,7 @@ fn batch(count: usize, size: usize, flags: RecordFlags) -> Arc<Batch> {
             flags,
         });
     }
-    Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk: Bytes::from(chunk), records })
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, Bytes::from(chunk), records))
 }
 
 fn pass(c: &mut Criterion) {

@@ -22,7 +22,7 @@ pub(crate) fn batch(count: usize, size: usize) -> Arc<Batch> {
             flags: RecordFlags::default(),
         });
     }
-    Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk: Bytes::from(chunk), records })
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, Bytes::from(chunk), records))
 }
 
 /// How many cases a property is tested with: `ISTHMUS_CASES` multiplies what a developer waits

@@ -10,6 +10,7 @@ mod client;
 mod delivery;
 mod encoding;
 mod filter;
+mod forms;
 mod ids;
 mod message;
 mod outcome;
@@ -28,6 +29,7 @@ pub use client::{
 pub use delivery::Delivery;
 pub use encoding::{Encoding, EncodingId, Encodings};
 pub use filter::{Candidate, Filter, SharedFilter};
+pub use forms::{Form, Forms};
 pub use ids::{
     ConsumerId, LeaseEpoch, QueueId, Sequence, SessionId, Token, TransactionId, WindowId,
 };

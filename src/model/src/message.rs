@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{EncodingId, Time};
+use crate::{EncodingId, Forms, Time};
 
 /// A range of bytes of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,9 +120,16 @@ pub struct Batch {
     pub chunk: Bytes,
     /// The messages, in the order of their publishing.
     pub records: Vec<Record>,
+    /// What protocols have made of it.
+    pub forms: Forms,
 }
 
 impl Batch {
+    /// A batch of `records` that point into `chunk`, whose heads are encoded in `encoding`.
+    pub fn new(encoding: EncodingId, chunk: Bytes, records: Vec<Record>) -> Batch {
+        Batch { encoding, chunk, records, forms: Forms::default() }
+    }
+
     /// The exchange that `record` was published to; spans of a batch are checked to be UTF-8
     /// when it is made, so what is not reads as empty.
     pub fn exchange(&self, record: &Record) -> &str {
@@ -196,7 +203,7 @@ impl Batch {
                 }
             })
             .collect();
-        Batch { encoding, chunk: chunk.into(), records }
+        Batch::new(encoding, chunk.into(), records)
     }
 }
 
@@ -267,14 +274,14 @@ mod tests {
                 flags: RecordFlags::DURABLE,
             }
         };
-        let batch = Batch {
-            encoding: EncodingId::AMQP_0_9_1,
+        let batch = Batch::new(
+            EncodingId::AMQP_0_9_1,
             chunk,
-            records: vec![
+            vec![
                 record((2, 2), (5, 3), (9, 4), (14, 4)),
                 record((20, 3), (24, 2), (27, 2), (30, 2)),
             ],
-        };
+        );
         let kept = batch.compacted(1, 1);
         let r = &kept.records[0];
         assert_eq!((kept.exchange(r), kept.routing_key(r)), ("ex2", "k2"));

@@ -251,9 +251,5 @@ fn batch(queue: &str, ids: &[u64]) -> Arc<Batch> {
             flags: RecordFlags::DURABLE,
         });
     }
-    Arc::new(Batch {
-        encoding: EncodingId::AMQP_0_9_1,
-        chunk: Bytes::from(chunk),
-        records: records.into_iter().collect(),
-    })
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, Bytes::from(chunk), records.into_iter().collect()))
 }

@@ -144,6 +144,6 @@ pub(super) fn publish(
     chunk: Bytes,
     records: Vec<Record>,
 ) -> Command {
-    let batch = Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk, records });
+    let batch = Arc::new(Batch::new(EncodingId::AMQP_0_9_1, chunk, records));
     Command::Publish(Publish { token, batch, transaction })
 }

@@ -192,6 +192,16 @@ pub struct Outgoing<'a> {
     pub payload: Span,
 }
 
+/// How long a PUBLISH is, in bytes.
+struct Lengths {
+    /// Its properties.
+    properties: usize,
+    /// All behind the fixed header.
+    remaining: usize,
+    /// All of it.
+    packet: usize,
+}
+
 /// Payloads up to here are given room together with what stands before them.
 const INLINE_PAYLOAD_BYTES_MAX: u32 = Outbox::COPY_MAX_BYTES as u32;
 
@@ -201,28 +211,53 @@ impl Outgoing<'_> {
     /// packet may have, is not [MQTT-3.1.2-24], and counts as delivered [MQTT-3.1.2-25].
     #[inline]
     pub fn write(&self, out: &mut Outbox, packet_max: u32) -> bool {
-        let topic = self.topic.bytes();
-        let properties_len = self.properties_len();
-        let mut len = 2 + topic.len() + self.payload.len as usize;
-        if self.qos != Qos::AtMostOnce {
-            len += 2;
-        }
-        if self.version.has_properties() {
-            len += varint_len(properties_len) + properties_len;
-        }
-        let wire_len = 1 + varint_len(len) + len;
-        if topic.len() > usize::from(u16::MAX)
-            || len > VARINT_MAX as usize
-            || wire_len > packet_max as usize
-        {
-            return false;
-        }
+        let Some(lengths) = self.lengths(packet_max) else { return false };
         let buf = out.buf();
         let is_inline = self.payload.len < INLINE_PAYLOAD_BYTES_MAX;
-        buf.reserve(wire_len - if is_inline { 0 } else { self.payload.len as usize });
+        buf.reserve(lengths.packet - if is_inline { 0 } else { self.payload.len as usize });
+        self.write_head(buf, &lengths);
+        if is_inline {
+            buf.extend_from_slice(self.payload.of(self.chunk));
+        } else {
+            out.push_slice(self.chunk, self.payload);
+        }
+        true
+    }
+
+    /// Appends it as a PUBLISH, payload and all, unless that is more than any packet may have.
+    pub fn write_whole(&self, buf: &mut Vec<u8>) {
+        if let Some(lengths) = self.lengths(u32::MAX) {
+            self.write_head(buf, &lengths);
+            buf.extend_from_slice(self.payload.of(self.chunk));
+        }
+    }
+
+    /// How long it is, unless that is too long.
+    #[inline]
+    fn lengths(&self, packet_max: u32) -> Option<Lengths> {
+        let topic_len = self.topic.bytes().len();
+        let properties = self.properties_len();
+        let mut remaining = 2 + topic_len + self.payload.len as usize;
+        if self.qos != Qos::AtMostOnce {
+            remaining += 2;
+        }
+        if self.version.has_properties() {
+            remaining += varint_len(properties) + properties;
+        }
+        let packet = 1 + varint_len(remaining) + remaining;
+        let fits = topic_len <= usize::from(u16::MAX)
+            && remaining <= VARINT_MAX as usize
+            && packet <= packet_max as usize;
+        fits.then_some(Lengths { properties, remaining, packet })
+    }
+
+    /// Appends all that stands before the payload.
+    #[inline]
+    fn write_head(&self, buf: &mut Vec<u8>, lengths: &Lengths) {
+        let topic = self.topic.bytes();
         let dup = self.dup && self.qos != Qos::AtMostOnce;
         buf.push(first_byte(dup, self.qos, self.retain));
-        write_varint(buf, len as u32);
+        write_varint(buf, lengths.remaining as u32);
         buf.extend_from_slice(&(topic.len() as u16).to_be_bytes());
         let topic_at = buf.len();
         buf.extend_from_slice(topic);
@@ -233,17 +268,11 @@ impl Outgoing<'_> {
             buf.extend_from_slice(&self.packet_id.to_be_bytes());
         }
         if self.version.has_properties() {
-            write_varint(buf, properties_len as u32);
-            if properties_len > 0 {
+            write_varint(buf, lengths.properties as u32);
+            if lengths.properties > 0 {
                 self.write_properties(buf);
             }
         }
-        if is_inline {
-            buf.extend_from_slice(self.payload.of(self.chunk));
-        } else {
-            out.push_slice(self.chunk, self.payload);
-        }
-        true
     }
 
     /// Bytes of all its properties.

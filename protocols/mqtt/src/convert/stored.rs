@@ -109,7 +109,7 @@ pub fn seal(chunk: Bytes, exchange: &str, drafts: Vec<Draft>) -> Batch {
             Record { exchange, ..record }
         })
         .collect();
-    Batch { encoding: EncodingId::MQTT, chunk: chunk.freeze(), records }
+    Batch::new(EncodingId::MQTT, chunk.freeze(), records)
 }
 
 /// A message that lies in no packet as it is to be stored: one whose topic is told by an alias,
@@ -170,7 +170,7 @@ pub fn store(message: &Message<'_>, exchange: &str) -> Arc<Batch> {
         priority: 0,
         flags: flags(message.qos),
     };
-    Arc::new(Batch { encoding: EncodingId::MQTT, chunk: chunk.into(), records: vec![record] })
+    Arc::new(Batch::new(EncodingId::MQTT, chunk.into(), vec![record]))
 }
 
 fn write_head(out: &mut Vec<u8>, message: &Message<'_>) {

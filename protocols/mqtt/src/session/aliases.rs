@@ -40,6 +40,11 @@ impl Given {
         Given { max, by_key: HashMap::new() }
     }
 
+    /// Whether the client takes aliases at all.
+    pub(super) fn may_be_told(&self) -> bool {
+        self.max > 0
+    }
+
     /// How a message with `key` tells its topic.
     pub(super) fn name<'k>(&self, key: &'k str) -> TopicName<'k> {
         if self.max == 0 {

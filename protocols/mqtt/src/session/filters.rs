@@ -145,6 +145,12 @@ impl Filters {
         those.map(|(filter, _)| filter.clone()).collect()
     }
 
+    /// Whether messages that come by a lane tell nothing of the filters that they are for: neither
+    /// Subscription Identifiers nor whether they were published as retained.
+    pub(super) fn tell_nothing(&self, lane: Lane) -> bool {
+        self.same_for_all(lane).is_some_and(|granted| !granted.retain_as_published)
+    }
+
     /// What every message of `lane` is for, if that is the same for all of them.
     fn same_for_all(&self, lane: Lane) -> Option<Granted> {
         if self.with_id > 0 || lane == Lane::Qos0 && self.has_any(Lane::Qos1) {

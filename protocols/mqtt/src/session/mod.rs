@@ -16,6 +16,7 @@
 //! publishes wills, and ends what has expired.
 
 mod aliases;
+mod alike;
 mod authenticate;
 mod claims;
 mod config;

@@ -22,11 +22,29 @@ use crate::convert::topic::is_topic_name;
 use crate::fault::{Fault, Problem};
 
 /// QoS and properties of a message.
-enum Told<'d> {
+pub(super) enum Told<'d> {
     /// As it was stored from MQTT.
     Stored(Head<'d>),
     /// Of another protocol, converted.
     Converted(Qos, PropertiesBuf),
+}
+
+impl Told<'_> {
+    /// The QoS that it was published with.
+    fn qos(&self) -> Qos {
+        match self {
+            Told::Stored(head) => head.qos,
+            Told::Converted(qos, _) => *qos,
+        }
+    }
+
+    /// The properties that it was published with.
+    pub(super) fn properties(&self) -> Properties<'_> {
+        match self {
+            Told::Stored(head) => head.properties,
+            Told::Converted(_, properties) => properties.as_properties(),
+        }
+    }
 }
 
 /// Deliveries of one message each that wait for their packet identifier, or for the client's
@@ -37,6 +55,9 @@ pub(super) type Waiting = VecDeque<(Time, Delivery)>;
 impl MqttSession {
     pub(super) fn deliver(&mut self, deliveries: &[Delivery]) {
         for delivery in deliveries {
+            if self.deliver_alike(delivery) {
+                continue;
+            }
             for offset in 0..delivery.len {
                 let is_behind = self.has_claims_to_send()
                     || self.waiting.iter().any(|(_, d)| d.consumer == delivery.consumer);
@@ -104,11 +125,8 @@ impl MqttSession {
             }
         };
         let told = self.told(delivery, record);
-        let (published, properties) = match &told {
-            Told::Stored(head) => (head.qos, head.properties),
-            Told::Converted(qos, properties) => (*qos, properties.as_properties()),
-        };
-        let qos = published.min(granted.qos);
+        let properties = told.properties();
+        let qos = told.qos().min(granted.qos);
         let left_ms = left_ms(record, properties, delivery.waited_ms + here_ms);
         // Its time has come while it waited here [MQTT-3.3.2-5], unless its delivery was begun
         // before.
@@ -212,7 +230,8 @@ impl MqttSession {
         false
     }
 
-    fn told<'d>(&self, delivery: &'d Delivery, record: &Record) -> Told<'d> {
+    /// What is told of a message.
+    pub(super) fn told<'d>(&self, delivery: &'d Delivery, record: &Record) -> Told<'d> {
         let batch = &delivery.batch;
         let bytes = record.head.of(&batch.chunk);
         if batch.encoding == EncodingId::MQTT
@@ -331,7 +350,7 @@ impl MqttSession {
 /// Milliseconds that are left of a message's Message Expiry Interval once it has waited for
 /// `waited_ms` [MQTT-3.3.2-6]; `None` if it has none. The record says more exactly how long it
 /// was to live, or, of one that was kept, what was left of that when it came into the queue.
-fn left_ms(record: &Record, properties: Properties<'_>, waited_ms: u64) -> Option<u64> {
+pub(super) fn left_ms(record: &Record, properties: Properties<'_>, waited_ms: u64) -> Option<u64> {
     let published_ms = u64::from(properties.message_expiry_s()?) * 1000;
     let ms = if record.ttl_ms == NO_TTL { published_ms } else { u64::from(record.ttl_ms) };
     Some(ms.saturating_sub(waited_ms))

@@ -145,7 +145,7 @@ impl Drafts {
                 Part::Head => record.head = span,
             }
         }
-        Batch { encoding: EncodingId::STOMP, chunk: chunk.freeze(), records }
+        Batch::new(EncodingId::STOMP, chunk.freeze(), records)
     }
 }
 

@@ -64,7 +64,7 @@ fn message(sequence: u64, len: usize) -> Fact {
         flags: RecordFlags::default(),
     };
     let (encoding, records) = (EncodingId::AMQP_0_9_1, vec![record]);
-    let batch = Arc::new(Batch { encoding, chunk: chunk.into(), records });
+    let batch = Arc::new(Batch::new(encoding, chunk.into(), records));
     let placements = vec![Placement { queue: QUEUE, first: sequence, record: 0, len: 1 }];
     Fact::Enqueue { batch, placements, annotations: None }
 }

@@ -192,7 +192,7 @@ pub(crate) fn batch_of(
         }
     });
     let records = records.collect();
-    Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk: Bytes::from(chunk), records })
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, Bytes::from(chunk), records))
 }
 
 /// A durable queue.

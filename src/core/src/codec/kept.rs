@@ -82,7 +82,7 @@ pub(super) fn kept(r: &mut Reader<'_>, enqueued: Option<&Arc<Batch>>) -> Result<
             };
             let Batch { encoding, chunk, .. } = &**batch;
             let (encoding, chunk) = (*encoding, chunk.clone());
-            (Arc::new(Batch { encoding, chunk, records: vec![*record] }), Some(number))
+            (Arc::new(Batch::new(encoding, chunk, vec![*record])), Some(number))
         }
     };
     let since = Time(r.uint()?);

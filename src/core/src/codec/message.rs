@@ -62,7 +62,7 @@ pub(super) fn records(r: &mut Reader<'_>) -> Result<Arc<Batch>, DecodeError> {
             body: r.span()?,
         })
     })?;
-    Ok(Arc::new(Batch { encoding, chunk: r.payload().clone(), records }))
+    Ok(Arc::new(Batch::new(encoding, r.payload().clone(), records)))
 }
 
 /// The records that `placements` refer to, as ascending ranges that do not touch.

@@ -144,7 +144,7 @@ fn batch() -> impl Strategy<Value = Arc<Batch>> {
             })
             .collect();
         records.reverse();
-        Arc::new(Batch { encoding: EncodingId(encoding), chunk: chunk.into(), records })
+        Arc::new(Batch::new(EncodingId(encoding), chunk.into(), records))
     })
 }
 

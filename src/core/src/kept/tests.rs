@@ -20,7 +20,7 @@ fn message(body: &str) -> KeptMessage {
         flags: RecordFlags::RETAIN,
     };
     let chunk = body.as_bytes().to_vec().into();
-    let batch = Batch { encoding: EncodingId::AMQP_0_9_1, chunk, records: vec![record] };
+    let batch = Batch::new(EncodingId::AMQP_0_9_1, chunk, vec![record]);
     KeptMessage { batch: Arc::new(batch), since: Time(1), annotations: None }
 }
 

@@ -827,7 +827,7 @@ pub(super) fn batch(messages: impl IntoIterator<Item = Message>) -> Arc<Batch> {
             flags: m.flags,
         })
         .collect();
-    Arc::new(Batch { encoding: EncodingId::AMQP_0_9_1, chunk: chunk.into(), records })
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, chunk.into(), records))
 }
 
 // Declarations.
