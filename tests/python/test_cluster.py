@@ -85,8 +85,29 @@ def test_a_switchover_names_its_node_or_says_why_not(cluster):
     assert cluster.transfer(standby.number) is standby
     code, printed = standby.cli("transfer", 77)
     assert code != 0 and "no such member" in printed, printed
-    code, printed = cluster.standby().cli("transfer", standby.number)
-    assert code != 0 and "does not lead" in printed, printed
+
+
+def test_any_node_may_be_asked_for_what_is_the_leaders_to_do(cluster):
+    leader, standby = cluster.leader(), cluster.standby()
+    other = cluster.standby(other_than=(standby,))
+    # Refusals are the leader's.
+    code, printed = standby.cli("transfer", 77)
+    assert code != 0 and "409" in printed and "no such member" in printed, printed
+    code, printed = standby.cli("remove", 77)
+    assert code != 0 and "409" in printed and "no member 77" in printed, printed
+    code, printed = other.cli("transfer", standby.number)
+    assert code == 0, printed
+    assert cluster.leader(among=[standby]) is standby
+    # To itself, by way of the node that leads.
+    code, printed = leader.cli("transfer", leader.number)
+    assert code == 0, printed
+    assert cluster.leader(among=[leader]) is leader
+    cluster.wait_whole()
+    cluster.kill(leader.number, other.number)
+    eventually(lambda: standby.status()["leader"] is None or "503" in standby.cli("transfer")[1])
+    code, printed = standby.cli("transfer")
+    assert code != 0 and "503" in printed, printed
+    assert "nobody leads" in printed or "does not answer" in printed, printed
 
 
 def test_a_switchover_by_sigterm_is_short(cluster, name):
