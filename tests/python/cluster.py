@@ -14,10 +14,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pika
 
 from broker import Broker, DidNotStart, binary
+from helpers import eventually
 from partition import PeerProxy
 
 FORMED_WITHIN_S = 15
@@ -61,8 +63,11 @@ class Node(Broker):
         return self.process is not None and self.process.poll() is None
 
     def pause(self):
-        """SIGSTOP."""
+        """SIGSTOP; returns once every thread has stopped, which on busy processors takes a moment."""
         self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        eventually(lambda: all(
+            "\nState:\tT" in (each / "status").read_text() for each in threads.iterdir()))
 
     def resume(self):
         """SIGCONT."""
@@ -222,32 +227,31 @@ class Cluster:
         return next(node for node in self.running if node not in (leader, *other_than))
 
     def wait_whole(self, within_s=10, voters=None):
-        """Waits until every running node follows one leader, votes, and lacks nothing of what was
-        there when this was first seen; returns the leader."""
+        """Waits until every running node follows one leader, votes, and lacks nothing; returns the
+        leader."""
         deadline = time.monotonic() + within_s
-        committed = None
+        before = {}
         while True:
             statuses = self.statuses()
-            leader = self._whole_under(statuses, voters or len(self.running))
-            if leader is not None:
-                # While more is published, nodes that are asked in turn never tell the same.
-                committed = committed or leader["committed"]
-                if all(s["last"] >= committed for s in statuses.values()):
-                    return self.nodes[leader["node"]]
+            if self._is_whole(statuses, before, voters or len(self.running)):
+                leader = next(s["node"] for s in statuses.values() if s["role"] == "leader")
+                return self.nodes[leader]
             assert time.monotonic() < deadline, f"not whole within {within_s} s: {statuses}"
+            before = statuses
             time.sleep(0.05)
 
-    def _whole_under(self, statuses, voters):
-        """What the leader says whom every running node follows and that has so many voters, all of
-        them; None if there is none."""
+    def _is_whole(self, statuses, before, voters):
+        """Compares with what the leader had committed the time `before`: it may be asked after the
+        others, and is ahead of them then as long as there is load."""
         leaders = [s for s in statuses.values() if s.get("role") == "leader"]
         if len(statuses) < len(self.running) or len(leaders) != 1:
-            return None
+            return False
         leader = leaders[0]
+        committed = before.get(leader["node"], {}).get("committed")
         votes = {m["member"] for m in leader["members"] if m["voter"]}
-        is_whole = len(votes) == voters and all(
-            s.get("term") == leader["term"] and s["member"] in votes for s in statuses.values())
-        return leader if is_whole else None
+        return (committed is not None and len(votes) == voters
+                and all(s.get("term") == leader["term"] and s["member"] in votes
+                        and s["last"] >= committed for s in statuses.values()))
 
     def transfer(self, number=None, attempts=3):
         """`isthmus cluster transfer` on the leader; returns the node that leads then.
@@ -326,3 +330,31 @@ def refusal(call):
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read()).get("error")
     raise AssertionError("it was not refused")
+
+
+@contextlib.contextmanager
+def stranger(cluster, tmp_path, number=4, **changes):
+    """A further node, with settings that keep it out; killed in the end."""
+    node = cluster.add_node(number)
+    del cluster.nodes[number]
+    node.data_dir = tmp_path / f"stranger-{number}"
+    node.settings.update(changes)
+    try:
+        yield node
+    finally:
+        if node.is_running:
+            node.kill()
+
+
+def words(node, *expected, within_s=8):
+    """Waits until the node's log has all of these words in a line."""
+    def has_said():
+        return any(all(word in line for word in expected) for line in node.output)
+    eventually(has_said, within_s)
+
+
+def undisturbed(cluster, term):
+    """The cluster goes on in the same term with the same voters."""
+    cluster.wait_whole()
+    status = cluster.leader().status()
+    assert status["term"] == term and len(status["members"]) == 3, status

@@ -253,7 +253,7 @@ def summary(outages):
     }
 
 
-def histogram(outages, step_s=0.25):
+def histogram(outages, step_s):
     """How many outages lie in each step: upper bound in milliseconds, count."""
     counts = {}
     for outage in outages:

@@ -1,4 +1,7 @@
-"""What three nodes promise while they are killed, paused and restarted: nothing confirmed is lost."""
+"""What three nodes promise while they are killed, paused and restarted: nothing confirmed is lost.
+
+With ISTHMUS_REWRITE_DOCS=1 the long form writes the outages into docs/reliability.md.
+"""
 
 import json
 import os
@@ -17,6 +20,12 @@ SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 ROOT = Path(__file__).resolve().parents[2]
 # Where the long forms write their figures.
 RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-results"
+DOCUMENT = ROOT / "docs/reliability.md"
+BEGIN = "<!-- written by tests/python/test_cluster_kills.py -->\n"
+END = "<!-- the end of what is written -->\n"
+# The width of a histogram's steps, and the longest of its bars in characters.
+STEP_S = 0.25
+BAR = 40
 IS_DEBUG = "debug" in os.environ.get("ISTHMUS_BIN", "")
 
 KILLS = 200 if SOAK else 5
@@ -38,14 +47,40 @@ def cluster(tmp_path):
 
 
 def write_figures(name, figures):
-    """Keeps the figures of a long form, as JSON and as a table."""
+    """Prints the figures of a long form, and keeps them as JSON and as a table."""
+    text = table(figures)
+    print(text)
     if not SOAK:
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
-    lines = ["| outage up to | count |", "| ---: | ---: |"]
-    lines += [f"| {bound} ms | {count} |" for bound, count in figures["histogram"]]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{name}.md").write_text(text)
+
+
+def table(figures):
+    """A histogram as a table with bars, without the empty steps at its beginning."""
+    steps = figures["histogram"]
+    while steps and not steps[0][1]:
+        steps = steps[1:]
+    most = max((count for _, count in steps), default=1)
+    lines = ["| outage | kills | |", "| ---: | ---: | :--- |"]
+    for bound, count in steps:
+        bar = "█" * -(-count * BAR // most)
+        lines.append(f"| {bound / 1000 - STEP_S:.2f} to {bound / 1000:.2f} s | {count} | {bar} |")
+    return "\n".join(lines) + "\n"
+
+
+def rewrite_document(figures):
+    """Writes the outages of a long form into the document, if that is asked for."""
+    if not (SOAK and os.environ.get("ISTHMUS_REWRITE_DOCS")):
+        return
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    assert after, f"{DOCUMENT} has no {BEGIN.strip()} and {END.strip()}"
+    words = (f"{figures['count']} kills, {figures['confirmed']:,} publishes confirmed, 0 lost: "
+             f"median {figures['median_ms'] / 1000:.2f} s, p99 {figures['p99_ms'] / 1000:.2f} s, "
+             f"longest {figures['longest_ms'] / 1000:.2f} s.")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{words}\n\n{table(figures)}\n{END}{after}")
 
 
 def same_everywhere(cluster, queue):
@@ -76,11 +111,12 @@ def test_the_leader_is_killed_again_and_again(cluster):
             cluster.wait_whole()
             assert load.promise.violations == [], f"kill {kill}, seed {seed}"
         violations = load.settle_account(cluster)
-    figures = summary(outages) | {"histogram": histogram(outages), "seed": seed,
+    figures = summary(outages) | {"histogram": histogram(outages, STEP_S), "seed": seed,
                                   "confirmed": len(load.promise.confirmed)}
-    print(figures)
+    print(summary(outages), f"seed {seed}")
     write_figures("failover", figures)
     assert violations == [], f"seed {seed}"
+    rewrite_document(figures)
     assert len(load.promise.confirmed) > KILLS * 50, "too little load to show anything"
     assert figures["median_ms"] < MEDIAN_MAX_S * 1000, figures
     assert figures["p99_ms"] < OUTAGE_MAX_S * 1000, figures
@@ -211,7 +247,7 @@ def test_nodes_are_restarted_one_after_the_other(cluster, tmp_path):
         violations = load.settle_account(cluster)
     print(f"outages as a leader goes {switchovers}, as a standby goes {outages}")
     if switchovers:
-        write_figures("rolling-restart", {"histogram": histogram(switchovers)} |
+        write_figures("rolling-restart", {"histogram": histogram(switchovers, STEP_S)} |
                       summary(switchovers))
     assert violations == []
     assert max(switchovers + outages) < OUTAGE_MAX_S

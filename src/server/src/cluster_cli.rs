@@ -1,4 +1,4 @@
-//! `isthmus cluster`: asks a node of a cluster, by its HTTP listener.
+//! `isthmus cluster`: asks any node of a cluster, by its HTTP listener.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -135,7 +135,9 @@ impl Node {
         if answer.status().is_success() {
             return Ok(value);
         }
-        let why = value.get("error").and_then(Value::as_str).unwrap_or("it has no cluster");
+        // A standby whose leader does not answer gives both.
+        let why = value.get("reason").or_else(|| value.get("error")).and_then(Value::as_str);
+        let why = why.unwrap_or("it has no cluster");
         Err(ClusterCliError::Refused(format!("{}: {why}", answer.status())))
     }
 }

@@ -250,7 +250,9 @@ async fn serve(config: Arc<Config>) -> Result<(), RunError> {
     manager.ready();
     let outcome = tokio::select! {
         outcome = wait_for_stop(&mut stop_signals, &mut accepting) => outcome,
-        never = reload_at_each(&mut reloads, &manager, &config, tls.as_ref()) => match never {},
+        never = reload_at_each(&mut reloads, &manager, &config, tls.as_ref(), peers.as_deref()) => {
+            match never {}
+        }
         never = keep_alive(&manager, &broker) => match never {},
         never = follow_files(&config, tls.as_ref()) => match never {},
     };
@@ -344,12 +346,16 @@ async fn reload_at_each(
     manager: &ServiceManager,
     config: &Arc<Config>,
     tls: Option<&Tls>,
+    peers: Option<&Peers>,
 ) -> Infallible {
     loop {
         reloads.recv().await;
         manager.reloading();
         if let Some(tls) = tls {
             tls::reload(config, tls).await;
+        }
+        if let Some(peers) = peers {
+            peers.reload().await;
         }
         manager.ready();
     }

@@ -9,7 +9,8 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use openraft::{
-    Raft,
+    Raft, ServerState,
+    async_runtime::watch::WatchReceiver,
     raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
     storage::RaftStateMachine,
     type_config::alias::SnapshotOf,
@@ -63,9 +64,14 @@ where
     fn vote(&self, request: VoteRequest<RaftTypes>, pre: bool) -> Reply<VoteResponse<RaftTypes>> {
         let raft = self.clone();
         async move {
-            let answer =
-                if pre { raft.pre_vote(request).await } else { Raft::vote(&raft, request).await };
-            answer.map_err(io::Error::other)
+            if !pre {
+                return Raft::vote(&raft, request).await.map_err(io::Error::other);
+            }
+            let mut answer = raft.pre_vote(request).await.map_err(io::Error::other)?;
+            // Who led before it was started again still has the vote that made it the leader. Who
+            // asks is to learn from it who leads now.
+            answer.vote.committed &= raft.metrics().borrow_watched().state == ServerState::Leader;
+            Ok(answer)
         }
         .boxed()
     }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::WebPkiClientVerifier,
     version::TLS13,
 };
@@ -85,6 +85,30 @@ impl PeerTls {
             .map_err(|e| wrong(&e))?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self::new(Arc::new(server), Arc::new(client)))
+    }
+
+    /// Whether peers whose authorities are `authorities` accept this chain now, from the side that
+    /// dials; as whom it is good is seen when it is dialled.
+    ///
+    /// # Errors
+    /// [`TlsError`] if they do not.
+    pub fn check(
+        authorities: &[CertificateDer<'static>],
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), TlsError> {
+        let refused = |e: &dyn fmt::Display| {
+            TlsError(format!("by these authorities a peer refuses this certificate: {e}"))
+        };
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(authority.clone()).map_err(|e| TlsError(e.to_string()))?;
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = builder.build().map_err(|e| TlsError(e.to_string()))?;
+        let (leaf, rest) = chain.split_first().ok_or_else(|| refused(&"there is none"))?;
+        verifier.verify_client_cert(leaf, rest, UnixTime::now()).map_err(|e| refused(&e))?;
+        Ok(())
     }
 
     /// Uses the configurations of `other` for connections that are made from now on.

@@ -1,5 +1,8 @@
 //! `/api/cluster`: what operators ask of a cluster, also while it is formed and has no users.
 //!
+//! Any node may be asked: what is the leader's to do is passed on to it before it comes here (see
+//! [`super::http`]).
+//!
 //! Who knows the cluster's token may ask (`Authorization: Bearer …`); without a token, who is on
 //! this machine.
 
@@ -14,7 +17,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use isthmus_broker::cluster::member::{ChangeError, Role};
 use isthmus_broker::cluster::peer::MemberId;
-use isthmus_broker::{Broker, Membership, Peer};
+use isthmus_broker::{Broker, HandOverError, Membership, Peer};
 use isthmus_ldap::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,17 +43,37 @@ enum Refusal {
     Unauthorized,
     #[error("this node is no member of a cluster yet")]
     NoMember,
+    #[error("nobody leads at the moment, or the leader has just changed: ask again in a moment")]
+    NobodyLeads,
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
-    Change(#[from] ChangeError),
+    Change(ChangeError),
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Refusal {
+        match error {
+            ChangeError::NotLeader => Refusal::NobodyLeads,
+            error => Refusal::Change(error),
+        }
+    }
+}
+
+impl From<HandOverError> for Refusal {
+    fn from(error: HandOverError) -> Refusal {
+        match error {
+            HandOverError::NotLeader => Refusal::NobodyLeads,
+            error => Refusal::Conflict(error.to_string()),
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match &self {
             Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
-            Refusal::NoMember | Refusal::Change(ChangeError::Ended) => {
+            Refusal::NoMember | Refusal::NobodyLeads | Refusal::Change(ChangeError::Ended) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::Conflict(_) | Refusal::Change(_) => StatusCode::CONFLICT,
@@ -191,8 +214,7 @@ async fn transfer(
     Json(transfer): Json<Transfer>,
 ) -> Result<StatusCode, Refusal> {
     let membership = operations.membership()?;
-    let done = membership.hand_over(transfer.member.map(MemberId), HAND_OVER).await;
-    done.map_err(|error| Refusal::Conflict(error.to_string()))?;
+    membership.hand_over(transfer.member.map(MemberId), HAND_OVER).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

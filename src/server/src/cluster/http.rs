@@ -1,4 +1,5 @@
-//! Requests of the management API that come to a standby: the leader answers them.
+//! Requests that come to a standby and are the leader's to answer: those of the management API, and
+//! what changes the cluster.
 
 use std::io;
 use std::sync::Arc;
@@ -26,10 +27,15 @@ pub(crate) fn passing(router: Router, operations: Arc<Operations>) -> Router {
     router.layer(middleware::from_fn_with_state(operations, pass))
 }
 
-/// Whether the leader is to answer. Health, figures and the cluster itself are each node's own, and
-/// a backup is one of the node that is asked.
+/// Whether the leader is to answer. Health, figures and what a node knows of its cluster are each
+/// node's own, and a backup is one of the node that is asked; what changes the cluster is the
+/// leader's to do.
 fn is_for_leader(path: &str) -> bool {
-    path.starts_with("/api/") && !path.starts_with("/api/cluster") && path != "/api/backup"
+    match path {
+        "/api/cluster/remove" | "/api/cluster/transfer" => true,
+        "/api/backup" => false,
+        _ => path.starts_with("/api/") && !path.starts_with("/api/cluster"),
+    }
 }
 
 async fn pass(
@@ -76,7 +82,10 @@ mod tests {
 
     #[test]
     fn each_node_speaks_for_itself_of_health_and_the_cluster() {
-        assert!(is_for_leader("/api/queues") && is_for_leader("/api/overview"));
+        for path in ["/api/queues", "/api/overview", "/api/cluster/remove", "/api/cluster/transfer"]
+        {
+            assert!(is_for_leader(path), "{path}");
+        }
         for own in ["/health/ready", "/metrics", "/api/cluster", "/api/cluster/join", "/api/backup"]
         {
             assert!(!is_for_leader(own), "{own}");

@@ -8,6 +8,7 @@
 //! 4. [`Clients`] takes each client to where it is served, for as long as the process runs.
 
 mod api;
+mod certificates;
 mod clients;
 mod control;
 mod forming;
@@ -21,19 +22,18 @@ use std::io;
 use std::sync::Arc;
 
 use isthmus_broker::cluster::peer::{
-    Dialer, Identity, Local, Network, PeerOptions, PeerServer, PeerTls as Tls, Security, TcpDial,
-    TcpListen, TlsError, Token,
+    Dialer, Identity, Local, Network, PeerOptions, PeerServer, Security, TcpDial, TcpListen,
+    TlsError, Token,
 };
 use isthmus_broker::storage::{Error as StorageError, SharedStorage};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch as watched;
 use tokio::task::JoinSet;
 
-use crate::config::{Cluster as ClusterConfig, Config, PeerTls};
+use crate::config::Config;
 use crate::net::{ListenError, Reserved};
 
 pub(crate) use self::api::{Operations, router};
+use self::certificates::Certificates;
 pub(crate) use self::clients::{Clients, Serve, Taken};
 use self::forming::Forming;
 pub(crate) use self::http::{LISTENER as HTTP, passing};
@@ -92,6 +92,7 @@ pub(crate) struct Peers {
     pub(crate) server: PeerServer,
     handling: Arc<Handling>,
     forming: Arc<Forming>,
+    certificates: Arc<Certificates>,
     /// Where consensus runs.
     runtime: Runtime,
     /// Who this node was before, if anybody.
@@ -115,9 +116,12 @@ impl Peers {
             return Err(ClusterError::OtherNode { configured: cluster.node, found: known.node });
         }
         let own = known.unwrap_or(Identity { node, ..Identity::default() });
+        let certificates = Arc::new(Certificates::load(config)?);
+        let token = cluster.token.0.reveal();
+        let token = (!token.is_empty()).then(|| Token(token.as_bytes().to_vec().into()));
         let local = Local {
             directory: isthmus_broker::cluster::peer::Directory::new(own),
-            security: security(cluster)?,
+            security: Security { tls: certificates.tls(), token },
             options: PeerOptions::default(),
             random: Arc::new(fill),
         };
@@ -136,10 +140,29 @@ impl Peers {
                 }
             });
         }
+        let followed = Arc::clone(&certificates);
+        // From here on: a node may wait for others for long, with a certificate that they refuse.
+        listening.spawn(async move { match followed.reload_at_change().await {} });
         let runtime = Runtime::start()
             .map_err(|source| ClusterError::System { doing: "starting a thread", source })?;
         let config = Arc::clone(config);
-        Ok(Peers { config, storage, dialer, server, handling, forming, runtime, known, listening })
+        Ok(Peers {
+            config,
+            storage,
+            dialer,
+            server,
+            handling,
+            forming,
+            certificates,
+            runtime,
+            known,
+            listening,
+        })
+    }
+
+    /// Reads the certificates for peers again.
+    pub(crate) async fn reload(&self) {
+        self.certificates.reload().await;
     }
 
     /// What an operator may ask for while the cluster is formed.
@@ -181,6 +204,8 @@ impl Peers {
         let log = isthmus_broker::cluster::raft::RaftLogOptions { log, ..Default::default() };
         let options_of = isthmus_broker::ClusterOptions { member, log, hold: cluster.hold.0 };
         let network = Network::new(self.dialer.clone());
+        let (network, watch) = network.returning(cluster.election_timeout.0);
+        self.runtime.handle().spawn(watch);
         let drive = isthmus_broker::Combining::start;
         let broker = isthmus_broker::Broker::start_member(
             options,
@@ -220,29 +245,4 @@ fn fill(nonce: &mut [u8]) {
         tracing::error!(%error, "no random numbers: the process ends");
         std::process::abort();
     }
-}
-
-fn security(cluster: &ClusterConfig) -> Result<Security, ClusterError> {
-    let token = cluster.token.0.reveal();
-    let token = (!token.is_empty()).then(|| Token(token.as_bytes().to_vec().into()));
-    let tls = match cluster.tls {
-        PeerTls::Off => None,
-        PeerTls::On => {
-            let certificates = |key: &'static str, path: &std::path::Path| {
-                let read = CertificateDer::pem_file_iter(path)
-                    .and_then(|items| items.collect::<Result<Vec<_>, _>>());
-                read.map_err(|error| file(key, path, error))
-            };
-            let authorities = certificates("cluster.ca", &cluster.ca)?;
-            let chain = certificates("cluster.certificate", &cluster.certificate)?;
-            let key = PrivateKeyDer::from_pem_file(&cluster.key)
-                .map_err(|error| file("cluster.key", &cluster.key, error))?;
-            Some(Tls::from_certificates(&authorities, chain, key)?)
-        }
-    };
-    Ok(Security { tls, token })
-}
-
-fn file(key: &'static str, path: &std::path::Path, what: impl std::fmt::Display) -> ClusterError {
-    ClusterError::File { key, path: path.display().to_string(), what: what.to_string() }
 }

@@ -23,12 +23,12 @@ pub(crate) struct Cluster {
     pub(crate) listen: ListenAddrs,
     /// Whether nodes speak TLS to each other.
     pub(crate) tls: PeerTls,
-    /// The certificate that this node shows its peers; with its key and their authority it is read
-    /// again at each start.
+    /// The certificate that this node shows its peers; with its key and their authorities it is read
+    /// again when it changes.
     pub(crate) certificate: PathBuf,
     /// Its key.
     pub(crate) key: PathBuf,
-    /// The authority that every node's certificate is from.
+    /// The authorities that nodes' certificates are from.
     pub(crate) ca: PathBuf,
     /// What every node must know to be let in.
     pub(crate) token: Password,

@@ -26,7 +26,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub(crate) use files::TlsError;
-pub(crate) use reload::{reload, reload_at_change};
+pub(crate) use reload::{at_each_change, reload, reload_at_change};
 
 use crate::config::Tls as TlsConfig;
 

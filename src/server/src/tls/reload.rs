@@ -1,7 +1,7 @@
 //! Following changes of the files.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,19 +11,32 @@ use crate::config::Config;
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Reads the files again whenever one of them has changed and a second has passed without another
-/// change: certificate and key are replaced one after the other.
+/// Reads the files of the listeners again whenever one of them has changed.
 pub(crate) async fn reload_at_change(config: Arc<Config>, tls: Tls) -> Infallible {
-    let mut loaded = stamps(&config).await;
+    let files = config.tls.files().map(Path::to_owned).collect();
+    at_each_change(files, || reload(&config, &tls)).await
+}
+
+/// Calls `reload` whenever one of `files` has changed and a second has passed without another
+/// change: certificate and key are replaced one after the other.
+pub(crate) async fn at_each_change<F: Future<Output = ()>>(
+    files: Vec<PathBuf>,
+    reload: impl Fn() -> F,
+) -> Infallible {
+    if files.is_empty() {
+        return std::future::pending().await;
+    }
+    let files: Arc<[PathBuf]> = files.into();
+    let mut loaded = stamps(&files).await;
     let mut seen = loaded.clone();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let now = stamps(&config).await;
+        let now = stamps(&files).await;
         let settled = now == seen;
         seen = now;
         if settled && seen != loaded {
             loaded.clone_from(&seen);
-            reload(&config, &tls).await;
+            reload().await;
         }
     }
 }
@@ -40,9 +53,9 @@ pub(crate) async fn reload(config: &Arc<Config>, tls: &Tls) {
 }
 
 /// When each file was changed, and how long it is: a copy may keep the time.
-async fn stamps(config: &Arc<Config>) -> Vec<Option<(SystemTime, u64)>> {
-    let config = Arc::clone(config);
-    let look = move || config.tls.files().map(stamp).collect();
+async fn stamps(files: &Arc<[PathBuf]>) -> Vec<Option<(SystemTime, u64)>> {
+    let files = Arc::clone(files);
+    let look = move || files.iter().map(|file| stamp(file)).collect();
     tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
