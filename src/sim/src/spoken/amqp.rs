@@ -233,7 +233,8 @@ impl Amqp {
                     coming.body.extend(piece);
                 }
                 if let Some(coming) = self.coming.take_if(|coming| coming.left == 0) {
-                    let queue = coming.deliver.consumer_tag.as_str().parse::<usize>().map_err(|_| Over)?;
+                    let queue =
+                        coming.deliver.consumer_tag.as_str().parse::<usize>().map_err(|_| Over)?;
                     self.heard.push_back(Heard::Got {
                         queue,
                         id: id_of(&coming.body),

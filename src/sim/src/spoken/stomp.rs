@@ -100,7 +100,8 @@ impl Stomp {
                 }
             }
             Command::Message => {
-                let queue = header("subscription").and_then(|id| id.parse::<usize>().ok()).ok_or(Over)?;
+                let queue =
+                    header("subscription").and_then(|id| id.parse::<usize>().ok()).ok_or(Over)?;
                 let redelivered = header("redelivered").as_deref() == Some("true");
                 self.last_handle += 1;
                 self.handles.insert(self.last_handle, header("ack").ok_or(Over)?.into_owned());
