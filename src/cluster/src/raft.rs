@@ -26,6 +26,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+#[cfg(feature = "planted-bugs")]
+pub(crate) use self::runtime::drawn;
 pub use self::{
     convert::{EntryKind, alone},
     log_store::{OpenError, RaftLog, RaftLogOptions, RaftLogReader},

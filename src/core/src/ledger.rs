@@ -191,6 +191,10 @@ impl Ledger {
     /// Whether an entry at `place` counts: it begins a later term, or follows on the term's latest
     /// entry.
     pub fn admits(&self, place: Place) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::ignores_places() {
+            return true;
+        }
         match place.number {
             0 => place.term > self.term,
             number => place.term == self.term && number == self.number + 1,

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static SAYS_TOO_EARLY: AtomicBool = AtomicBool::new(false);
+static IGNORES_PLACES: AtomicBool = AtomicBool::new(false);
 
 /// Whether dispatchers of this process answer when an entry is proposed instead of when it is
 /// committed.
@@ -13,4 +14,13 @@ pub fn say_too_early(is_planted: bool) {
 
 pub(crate) fn says_too_early() -> bool {
     SAYS_TOO_EARLY.load(Ordering::SeqCst)
+}
+
+/// Whether ledgers of this process apply entries that do not follow on the one before.
+pub fn ignore_places(is_planted: bool) {
+    IGNORES_PLACES.store(is_planted, Ordering::SeqCst);
+}
+
+pub(crate) fn ignores_places() -> bool {
+    IGNORES_PLACES.load(Ordering::SeqCst)
 }

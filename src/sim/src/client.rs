@@ -27,7 +27,7 @@ use crate::node::VHOST;
 const WIRE_BYTES: usize = 4 << 10;
 
 /// How long a client waits for an answer that it cannot do without.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How much is added to every body.
 const PADDING: usize = 40;
@@ -222,6 +222,15 @@ pub(crate) fn ids(delivery: &Delivery) -> Vec<u64> {
     records.iter().map(|record| id_of(delivery.batch.body(record))).collect()
 }
 
+/// The body of the message with this number.
+pub(crate) fn body(id: u64) -> Vec<u8> {
+    let mut body = id.to_le_bytes().to_vec();
+    // Now and then one that fills a good part of a segment.
+    let padding = if id % 17 == 0 { 40 * PADDING } else { PADDING };
+    body.resize(body.len() + padding, id as u8);
+    body
+}
+
 /// The number of the message with this body.
 pub(crate) fn id_of(body: &[u8]) -> u64 {
     body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
@@ -237,10 +246,7 @@ fn batch(queue: &str, ids: &[u64]) -> Arc<Batch> {
     let mut records = Vec::new();
     for id in ids {
         let start = chunk.len();
-        chunk.extend_from_slice(&id.to_le_bytes());
-        // Now and then one that fills a good part of a segment.
-        let padding = if id % 17 == 0 { 40 * PADDING } else { PADDING };
-        chunk.resize(chunk.len() + padding, *id as u8);
+        chunk.extend_from_slice(&body(*id));
         records.push(Record {
             exchange: Span::new(0, 0),
             routing_key: Span::new(0, queue.len()),

@@ -1,6 +1,6 @@
 //! The nodes of a run, and what happens to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,11 @@ use tokio::time::Instant;
 
 use crate::disk::{SlowDisk, Slowness};
 use crate::net::{Farewell, Net};
-use crate::node::{Node, Setup, member_of};
+use crate::node::{Life, Node, Setup};
 use crate::oracle::{Broken, Oracle, Tally};
+
+/// How long nodes that are healed may take until everybody has a vote.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often it is looked at who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -51,14 +54,72 @@ pub(crate) async fn watch_leaders(running: Running, oracle: Oracle) {
         if acting.len() > 1 {
             oracle.break_with(format!("nodes {acting:?} may all act as the leader"));
         }
-        for (number, node) in running.all() {
+        for (_, node) in running.all() {
             let Some(membership) = node.broker.membership() else { continue };
             let standing = membership.member().standing().borrow().clone();
             if standing.role == Role::Leader {
-                oracle.leads(standing.term, member_of(number).0);
+                oracle.leads(standing.term, membership.member().id().0);
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Which lives nodes are in. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Members(Arc<Mutex<Lives>>);
+
+#[derive(Default)]
+struct Lives {
+    all: Vec<Life>,
+    /// Those that are not known to have a vote.
+    joining: Vec<Life>,
+    /// How many were taken in.
+    joined: u64,
+}
+
+impl Members {
+    fn add(&self, life: Life) {
+        let mut lives = self.0.lock();
+        match lives.all.get_mut(life.node) {
+            Some(earlier) => *earlier = life,
+            // Nodes come one after the other.
+            None => lives.all.push(life),
+        }
+        if !life.founds {
+            lives.joining.push(life);
+        }
+    }
+
+    /// How many were taken in.
+    pub(crate) fn joined(&self) -> u64 {
+        self.0.lock().joined
+    }
+
+    fn of(&self, node: usize) -> Life {
+        self.0.lock().all[node]
+    }
+}
+
+/// Has nodes taken in by whoever leads, one at a time.
+pub(crate) async fn take_in(running: Running, members: Members) {
+    loop {
+        let next = members.0.lock().joining.first().copied();
+        let leader = running.acting().first().and_then(|node| running.get(*node));
+        if let (Some(life), Some(leader)) = (next, leader)
+            && let Some(membership) = leader.broker.membership()
+        {
+            // Once it is said to have worked, it is committed; until then it is asked again.
+            let (member, peer) = (membership.member(), life.peer());
+            let joined = tokio::time::timeout(Duration::from_secs(3), member.join(&peer)).await;
+            tracing::info!(?life, ?joined, "is taken in");
+            if matches!(joined, Ok(Ok(()))) {
+                let mut lives = members.0.lock();
+                lives.joining.retain(|joining| *joining != life);
+                lives.joined += 1;
+            }
+        }
+        tokio::time::sleep(5 * LOOK_EVERY).await;
     }
 }
 
@@ -70,6 +131,9 @@ pub(crate) struct Cluster<'a> {
     pub(crate) running: Running,
     rng: Rng,
     disks: Vec<SlowDisk>,
+    pub(crate) members: Members,
+    /// Those whose disk is to fail without the power.
+    failing: BTreeSet<usize>,
     prepare: &'a dyn Fn(&SimStorage),
     /// No disk is to fail any more.
     is_healed: bool,
@@ -101,23 +165,68 @@ impl<'a> Cluster<'a> {
             running: Running::default(),
             rng: Rng::new(rng.next_u64()),
             disks: Vec::new(),
+            members: Members::default(),
+            failing: BTreeSet::new(),
             prepare,
             is_healed: false,
             down: BTreeMap::new(),
             failed,
             fail,
-            lives: vec![0; setup.nodes],
+            lives: Vec::new(),
             digests: Vec::new(),
             written: Tally::default(),
         };
-        for node in 0..setup.nodes {
-            let disk = SimStorage::new(rng.next_u64());
-            prepare(&disk);
-            let simulation = this.simulation.clone();
-            this.disks.push(SlowDisk { disk, slowness: Slowness::default(), simulation });
-            this.down.insert(node, Instant::now());
+        for _ in 0..setup.nodes {
+            this.add(rng.next_u64(), true);
         }
         this
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.disks.len()
+    }
+
+    /// Whether all nodes have a vote: nobody is being taken in.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.members.0.lock().joining.is_empty()
+    }
+
+    fn new_disk(&self, seed: u64) -> SlowDisk {
+        let disk = SimStorage::new(seed);
+        (self.prepare)(&disk);
+        let simulation = self.simulation.clone();
+        SlowDisk { disk, slowness: Slowness::default(), simulation }
+    }
+
+    fn add(&mut self, seed: u64, founds: bool) {
+        let node = self.nodes();
+        self.disks.push(self.new_disk(seed));
+        self.lives.push(0);
+        self.members.add(Life { node, incarnation: 0, founds });
+        self.down.insert(node, Instant::now());
+    }
+
+    /// Another node comes, and is taken in.
+    pub(crate) fn grow(&mut self) {
+        let seed = self.rng.next_u64();
+        tracing::info!(node = self.nodes(), "joins");
+        self.add(seed, false);
+    }
+
+    /// A node loses all that it has, and comes back as another member. The others have what it had,
+    /// so only if everybody has a vote: two that lose their data are more than is promised.
+    pub(crate) fn wipe(&mut self, node: usize, back_in: Duration) {
+        if !self.is_settled() || !self.running.0.lock().contains_key(&node) {
+            return;
+        }
+        self.end(node, true, back_in);
+        tracing::info!(node, "has lost its data");
+        self.digests.push(self.disks[node].disk.digest());
+        let seed = self.rng.next_u64();
+        self.disks[node] = self.new_disk(seed);
+        let Life { incarnation, .. } = self.members.of(node);
+        self.members.add(Life { node, incarnation: incarnation + 1, founds: false });
     }
 
     /// A node ends, and comes back after some time: with what its disk has after a power cut, or
@@ -155,7 +264,9 @@ impl<'a> Cluster<'a> {
                 Some((node, life)) = self.failed.recv() => {
                     if self.lives[node] == life {
                         let back_in = Duration::from_millis(self.rng.below(500));
-                        self.end(node, true, back_in);
+                        // What a sync has lost that failed may still read back, until the power goes.
+                        let is_power_cut = !self.failing.remove(&node) || self.rng.chance(50);
+                        self.end(node, is_power_cut, back_in);
                     }
                     continue;
                 }
@@ -180,11 +291,24 @@ impl<'a> Cluster<'a> {
             let disk = &self.disks[node].disk;
             disk.inject(disk.operations() + self.rng.below(60), Fault::PowerCut);
         }
+        self.failing.remove(&node);
+        if !self.is_healed && self.setup.disks_fail && self.rng.chance(15) {
+            let faults = [Fault::Eio, Fault::Eio, Fault::Enospc, Fault::ShortWriteThenFull];
+            let fault = faults[self.rng.below(4) as usize];
+            let disk = &self.disks[node].disk;
+            disk.inject(disk.operations() + self.rng.below(150), fault);
+            self.failing.insert(node);
+        }
+        let who = self.members.of(node);
+        // Jumps are both ways.
+        let jumped = if self.setup.clocks_jump { self.rng.below(60_000) } else { 0 };
+        let ahead = self.setup.clocks_apart * node as u32 + Duration::from_millis(jumped);
         loop {
             let (fail, life) = (self.fail.clone(), self.lives[node]);
             let on_failure = Box::new(move |_| fail.send((node, life)).unwrap_or_default());
             let around = (&self.net, &self.disks[node], self.rng.next_u64());
-            let started = Node::start(node, self.setup, around, &self.simulation, on_failure).await;
+            let setup = (self.setup, ahead);
+            let started = Node::start(who, setup, around, &self.simulation, on_failure).await;
             match started {
                 Ok(started) => {
                     tracing::info!(node, "started");
@@ -193,6 +317,10 @@ impl<'a> Cluster<'a> {
                     return Ok(());
                 }
                 Err(_) if self.disks[node].disk.is_cut() => self.exchange_disk(node, true),
+                Err(_) if self.failing.remove(&node) => {
+                    let is_power_cut = self.rng.chance(50);
+                    self.exchange_disk(node, is_power_cut);
+                }
                 Err(error) => return Err(format!("node {node} does not start: {error}")),
             }
         }
@@ -201,6 +329,7 @@ impl<'a> Cluster<'a> {
     /// Nothing goes wrong any more, and every node is up.
     pub(crate) async fn heal(&mut self) -> Result<(), Broken> {
         self.is_healed = true;
+        self.failing.clear();
         self.net.block(Vec::new());
         for disk in &self.disks {
             disk.slowness.set(Duration::ZERO);
@@ -210,6 +339,14 @@ impl<'a> Cluster<'a> {
         self.go_on(Instant::now() + 2 * LOOK_EVERY).await?;
         while let Some(node) = self.down.keys().next().copied() {
             self.start(node).await?;
+        }
+        let begun = Instant::now();
+        while !self.is_settled() {
+            if begun.elapsed() > PATIENCE {
+                let joining = self.members.0.lock().joining.clone();
+                return Err(format!("{joining:?} are not taken in"));
+            }
+            self.go_on(Instant::now() + LOOK_EVERY).await?;
         }
         Ok(())
     }
@@ -222,7 +359,7 @@ impl<'a> Cluster<'a> {
 
     /// Ends every node for good; returns the numbers for all that was asked of disks.
     pub(crate) async fn end_all(&mut self) -> Vec<u64> {
-        for node in 0..self.setup.nodes {
+        for node in 0..self.nodes() {
             self.end(node, false, Duration::from_secs(3600));
         }
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -22,7 +22,7 @@ use isthmus_cluster::peer::{
 use isthmus_cluster::raft::{Chunks, Install, RaftLogOptions};
 use isthmus_contract::Credentials;
 use isthmus_core::{Fact, Ledger, Part};
-use isthmus_model::{Encodings, QueueId};
+use isthmus_model::QueueId;
 use isthmus_storage::fs::Rng;
 use isthmus_storage::{Error as StorageError, LogId, LogOptions, WriterOptions};
 use parking_lot::Mutex;
@@ -32,6 +32,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::disk::SlowDisk;
 use crate::net::{Net, address};
+use crate::spoken::ENCODINGS;
 
 /// The virtual host of all clients.
 pub(crate) const VHOST: &str = "/";
@@ -41,20 +42,41 @@ const CLUSTER: ClusterId = ClusterId([9; 16]);
 /// How the nodes of a run are set up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
-    /// How many nodes.
+    /// How many nodes begin.
     pub(crate) nodes: usize,
     /// By how much the wall clock of each node is ahead of that of the one before.
     pub(crate) clocks_apart: Duration,
+    /// Whether the wall clock of a node is another whenever it comes back.
+    pub(crate) clocks_jump: bool,
+    /// Whether disks fail without the power.
+    pub(crate) disks_fail: bool,
     /// Whether messages go to pages early.
     pub(crate) pages: bool,
     /// Whether the log is forgotten so early that a node which lags needs a snapshot.
     pub(crate) forgets: bool,
 }
 
-/// The member that node `node` is.
-pub(crate) fn member_of(node: usize) -> MemberId {
-    // Node numbers begin at 1.
-    MemberId(node as u64 + 1)
+/// Which life of a node it is: one that has lost its data has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) node: usize,
+    /// How often it has lost its data.
+    pub(crate) incarnation: u64,
+    /// It was there when the cluster began; others are taken in.
+    pub(crate) founds: bool,
+}
+
+impl Life {
+    /// The member that it is.
+    pub(crate) fn member(self) -> MemberId {
+        // Node numbers begin at 1.
+        MemberId(self.incarnation << 16 | (self.node as u64 + 1))
+    }
+
+    /// The member, and where its peers reach it.
+    pub(crate) fn peer(self) -> member::Peer {
+        member::Peer { id: self.member(), addr: address(self.node) }
+    }
 }
 
 /// Lets everybody in.
@@ -149,7 +171,7 @@ fn broker_options(
     BrokerOptions {
         storage: Arc::new(disk.clone()),
         node: SingleOptions::default(),
-        encodings: Encodings(&[]),
+        encodings: ENCODINGS,
         authenticate: Arc::new(Anybody),
         on_settings: Box::new(|_| {}),
         vhosts: vec![VHOST.to_owned()],
@@ -172,13 +194,13 @@ fn broker_options(
     }
 }
 
-fn cluster_options(node: usize) -> ClusterOptions {
+fn cluster_options(life: Life) -> ClusterOptions {
     // Clocks of different nodes run at slightly different speeds: as fast as the slowest, or
     // faster by up to 1 %.
-    let skewed = |ms: u64| Duration::from_micros(ms * (1000 + 5 * (node as u64 % 3)));
+    let skewed = |ms: u64| Duration::from_micros(ms * (1000 + 5 * (life.node as u64 % 3)));
     ClusterOptions {
         member: MemberOptions {
-            id: member_of(node),
+            id: life.member(),
             heartbeat: Duration::from_millis(100),
             election_timeout: skewed(500),
         },
@@ -201,17 +223,16 @@ fn cluster_options(node: usize) -> ClusterOptions {
 }
 
 impl Node {
-    /// Starts node `node` on what its disk holds.
+    /// Starts a node on what its disk holds; its wall clock is ahead by `ahead`.
     pub(crate) async fn start(
-        node: usize,
-        setup: Setup,
+        life: Life,
+        (setup, ahead): (Setup, Duration),
         (net, disk, seed): (&Net, &SlowDisk, u64),
         simulation: &Simulation,
         on_failure: OnFailure,
     ) -> Result<Node, RecoveryError> {
-        let ahead = setup.clocks_apart * node as u32;
         let threads = Threads::simulated(simulation).with_clock_ahead(ahead);
-        let member = member_of(node);
+        let member = life.member();
         let rng = Mutex::new(Rng::new(seed));
         let local = Local {
             directory: Directory::new(Identity { cluster: CLUSTER, member, node: member.node() }),
@@ -226,14 +247,14 @@ impl Node {
         };
         let serving = Serving::default();
         let server = PeerServer::new(local.clone(), Arc::new(serving.clone()));
-        let listener = net.listen(node);
+        let listener = net.listen(life.node);
         let listening = tokio::spawn({
             let server = server.clone();
             async move { server.listen(listener).await.unwrap_or_default() }
         });
-        let network = Network::new(Dialer::new(local, net.dialling(node)));
+        let network = Network::new(Dialer::new(local, net.dialling(life.node)));
         let options = broker_options(setup, disk, threads.clone(), on_failure);
-        let cluster = cluster_options(node);
+        let cluster = cluster_options(life);
         let (network, watch) = network.returning(cluster.member.election_timeout);
         tokio::spawn(watch);
         let (tell, told) = oneshot::channel();
@@ -262,10 +283,9 @@ impl Node {
         if let Some(membership) = this.broker.membership() {
             let member = membership.member();
             server.set_raft(member.raft().clone());
-            if !member.is_initialized().await {
-                let peers = (0..setup.nodes)
-                    .map(|node| member::Peer { id: member_of(node), addr: address(node) });
-                let peers: Vec<_> = peers.collect();
+            if life.founds && !member.is_initialized().await {
+                let lives = (0..setup.nodes).map(|node| Life { node, ..life });
+                let peers: Vec<_> = lives.map(Life::peer).collect();
                 // Somebody else may have been faster.
                 member.initialize(&peers).await.unwrap_or_default();
             }

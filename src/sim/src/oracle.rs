@@ -27,6 +27,8 @@ struct Message {
     publisher: usize,
     told: Told,
     deliveries: u32,
+    /// It may be delivered once, whatever happens.
+    exactly_once: bool,
     /// A consumer has asked to settle it.
     settling: bool,
     /// It was told that it is settled.
@@ -50,6 +52,7 @@ struct State {
     digest: u64,
     /// For whoever looks for what was not enough.
     redeliveries: u64,
+    spoken: u64,
 }
 
 /// Watches what clients do. Clones share it.
@@ -69,6 +72,12 @@ pub struct Tally {
     pub settled: u64,
     /// Deliveries that were not the message's first.
     pub redeliveries: u64,
+    /// Messages that their publishers know to be stored, and published over AMQP or STOMP.
+    pub spoken: u64,
+    /// Messages of QoS 2 that were delivered.
+    pub exactly_once: u64,
+    /// Nodes that were taken in, having no data.
+    pub joined: u64,
     /// Consensus terms that somebody led.
     pub terms: u64,
     /// Snapshots that a node got from another.
@@ -115,6 +124,8 @@ impl Oracle {
             refused: count(|message| message.told == Told::Refused),
             settled: count(|message| message.settled),
             redeliveries: state.redeliveries,
+            spoken: state.spoken,
+            exactly_once: count(|message| message.exactly_once && message.deliveries > 0),
             terms: state.leaders.len() as u64,
             ..Tally::default()
         }
@@ -132,6 +143,7 @@ impl Oracle {
                     publisher,
                     told: Told::Nothing,
                     deliveries: 0,
+                    exactly_once: false,
                     settling: false,
                     settled: false,
                     history: vec![format!("{:?}: published by {publisher}", virtual_time())],
@@ -141,6 +153,14 @@ impl Oracle {
             None
         });
         ids
+    }
+
+    /// A message is promised to be delivered exactly once.
+    pub(crate) fn exactly_once(&self, id: u64) {
+        self.with(("exactly once", id), |state| {
+            state.messages.get_mut(&id)?.exactly_once = true;
+            None
+        });
     }
 
     /// A publisher was told that its messages are stored, or that they were never taken.
@@ -156,6 +176,11 @@ impl Oracle {
             });
             delivered.map(|id| format!("{id} was delivered, and then refused"))
         });
+    }
+
+    /// So many messages were published in a protocol, and stored.
+    pub(crate) fn spoken(&self, messages: usize) {
+        self.0.lock().spoken += messages as u64;
     }
 
     /// A consumer has connected; returns a number for its connection.
@@ -179,6 +204,8 @@ impl Oracle {
                 Some("was refused, and delivered")
             } else if message.settled {
                 Some("was settled, and delivered again")
+            } else if message.exactly_once && message.deliveries > 1 {
+                Some("was to be delivered exactly once, and was delivered again")
             } else if message.deliveries > 1 && !redelivered {
                 Some("was delivered twice and not flagged")
             } else {
@@ -229,7 +256,8 @@ impl Oracle {
         });
     }
 
-    /// At the end: what each queue holds, in its order.
+    /// At the end: what each queue holds, in its order. What is of none of them must have been
+    /// delivered.
     pub(crate) fn finish(&self, held: &[Vec<u64>]) {
         self.with("finish", |state| {
             for (queue, ids) in held.iter().enumerate() {
@@ -237,9 +265,14 @@ impl Oracle {
                     return Some(broken);
                 }
             }
+            let queues = held.len();
             let held: BTreeSet<u64> = held.iter().flatten().copied().collect();
             let lost = state.messages.iter().find(|(id, message)| {
-                message.told == Told::Confirmed && !message.settling && !held.contains(id)
+                let may_be_gone = match message.queue < queues {
+                    true => message.settling || held.contains(id),
+                    false => message.deliveries > 0,
+                };
+                message.told == Told::Confirmed && !may_be_gone
             });
             lost.map(|(id, message)| format!("{id} was confirmed, and is gone: {message:?}"))
         });
@@ -290,6 +323,9 @@ impl Tally {
             refused: self.refused + other.refused,
             settled: self.settled + other.settled,
             redeliveries: self.redeliveries + other.redeliveries,
+            spoken: self.spoken + other.spoken,
+            exactly_once: self.exactly_once + other.exactly_once,
+            joined: self.joined + other.joined,
             terms: self.terms + other.terms,
             snapshots: self.snapshots + other.snapshots,
             checkpoints: self.checkpoints + other.checkpoints,

@@ -6,12 +6,14 @@ use isthmus_storage::SimStorage;
 use isthmus_storage::fs::Rng;
 use isthmus_storage::threads::Simulation;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, watch_leaders};
+use crate::cluster::{Cluster, take_in, watch_leaders};
 use crate::node::{Held, Setup};
 use crate::oracle::{Broken, Oracle, Tally};
 use crate::runtime::simulated;
+use crate::spoken::mqtt;
 use crate::work::{Around, consumer, holdings, publisher};
 
 /// How long a cluster that is healed may take until it can be used.
@@ -71,6 +73,8 @@ async fn in_simulation(
     let setup = Setup {
         nodes: plan.nodes,
         clocks_apart: Duration::from_millis(if rng.chance(50) { 0 } else { rng.below(100_000) }),
+        clocks_jump: rng.chance(30),
+        disks_fail: plan.faults == Faults::All && rng.chance(40),
         pages: rng.chance(40),
         forgets: rng.chance(40),
     };
@@ -78,27 +82,44 @@ async fn in_simulation(
     let oracle = Oracle::default();
     let (stop, stopping) = watch::channel(false);
     let running = cluster.running.clone();
-    let around = Around { running: running.clone(), oracle: oracle.clone(), stop: stopping };
+    let speaks = rng.chance(60);
+    let around =
+        Around { running: running.clone(), oracle: oracle.clone(), stop: stopping, speaks };
     let mut clients = Vec::new();
+    let (publishers_ended, ended) = watch::channel(false);
+    let mut subscribers = Vec::new();
+    if rng.chance(50) {
+        let (subscribed, is_subscribed) = watch::channel(false);
+        let own = Rng::new(rng.next_u64());
+        subscribers.push(tokio::spawn(mqtt::subscriber(around.clone(), own, subscribed, ended)));
+        let own = Rng::new(rng.next_u64());
+        clients.push(tokio::spawn(mqtt::publisher(0, around.clone(), own, is_subscribed)));
+    }
     for number in 0..2 {
         let own = Rng::new(rng.next_u64());
         clients.push(tokio::spawn(publisher(number, around.clone(), own)));
         let own = Rng::new(rng.next_u64());
         clients.push(tokio::spawn(consumer(around.clone(), own)));
     }
-    let watching = tokio::spawn(watch_leaders(running, oracle.clone()));
+    let watching = tokio::spawn(watch_leaders(running.clone(), oracle.clone()));
+    let taking_in = tokio::spawn(take_in(running, cluster.members.clone()));
     let result = disturb(&mut cluster, &mut rng, plan, &oracle).await;
     stop.send_replace(true);
     let checked = match result {
-        Ok(()) => check(&mut cluster, &mut rng, &oracle, clients).await,
+        Ok(()) => {
+            let clients = Clients { clients, publishers_ended, subscribers };
+            check(&mut cluster, &mut rng, &oracle, clients).await
+        }
         broken => broken,
     };
     watching.abort();
+    taking_in.abort();
     let mut digests = cluster.end_all().await;
     checked?;
     digests.push(oracle.digest());
     oracle.broken().map_or(Ok(()), Err)?;
-    Ok(Trace { digests, tally: oracle.tally().and(cluster.written) })
+    let joined = Tally { joined: cluster.members.joined(), ..Tally::default() };
+    Ok(Trace { digests, tally: oracle.tally().and(cluster.written).and(joined) })
 }
 
 /// Lets things go wrong.
@@ -111,21 +132,22 @@ async fn disturb(
     // So long that they have mostly begun.
     cluster.go_on(Instant::now() + Duration::from_millis(300 + rng.below(700))).await?;
     for _ in 0..plan.events {
-        match plan.faults {
-            Faults::None => {}
+        let lasts = match plan.faults {
+            Faults::None => Duration::ZERO,
             Faults::Crashes => crash(cluster, rng),
             Faults::All if rng.chance(35) => crash(cluster, rng),
             Faults::All => hinder(cluster, rng).await,
-        }
+        };
         oracle.broken().map_or(Ok(()), Err)?;
         let time = if rng.chance(30) { rng.below(100) } else { 100 + rng.below(900) };
-        cluster.go_on(Instant::now() + Duration::from_millis(time)).await?;
+        cluster.go_on(Instant::now() + lasts + Duration::from_millis(time)).await?;
     }
     Ok(())
 }
 
-fn crash(cluster: &mut Cluster<'_>, rng: &mut Rng) {
-    let nodes = cluster.setup.nodes;
+/// Returns how long it is to last at least, as [`hinder`] does.
+fn crash(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
+    let nodes = cluster.nodes();
     let back_in = Duration::from_millis(20 + rng.below(1500));
     match rng.below(100) {
         0..80 => {
@@ -146,45 +168,45 @@ fn crash(cluster: &mut Cluster<'_>, rng: &mut Rng) {
             }
         }
     }
+    Duration::ZERO
 }
 
 /// Some node, of which a leader is more often than others.
 fn some_node(cluster: &Cluster<'_>, rng: &mut Rng) -> usize {
     let leader = cluster.running.acting().first().copied();
-    leader
-        .filter(|_| rng.chance(40))
-        .unwrap_or_else(|| rng.below(cluster.setup.nodes as u64) as usize)
+    leader.filter(|_| rng.chance(40)).unwrap_or_else(|| rng.below(cluster.nodes() as u64) as usize)
 }
 
-async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) {
-    let nodes = cluster.setup.nodes;
+/// Returns how long it is to last at least.
+async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
+    let nodes = cluster.nodes();
     let one = some_node(cluster, rng);
     let others = || (0..nodes).filter(move |node| *node != one);
     match rng.below(100) {
-        0..25 => {
+        0..20 => {
             tracing::info!(one, "alone");
             let pairs = others().flat_map(|other| [(one, other), (other, one)]);
             cluster.net.block(pairs.collect());
         }
-        25..45 => {
+        20..36 => {
             let inwards = rng.chance(50);
             tracing::info!(one, inwards, "one way");
             let pairs = others().map(|other| if inwards { (other, one) } else { (one, other) });
             cluster.net.block(pairs.collect());
         }
-        45..60 => {
+        36..48 => {
             tracing::info!(one, "bridge");
             // It reaches all, and they do not reach each other.
             let pairs =
                 others().flat_map(|a| others().filter(move |b| *b != a).map(move |b| (a, b)));
             cluster.net.block(pairs.collect());
         }
-        60..70 => {
+        48..58 => {
             tracing::info!("connections lost");
             cluster.net.lose_some(10 + rng.below(90));
         }
-        70..82 => cluster.slow_down(one, Duration::from_millis(50 + rng.below(1500))),
-        82..90 => {
+        58..69 => cluster.slow_down(one, Duration::from_millis(50 + rng.below(1500))),
+        69..76 => {
             tracing::info!(one, "hands over");
             if let Some(node) = cluster.running.get(one)
                 && let Some(membership) = node.broker.membership()
@@ -193,11 +215,57 @@ async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) {
                 membership.hand_over(None, Duration::from_millis(500)).await.ok();
             }
         }
+        76..84 => return cut_off(cluster, rng, one),
+        84..90 => cluster.wipe(one, Duration::from_millis(20 + rng.below(500))),
+        90..93 if nodes == cluster.setup.nodes && cluster.is_settled() => cluster.grow(),
         _ => {
             tracing::info!("healed");
             cluster.net.block(Vec::new());
         }
     }
+    Duration::ZERO
+}
+
+/// Nobody hears of the leader for long, so that others elect another one if they can; it is node `one`
+/// if nobody leads. Returns how long that is.
+fn cut_off(cluster: &Cluster<'_>, rng: &mut Rng, one: usize) -> Duration {
+    let one = cluster.running.acting().first().copied().unwrap_or(one);
+    let hears = rng.chance(50);
+    tracing::info!(one, hears, "unheard for long");
+    let mut pairs = Vec::new();
+    for other in (0..cluster.nodes()).filter(|node| *node != one) {
+        pairs.push((one, other));
+        if !hears {
+            pairs.push((other, one));
+        }
+    }
+    cluster.net.block(pairs);
+    Duration::from_millis(600 + rng.below(1500))
+}
+
+/// All clients of a run.
+struct Clients {
+    clients: Vec<JoinHandle<()>>,
+    /// Told when those have ended.
+    publishers_ended: watch::Sender<bool>,
+    /// Those that end when nothing is left for them.
+    subscribers: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    async fn end(self) -> Result<(), Broken> {
+        ended(self.clients).await?;
+        self.publishers_ended.send_replace(true);
+        ended(self.subscribers).await
+    }
+}
+
+async fn ended(clients: Vec<JoinHandle<()>>) -> Result<(), Broken> {
+    for client in clients {
+        let ended = tokio::time::timeout(PATIENCE, client).await;
+        ended.map_err(|_| "a client does not end")?.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Heals everything and compares.
@@ -205,19 +273,17 @@ async fn check(
     cluster: &mut Cluster<'_>,
     rng: &mut Rng,
     oracle: &Oracle,
-    clients: Vec<tokio::task::JoinHandle<()>>,
+    clients: Clients,
 ) -> Result<(), Broken> {
     tracing::info!("the end");
     cluster.heal().await?;
-    for client in clients {
-        let ended = tokio::time::timeout(PATIENCE, client).await;
-        ended.map_err(|_| "a client does not end")?.map_err(|error| error.to_string())?;
-    }
+    clients.end().await?;
     let around = Around {
         running: cluster.running.clone(),
         oracle: oracle.clone(),
         // Never told to stop.
         stop: watch::channel(false).1,
+        speaks: false,
     };
     let begun = Instant::now();
     let held = loop {

@@ -13,6 +13,9 @@ const PRODUCTION: &[&str] = &[
     "isthmus-storage",
     "isthmus-cluster",
     "isthmus-broker",
+    "isthmus-amqp091",
+    "isthmus-mqtt",
+    "isthmus-stomp",
 ];
 
 /// The feature with which bugs can be planted.

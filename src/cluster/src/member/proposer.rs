@@ -62,6 +62,17 @@ async fn run<E: Encode>(
                     is_open = false;
                     continue;
                 }
+                #[cfg(feature = "planted-bugs")]
+                if let Some(time) = crate::planted::refusal() {
+                    batch.remove(0);
+                    answers.push(Box::pin(async move {
+                        tokio::time::sleep(time).await;
+                        false
+                    }));
+                    if batch.is_empty() {
+                        continue;
+                    }
+                }
                 let encoded: Vec<Proposal> = batch.drain(..).map(|proposal| encode(&proposal)).collect();
                 let Ok(answer) = raft.client_write_many(encoded).await else {
                     return on_refused();

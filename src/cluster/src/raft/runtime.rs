@@ -30,6 +30,11 @@ pub fn draw_from(source: Option<Source>) {
     SOURCE.set(source);
 }
 
+/// A number from the source of this thread, if there is one.
+pub(crate) fn drawn() -> Option<u64> {
+    SOURCE.with_borrow_mut(|source| source.as_mut().map(|draw| draw()))
+}
+
 /// Draws numbers on one thread.
 #[derive(Debug)]
 pub struct Draws(ThreadRng);
@@ -43,8 +48,7 @@ impl TryRng for Draws {
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let drawn = SOURCE.with_borrow_mut(|source| source.as_mut().map(|draw| draw()));
-        match drawn {
+        match drawn() {
             Some(number) => Ok(number),
             None => self.0.try_next_u64(),
         }
