@@ -162,18 +162,21 @@ def anys(tmp_path_factory, certificates):
     settings = {
         "listeners.anys": "127.0.0.1:0", "listeners.amqps": "127.0.0.1:0", "listeners.https": "off",
         "tls.certificate": certificates / "server.pem", "tls.key": certificates / "server.key",
+        "listeners.server_names": "m.example=mqtt,A.example=amqp,s.example=stomp,w.example=websocket",
     }
     with Broker(tmp_path_factory.mktemp("anys") / "data", settings) as broker:
         yield broker
         assert broker.stop() == 0, broker.log()
 
 
-def spoken(broker, certificates, names, said, listener="anys"):
+def spoken(broker, certificates, names, said, listener="anys", host="localhost"):
     """What was agreed on with a client that names protocols, and the answer to what it says."""
     context = tls_context(certificates)
     context.set_alpn_protocols(names)
+    # The certificate is for localhost alone.
+    context.check_hostname = host == "localhost"
     with socket.create_connection(("127.0.0.1", broker.ports[listener]), timeout=5) as plain, \
-            context.wrap_socket(plain, server_hostname="localhost") as stream:
+            context.wrap_socket(plain, server_hostname=host) as stream:
         stream.sendall(said)
         try:
             return stream.selected_alpn_protocol(), stream.recv(4)
@@ -197,6 +200,25 @@ def test_a_name_in_the_handshake_tells_the_protocol(anys, certificates):
     assert spoken(anys, certificates, ["mqtt"], amqp) == ("mqtt", b"")
     assert spoken(anys, certificates, ["amqp"], raw_connect("alpn"))[1][:4] in (b"AMQP", b"")
     assert spoken(anys, certificates, ["http/1.1"], amqp)[1] in (b"HTTP", b"")
+
+
+def test_a_host_tells_the_protocol(anys, certificates):
+    mqtt, amqp = raw_connect("sni"), b"AMQP\0\0\x09\x01"
+    stomp = b"CONNECT\nlogin:guest\npasscode:guest\n\n\0"
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def answer(host, said, names=(), listener="anys"):
+        return spoken(anys, certificates, list(names), said, listener, host)[1]
+
+    for host, said, expected in [("m.example", mqtt, b"\x20\x02\0\0"), ("M.Example", mqtt, b"\x20\x02\0\0"),
+                                 ("a.example", amqp, b"\1\0\0\0"), ("s.example", stomp, b"CONN"),
+                                 ("w.example", get, b"HTTP"), ("other.example", amqp, b"\1\0\0\0")]:
+        assert answer(host, said) == expected, host
+    # The host counts, and not what comes behind it; what ALPN says counts more.
+    assert answer("m.example", amqp) == b""
+    assert answer("m.example", amqp, ["amqp"]) == b"\1\0\0\0"
+    # At a listener of one protocol it means nothing.
+    assert answer("m.example", amqp, listener="amqps") == b"\1\0\0\0"
 
 
 def test_a_name_that_nobody_speaks_ends_the_handshake(anys, certificates):

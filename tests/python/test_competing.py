@@ -391,10 +391,35 @@ def test_the_queue_of_a_session_has_one_consumer_at_a_time(isthmus, name):
         with queue.stomp() as client:
             refusal = client.refused("SUBSCRIBE", destination=f"/amq/queue/{queue.queue}", id="s")
             assert "exclusive" in refusal, refusal
-    for protocol in ("amqp", "stomp"):
-        with takers(queue, [protocol]), queue.mqtt(name) as client:
-            told = client.read(rawmqtt.DISCONNECT)
-            assert b"exclusive" in told.body, told
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "stomp"])
+def test_a_session_that_comes_back_has_its_queue_for_itself(isthmus, name, protocol):
+    """Whoever consumed from it meanwhile is told that this is over, and may settle what he has."""
+    queue = Queue(isthmus, "session", name)
+    for body in (b"1", b"2"):
+        queue.publish("mqtt", body)
+    other = queue.taker(protocol)
+    taken = [other.take(), other.take()]
+    assert [each.body for each in taken] == [b"1", b"2"]
+    with queue.mqtt(name) as client:
+        queue.publish("amqp", b"3")
+        assert client.receive(PATIENCE_S).payload == b"3"
+        # Who only looks is let in.
+        with queue.stomp() as browser:
+            browser.subscribe(f"/amq/queue/{queue.queue}", browser="true")
+            assert browser.read("MESSAGE").headers["browser"] == "end"
+        if protocol == "amqp":
+            assert other.take(0.5) is None
+            assert not other.channel.consumer_tags, "it was not told"
+            other.accept(taken[0])
+            other.close()
+        else:
+            error = other.client.read("ERROR")
+            assert "belongs to a client's session" in error.body.decode(), error
+        # What was not accepted is the client's.
+        rest = [client.receive(PATIENCE_S).payload for _ in range(1 if protocol == "amqp" else 2)]
+        assert rest == ([b"2"] if protocol == "amqp" else [b"1", b"2"])
 
 
 def test_deaths_are_told_to_consumers_alike(isthmus, name):

@@ -13,6 +13,7 @@ import pytest
 from broker import Broker
 from helpers import Consumer, eventually
 from mqttclient import V3, V5, Client, Refused, raw_connect, tls_context
+from rawmqtt import Mqtt
 
 both = pytest.mark.parametrize("version", [V3, V5], ids=["3.1.1", "5.0"])
 
@@ -313,6 +314,19 @@ def test_a_user_name_may_name_a_virtual_host(isthmus, port, name, version):
         assert inside.receives_nothing(0.05) and outside.receives_nothing(0.05)
     with pytest.raises(Refused, match="Not authorized"):
         Client(port, version, user=user, password="secret").connect()
+    api(isthmus, "DELETE", f"vhosts/{name}")
+
+
+def test_a_virtual_host_that_may_have_no_more_queues_says_so(isthmus, port, name):
+    api(isthmus, "PUT", f"vhosts/{name}")
+    user = f"u-{name}"
+    permit(isthmus, user, vhost=name)
+    api(isthmus, "PUT", f"vhost-limits/{name}/max-queues", {"value": 0})
+    with Mqtt(port, client_id=name, user=f"{name}:{user}", password="secret") as client:
+        assert client.reason == 0
+        assert client.subscribe(f"{name}/#") == 0x97
+    with Mqtt(port, 4, client_id=name, user=f"{name}:{user}", password="secret") as client:
+        assert client.subscribe(f"{name}/#") == 0x80
     api(isthmus, "DELETE", f"vhosts/{name}")
 
 

@@ -91,7 +91,18 @@ def test_a_standby_that_refuses_clients_names_the_leader(tmp_path):
             answer = bytes([0x20, 3 + len(told), 0, 0x9C, len(told)]) + told
             assert raw.recv(100) == answer
             assert raw.recv(1) == b""
-        with pytest.raises(Refused, match="Server unavailable"):
-            Client(standby.ports["mqtt"], V3).connect()
+            # Also where the first bytes tell the protocol.
+            with socket.create_connection(("127.0.0.1", standby.ports["any"]), 5) as other:
+                other.sendall(bytes([0x10, 13, 0, 4]) + b"MQTT" + bytes([5, 2, 0, 60, 0, 0, 0]))
+                assert other.recv(100) == answer
+                assert other.recv(1) == b""
+        for port, transport in [("mqtt", "tcp"), ("any", "tcp"), ("any", "websockets")]:
+            for version, why in [(V3, "Server unavailable"), (V5, "Use another server")]:
+                with pytest.raises(Refused, match=why):
+                    Client(standby.ports[port], version, transport=transport).connect()
+        for said in [b"AMQP\0\0\x09\x01", b"CONNECT\n\n\0"]:
+            with socket.create_connection(("127.0.0.1", standby.ports["any"]), 5) as raw:
+                raw.sendall(said)
+                assert raw.recv(1) == b""
         with Client(leader.ports["mqtt"], V5):
             pass

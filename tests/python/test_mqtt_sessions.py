@@ -11,6 +11,7 @@ import pytest
 import rawmqtt_async as rawmqtt
 from helpers import Consumer, eventually
 from mqttclient import V3, V5, Client, PacketTypes, properties
+from rawmqtt import Mqtt
 from rawmqtt_async import Raw
 from test_mqtt import api, queues
 
@@ -182,6 +183,30 @@ def test_a_delivery_that_was_begun_does_not_expire(port, name):
         subscriber.send(rawmqtt.answer(rawmqtt.PUBCOMP, packet_id))
         for each in (subscriber, publisher):
             await each.say_goodbye()
+    asyncio.run(run())
+
+
+def test_a_delivery_that_was_begun_is_sent_again_after_its_time(port, name):
+    """[MQTT-4.3.3-7]: what was sent before the connection broke, and nothing else."""
+    async def run():
+        publisher = await Raw.open(port)
+        await publisher.log_in(f"p-{name}", clean=True)
+        with Mqtt(port, client_id=name, lasts_s=60, receive_maximum=1) as subscriber:
+            assert subscriber.subscribe(name, 2) == 2
+            for packet_id, body in [(1, b"begun"), (2, b"waits")]:
+                expires = rawmqtt.text(name) + bytes([0, packet_id]) + b"\5\2\0\0\0\1" + body
+                publisher.send(rawmqtt.packet(rawmqtt.PUBLISH, expires, flags=4))
+                await publisher.expect(rawmqtt.PUBREC)
+            begun = subscriber.receive(5)
+            assert (begun.payload, begun.dup) == (b"begun", False)
+        await asyncio.sleep(2.5)
+        with Mqtt(port, client_id=name, lasts_s=60, receive_maximum=1) as subscriber:
+            assert subscriber.connack[0] & 1, "the session is there"
+            again = subscriber.receive(5)
+            assert (again.payload, again.dup, again.id) == (b"begun", True, begun.id)
+            subscriber.settle(again)
+            assert subscriber.receives_nothing(0.5), "what was never sent has expired"
+        await publisher.say_goodbye()
     asyncio.run(run())
 
 

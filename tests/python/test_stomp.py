@@ -465,6 +465,79 @@ def test_a_delayed_exchange_holds_messages_back(amqp, isthmus, port, name):
     connection.close()
 
 
+@pytest.mark.parametrize("destination", [
+    "/queue/{}", "{}", "/amq/queue/{}", "/topic/{}", "/exchange/amq.direct/{}"])
+def test_a_delay_holds_messages_back_whatever_the_destination(amqp, port, name, destination):
+    destination = destination.format(name)
+    connection = amqp.connect()
+    channel = connection.channel()
+    channel.queue_declare(name, durable=True)
+    with Stomp(port) as client:
+        client.subscribe(destination)
+        begun = time.monotonic()
+        client.write(f"SEND\ndestination:{destination}\nAMQ_SCHEDULED_DELAY:600\nreceipt:r\n\n"
+                     "late\0".encode())
+        assert client.read("RECEIPT").headers["receipt-id"] == "r"
+        assert time.monotonic() - begun < 0.5, "the receipt waits for the message"
+        client.send("SEND", b"at once", destination=destination)
+        assert client.read("MESSAGE").body == b"at once"
+        late = client.read("MESSAGE")
+        assert late.body == b"late"
+        assert 0.55 < time.monotonic() - begun < 3
+        # As with RabbitMQ's plugin: who sends it on does not have it held again.
+        assert late.headers["x-delay"] == "-600"
+        assert "AMQ_SCHEDULED_DELAY" not in late.headers
+        assert late.headers["destination"].endswith(name)
+    channel.queue_delete(name)
+    connection.close()
+
+
+def test_what_cannot_be_scheduled_is_refused(port, name):
+    for header in ["PERIOD:1000", "REPEAT:3", "CRON:0 * * * *"]:
+        with Stomp(port) as client:
+            client.write(f"SEND\ndestination:/queue/{name}\nAMQ_SCHEDULED_DELAY:5\n"
+                         f"AMQ_SCHEDULED_{header}\n\nm\0".encode())
+            error = client.read("ERROR")
+            assert b"AMQ_SCHEDULED_" + header.partition(":")[0].encode() in error.body, error
+
+
+def test_a_delay_asks_for_no_more_permissions(isthmus, port, name):
+    user = f"sender-{name}"
+    permit(isthmus, user, configure="^$", write=f"^{name}$", read="^$")
+    with Stomp(port) as client:
+        client.subscribe(f"/queue/{name}")
+        with Stomp(port, login=user, passcode="secret") as sender:
+            error = sender.refused("SEND", destination=f"/exchange/amq.direct/{name}",
+                                   AMQ_SCHEDULED_DELAY="1")
+            assert "amq.direct" in error, error
+
+
+def test_what_is_held_back_survives_a_kill(tmp_path, name):
+    with Broker(tmp_path / "data") as broker:
+        with Stomp(broker.ports["stomp"]) as client:
+            client.subscribe(f"/topic/{name}", id="d", durable="true", auto_delete="false")
+            for n, ms in enumerate([3000, 100, 6000]):
+                for destination in (f"/queue/{name}", f"/topic/{name}"):
+                    client.write(f"SEND\ndestination:{destination}\nAMQ_SCHEDULED_DELAY:{ms}\n"
+                                 f"persistent:true\nreceipt:{n}\n\n{n}\0".encode())
+                    while client.read().command != "RECEIPT":
+                        pass
+            sent = time.monotonic()
+            broker.kill()
+        broker.start()
+        with Stomp(broker.ports["stomp"]) as client:
+            client.subscribe(f"/queue/{name}")
+            client.subscribe(f"/topic/{name}", id="d", durable="true", auto_delete="false",
+                             ack="client")
+            came = [client.read("MESSAGE", timeout=12) for _ in range(4)]
+            assert sorted(each.body for each in came) == [b"0", b"0", b"1", b"1"], came
+            assert time.monotonic() - sent > 2.5
+            assert sorted(client.read("MESSAGE", timeout=12).body for _ in range(2)) == [b"2", b"2"]
+            assert time.monotonic() - sent > 5.5
+            assert client.reads_nothing()
+        assert broker.stop() == 0, broker.log()
+
+
 def test_what_was_answered_survives_a_kill(tmp_path, name):
     with Broker(tmp_path / "data") as broker:
         with Stomp(broker.ports["stomp"]) as client:

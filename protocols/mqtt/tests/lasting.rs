@@ -253,12 +253,17 @@ fn a_session_of_earlier_that_ends_with_this_connection_is_still_noted() {
 fn a_session_that_cannot_be_made_again_is_ended() {
     let mut rig = Rig::lasting();
     rig.send(&p(0x82, &[&[0, 1, 0], &s("a"), &[0x21], &s("$SYS/a"), &[0x20]]));
-    let mut other = rig.again();
-    other.refused.push(("attach 1", CommandError::Precondition("in use".to_owned())));
-    let written = other.send(&Rig::lasting_connect());
-    let end = written.iter().rposition(|byte| *byte == 0xE0).unwrap();
-    assert_eq!(written[end + 2], 0x83, "{written:02X?}");
-    assert!(other.session.is_closed());
+    for (error, reason) in [
+        (CommandError::Precondition("different".to_owned()), 0x83),
+        (CommandError::Limit("too many queues".to_owned()), 0x97),
+    ] {
+        let mut other = rig.again();
+        other.refused.push(("attach 1", error));
+        let written = other.send(&Rig::lasting_connect());
+        let end = written.iter().rposition(|byte| *byte == 0xE0).unwrap();
+        assert_eq!(written[end + 2], reason, "{written:02X?}");
+        assert!(other.session.is_closed());
+    }
     // The broker's own topics may have gone.
     let mut other = rig.again();
     other.refused.push(("bind amq.mqtt.system", CommandError::NotFound("gone".to_owned())));

@@ -130,6 +130,13 @@ fn what_is_refused_is_not_noted_and_leaves_what_was() {
 }
 
 #[test]
+fn a_limit_that_is_reached_is_told_as_one() {
+    let mut rig = Rig::accepted();
+    rig.refused.push(("bind amq.topic b", CommandError::Limit("too many queues".to_owned())));
+    assert_eq!(rig.send(&subscribe(2, "b", 0x01)), [0x90, 4, 0, 2, 0, 0x97]);
+}
+
+#[test]
 fn a_session_that_cannot_be_noted_is_ended() {
     let mut rig = Rig::lasting();
     rig.refused.push(("note", CommandError::Limit("too many".to_owned())));

@@ -4,11 +4,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{NOW, Rig, delivery, stomp_batch};
 use isthmus_contract::{CloseReason, CommandError, DetachReason, Event, Session, Shortage};
-use isthmus_model::{Candidate, ConsumerId, Encoding, NO_TTL, PublishRefusal, RecordFlags, Time};
+use isthmus_model::{
+    Annotations, Candidate, ConsumerId, Encoding, NO_TTL, PublishRefusal, RecordFlags, Time,
+};
 use isthmus_stomp::StompEncoding;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -174,6 +177,34 @@ fn a_queue_is_declared_once_before_what_is_sent_to_it() {
 }
 
 #[test]
+fn a_queue_is_declared_only_for_what_its_user_may_do_with_it() {
+    for (frame, uses) in [
+        ("SEND\ndestination:/queue/q\n", &["write /q"][..]),
+        (
+            "SEND\ndestination:/queue/q,/topic/a.b,/exchange/x/k\n",
+            &["write /q", "write amq.topic/a.b", "write x/k"],
+        ),
+        ("SUBSCRIBE\nid:1\ndestination:/queue/q\n", &["read q"]),
+        (
+            "SUBSCRIBE\nid:1\ndestination:/queue/q,/amq/queue/r,/topic/a\n",
+            &["read q", "read r", "read amq.topic/a"],
+        ),
+        (
+            "SUBSCRIBE\nid:s\ndestination:/topic/a\ndurable:true\n",
+            &[
+                "write stomp-subscription-:s:/topic/a",
+                "read amq.topic/a",
+                "read stomp-subscription-:s:/topic/a",
+            ],
+        ),
+    ] {
+        let mut rig = Rig::accepted("1.2");
+        rig.send(&format!("{frame}\n\0"));
+        assert_eq!(rig.uses, uses, "{frame}");
+    }
+}
+
+#[test]
 fn a_queue_that_cannot_be_declared_is_sent_nothing() {
     let mut rig = Rig::accepted("1.2");
     let said = rig.send("SEND\ndestination:/queue/other\nreceipt:r\n\na\0");
@@ -191,6 +222,8 @@ fn what_a_message_asks_for_is_in_its_record() {
         ("persistent:false\nexpires:1002500", 500, 0, RecordFlags::default()),
         ("expires:0", NO_TTL, 0, RecordFlags::default()),
         ("expires:5", 0, 0, RecordFlags::default()),
+        ("expires:1002500\nAMQ_SCHEDULED_DELAY:300", 200, 0, RecordFlags::DELAYED),
+        ("expiration:500\nAMQ_SCHEDULED_DELAY:300", 500, 0, RecordFlags::DELAYED),
         ("expiration:99999999999", NO_TTL, 0, RecordFlags::default()),
         ("persistent:true\npersistent:false", NO_TTL, 0, RecordFlags::DURABLE),
     ] {
@@ -200,6 +233,35 @@ fn what_a_message_asks_for_is_in_its_record() {
         let record = rig.published.pop().unwrap().1.records[0];
         assert_eq!((record.ttl_ms, record.priority, record.flags), (ttl_ms, priority, flags));
     }
+}
+
+#[test]
+fn a_delay_is_for_the_broker_to_keep_whatever_the_destination_is() {
+    for destination in
+        ["/queue/q", "q", "/amq/queue/q", "/topic/q", "/exchange/x/q", "/queue/q,/topic/q"]
+    {
+        let mut rig = Rig::accepted("1.2");
+        rig.send(&format!(
+            "SEND\ndestination:{destination}\nAMQ_SCHEDULED_DELAY:1500\npersistent:true\n\
+             receipt:r\n\nm\0"
+        ));
+        let batch = rig.published.pop().unwrap().1;
+        for record in &batch.records {
+            let asked = RecordFlags::DURABLE.with(RecordFlags::DELAYED);
+            assert!(record.flags.has(asked), "{destination}");
+            let headers = StompEncoding.headers(batch.head(record));
+            assert_eq!(headers.get("x-delay").and_then(|v| v.held_for_ms()), Some(1500));
+        }
+    }
+    for none in ["0", "-5"] {
+        let mut rig = Rig::accepted("1.2");
+        rig.send(&format!("SEND\ndestination:/topic/q\nAMQ_SCHEDULED_DELAY:{none}\n\nm\0"));
+        assert_eq!(rig.published.pop().unwrap().1.records[0].flags, RecordFlags::default());
+    }
+    // RabbitMQ's header is for exchanges that delay.
+    let mut rig = Rig::accepted("1.2");
+    rig.send("SEND\ndestination:/topic/q\nx-delay:5\n\nm\0");
+    assert_eq!(rig.published.pop().unwrap().1.records[0].flags, RecordFlags::default());
 }
 
 #[test]
@@ -240,8 +302,14 @@ fn what_came_before_a_fault_is_published() {
 #[test]
 fn what_cannot_be_done_is_refused_and_says_what_can() {
     for (frame, said) in [
-        ("SEND\ndestination:/queue/a\nAMQ_SCHEDULED_DELAY:1\n\n\0", "x-delayed-message"),
+        ("SEND\ndestination:/queue/a\nAMQ_SCHEDULED_DELAY:soon\n\n\0", "'soon' is no number"),
+        ("SEND\ndestination:/topic/a\nAMQ_SCHEDULED_DELAY:4294967296\n\n\0", "are too long"),
         ("SEND\ndestination:/exchange/x\nAMQ_SCHEDULED_CRON:1\n\n\0", "AMQ_SCHEDULED_CRON"),
+        (
+            "SEND\ndestination:/queue/a\nAMQ_SCHEDULED_DELAY:1\nAMQ_SCHEDULED_REPEAT:2\n\n\0",
+            "header 'AMQ_SCHEDULED_REPEAT': a message is delivered once",
+        ),
+        ("SEND\ndestination:/queue/a\nAMQ_SCHEDULED_PERIOD:9\n\n\0", "AMQ_SCHEDULED_PERIOD"),
         ("SEND\ndestination:/temp-queue/a\n\n\0", "/temp-queue/a is a queue of the connection"),
         ("SEND\ndestination:/nowhere\n\n\0", "destinations begin with /queue/"),
         ("SEND\ndestination:/topic/a\npriority:x\n\n\0", "'x' is no number"),
@@ -421,6 +489,34 @@ fn a_message_tells_all_that_its_sender_did() {
         let id = if version == "1.0" { "s:s" } else { "s\\cs" };
         rig.send(&format!("SUBSCRIBE\nid:{id}\ndestination:/amq/queue/q\nack:{mode}\n\n\0"));
         assert_eq!(rig.event(delivery(1, &batch, 1, true)), expected, "{version}");
+    }
+}
+
+#[test]
+fn what_has_been_held_back_says_so_and_is_not_held_again() {
+    let annotations = Annotations { delay_spent: true, ..Annotations::default() };
+    for (line, told) in [
+        ("AMQ_SCHEDULED_DELAY:1500\n", "x-delay:-1500\n"),
+        ("x-delay:5\n", "x-delay:-5\n"),
+        ("x-delay:-5\n", "x-delay:-5\n"),
+        ("x-delay:soon\n", "x-delay:soon\n"),
+    ] {
+        let batch = stomp_batch("1.2", "", "q", line, "m");
+        for is_spent in [true, false] {
+            let mut rig = Rig::accepted("1.2");
+            rig.send("SUBSCRIBE\nid:s\ndestination:/amq/queue/q\n\n\0");
+            let Event::Deliveries(mut deliveries) = delivery(1, &batch, 1, false) else {
+                panic!("no delivery")
+            };
+            deliveries[0].annotations = is_spent.then(|| Arc::new(annotations.clone()));
+            let said = rig.event(Event::Deliveries(deliveries));
+            assert!(said.contains(if is_spent { told } else { line }), "{said}");
+        }
+        // To others it says the same.
+        let mut properties = StompEncoding.properties(batch.head(&batch.records[0]));
+        properties.spend_delay();
+        let delay = properties.headers.get("x-delay").unwrap();
+        assert_eq!(delay.held_for_ms(), None, "{delay:?}");
     }
 }
 

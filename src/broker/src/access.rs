@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use isthmus_contract::{Command, Credentials, ManageOp, Publish, Recall};
 use isthmus_model::{
     Action, Batch, BindingDef, CommandError, Destination, Encodings, QueueDef, REPLY_QUEUE_PREFIX,
-    RecordFlags, Resource, Span, Token, TopologyChange, Value,
+    RecordFlags, Resource, Span, Token, TopologyChange, Use, Value,
 };
 
 use crate::owned::Owned;
@@ -369,6 +369,10 @@ fn check_change(
             let name = if def.name.is_empty() { "amq.gen-" } else { &*def.name };
             check_queue(access, name, def)
         }
+        TopologyChange::DeclareQueueFor { def, uses } => {
+            check_queue(access, &def.name, def)?;
+            uses.iter().try_for_each(|each| check_later(access, owned, each))
+        }
         TopologyChange::MakeQueue { prefix, def } => check_queue(access, prefix, def),
         TopologyChange::DeleteQueue { name, .. } => {
             access.check(Action::Configure, Resource::Queue(name))
@@ -387,6 +391,18 @@ fn check_queue(access: &mut dyn Access, name: &str, def: &QueueDef) -> Result<()
         access.check(Action::Write, Resource::Exchange(exchange))?;
     }
     Ok(())
+}
+
+/// Whether what is asked for later will be allowed.
+fn check_later(access: &mut dyn Access, owned: &mut Owned, what: &Use) -> Result<(), Denied> {
+    match what {
+        Use::Queue(Action::Read, name) => check_read(access, owned, name),
+        Use::Queue(action, name) => check_use(access, owned, *action, name),
+        Use::Topic(action, exchange, key) => {
+            access.check(*action, Resource::Exchange(exchange))?;
+            access.check_topic(*action, exchange, key)
+        }
+    }
 }
 
 fn check_binding(

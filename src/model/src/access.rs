@@ -1,5 +1,7 @@
 //! What permissions are about.
 
+use std::sync::Arc;
+
 /// What is to be done to a resource (<https://www.rabbitmq.com/docs/access-control>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -20,6 +22,15 @@ impl Action {
             Action::Read => "read",
         }
     }
+}
+
+/// What somebody goes on to do to a queue that is declared for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Something is done to a queue.
+    Queue(Action, Arc<str>),
+    /// An exchange is written to, or read from, with a routing key: exchange, key.
+    Topic(Action, Arc<str>, Arc<str>),
 }
 
 /// A queue or an exchange by name.

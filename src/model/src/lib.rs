@@ -22,7 +22,7 @@ mod time;
 mod topology;
 mod value;
 
-pub use access::{Action, Resource};
+pub use access::{Action, Resource, Use};
 pub use client::{
     NEVER_EXPIRES, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX, Note, NotesOf, OpenSession, Will,
 };

@@ -60,6 +60,10 @@ impl RecordFlags {
     /// To be kept by its exchange as the latest message of its routing key, for those who ask for
     /// it later ([`Recall`](crate::Recall)); one with an empty body removes what is kept.
     pub const RETAIN: RecordFlags = RecordFlags(16);
+    /// To be held by its virtual host for as long as its header `x-delay` says
+    /// ([`Value::held_for_ms`](crate::Value::held_for_ms)), whatever it is published to: exchanges
+    /// that delay look at the header alone.
+    pub const DELAYED: RecordFlags = RecordFlags(32);
 
     /// Whether every flag of `other` is set.
     #[inline]
@@ -81,7 +85,7 @@ impl RecordFlags {
 
     /// The flags of stored bits; `None` if bits are set that this version does not know.
     pub fn from_bits(bits: u8) -> Option<RecordFlags> {
-        (bits < 32).then_some(RecordFlags(bits))
+        (bits < 64).then_some(RecordFlags(bits))
     }
 }
 

@@ -38,3 +38,16 @@ pub struct Properties {
     /// The user's headers, in order, duplicates kept.
     pub headers: Table,
 }
+
+impl Properties {
+    /// Tells that the message has been held for as long as its header `x-delay` asked: the number
+    /// is negative from then on, as RabbitMQ's plugin has it, so that who sends it on does not have
+    /// it held again.
+    pub fn spend_delay(&mut self) {
+        for (_, value) in self.headers.0.iter_mut().filter(|(name, _)| name == "x-delay") {
+            if let Some(ms) = value.held_for_ms() {
+                *value = Value::Int(-i64::from(ms));
+            }
+        }
+    }
+}

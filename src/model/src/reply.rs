@@ -74,6 +74,8 @@ pub enum PublishRefusal {
 pub enum DetachReason {
     /// Its queue was deleted.
     QueueDeleted,
+    /// The lasting session that its queue belongs to consumes from it itself again.
+    Reclaimed,
 }
 
 /// Why a command was refused. Each protocol maps the variant to its own code and passes the text

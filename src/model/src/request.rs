@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    BindingDef, ConsumerId, ExchangeDef, QueueDef, SharedFilter, Table, Time, Token, WindowId,
+    BindingDef, ConsumerId, ExchangeDef, QueueDef, SharedFilter, Table, Time, Token, Use, WindowId,
 };
 
 /// Declarations and deletions.
@@ -26,6 +26,14 @@ pub enum TopologyChange {
     /// Declare a queue; an equal one may exist. An empty name asks for a name to be made.
     /// Answer: [`Reply::Queue`](crate::Reply::Queue).
     DeclareQueue(QueueDef),
+    /// As [`TopologyChange::DeclareQueue`], unless the user may not do what the queue is for:
+    /// otherwise it would be left behind by the refusal of that.
+    DeclareQueueFor {
+        /// The queue.
+        def: QueueDef,
+        /// What is going to be asked for once it is there.
+        uses: Vec<Use>,
+    },
     /// Declare a queue under a name that the broker makes: the prefix, and after it what nobody
     /// can guess. Answer: [`Reply::Queue`](crate::Reply::Queue).
     MakeQueue {

@@ -54,6 +54,20 @@ impl Value {
             _ => None,
         }
     }
+
+    /// For how many milliseconds a message is held that has this as its header `x-delay`: positive
+    /// numbers of 32 bits, also those that are written as a text, and without what is behind the
+    /// point. What is 0, negative, longer (49 days) or no number holds nothing back, as with
+    /// RabbitMQ's plugin.
+    pub fn held_for_ms(&self) -> Option<u32> {
+        let ms = match self {
+            Value::String(text) => text.trim().parse().ok()?,
+            // What does not fit is at the ends of the range, and too long or negative there.
+            Value::Double(ms) => *ms as i64,
+            other => other.as_i64()?,
+        };
+        u32::try_from(ms).ok().filter(|ms| *ms > 0)
+    }
 }
 
 /// Names and values in the order of the wire, duplicates kept.

@@ -195,30 +195,34 @@ impl Broker {
         self.serve_session(stream, peer, closing, session)
     }
 
-    /// What tells a client of `listener` that the node `leader` serves clients, where its protocol
-    /// has words for that; else it is hung up on.
+    /// What tells a client that speaks `protocol` that the node `leader` serves clients, where the
+    /// protocol has words for that; else it is hung up on. The client has taken `spent` of its time
+    /// for a handshake already.
     pub(crate) fn redirect<S>(
         self,
-        listener: &str,
+        protocol: Protocol,
         stream: S,
         peer: Peer,
+        spent: Duration,
         leader: u16,
         closing: Closing,
     ) -> Next
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let servers = match listener {
-            "mqtt" => &self.settings.mqtt_servers,
-            "mqtts" => &self.settings.mqtt_tls_servers,
-            _ => return Next::NOTHING,
+        if protocol != Protocol::Mqtt {
+            return Next::NOTHING;
+        }
+        let servers = match peer.tls {
+            None => &self.settings.mqtt_servers,
+            Some(_) => &self.settings.mqtt_tls_servers,
         };
         let server = servers.0.iter().find(|node| node.number == leader);
         let reference = server.map(|node| node.addr.to_string()).unwrap_or_default();
-        let settings = isthmus_mqtt::SessionConfig {
-            elsewhere: Some(reference.into()),
-            ..self.settings.mqtt.clone()
-        };
+        let shared = self.settings.mqtt.clone();
+        let connect_timeout = shared.connect_timeout.saturating_sub(spent);
+        let elsewhere = Some(reference.into());
+        let settings = isthmus_mqtt::SessionConfig { elsewhere, connect_timeout, ..shared };
         let session = move |id, now| -> Box<dyn Session> {
             Box::new(MqttSession::new(isthmus_mqtt::SessionConfig { id, ..settings }, now))
         };

@@ -73,7 +73,7 @@ pub fn annotated(
 
 /// How many milliseconds an entry of headers says that the message was to be held.
 fn delay(raw: &[u8]) -> Option<i64> {
-    table::read(raw).ok()?.get(DELAY)?.as_i64().filter(|ms| *ms > 0)
+    table::read(raw).ok()?.get(DELAY)?.held_for_ms().map(i64::from)
 }
 
 fn write_deaths(headers: &mut Vec<u8>, deaths: &[Death]) {

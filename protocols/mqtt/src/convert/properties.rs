@@ -183,12 +183,20 @@ fn take_back(neutral: &mut Neutral, field: Carried, value: &str, announced: Opti
 }
 
 /// The properties of a message of another protocol, as far as its `encoding` tells them, as the
-/// properties of a PUBLISH of 5.0.
+/// properties of a PUBLISH of 5.0. `is_spent` says that it has been held for as long as it asked.
 ///
 /// # Errors
 /// If a text in it is longer than 65,535 bytes.
-pub fn of_encoding(encoding: &dyn Encoding, head: &[u8]) -> Result<PropertiesBuf, TooLong> {
-    from_neutral(&encoding.properties(head))
+pub fn of_encoding(
+    encoding: &dyn Encoding,
+    head: &[u8],
+    is_spent: bool,
+) -> Result<PropertiesBuf, TooLong> {
+    let mut neutral = encoding.properties(head);
+    if is_spent {
+        neutral.spend_delay();
+    }
+    from_neutral(&neutral)
 }
 
 /// `neutral` as the properties of a PUBLISH of 5.0, for a receiver that speaks it.

@@ -234,17 +234,21 @@ impl MqttSession {
     pub(super) fn told<'d>(&self, delivery: &'d Delivery, record: &Record) -> Told<'d> {
         let batch = &delivery.batch;
         let bytes = record.head.of(&batch.chunk);
+        let is_spent = delivery.annotations.as_deref().is_some_and(|a| a.delay_spent);
+        let encoding = self.config.encodings.get(batch.encoding);
+        let encoding = encoding.filter(|_| self.peer.version == Version::V5);
         if batch.encoding == EncodingId::MQTT
             && let Some(head) = Head::read(bytes)
         {
-            return Told::Stored(head);
+            let Some(encoding) = encoding.filter(|_| is_spent) else { return Told::Stored(head) };
+            let properties = of_encoding(encoding, bytes, true).unwrap_or_default();
+            return Told::Converted(head.qos, properties);
         }
         let durable = record.flags.has(RecordFlags::DURABLE);
         let qos = if durable { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-        let encoding = self.config.encodings.get(batch.encoding);
-        let properties = match encoding.filter(|_| self.peer.version == Version::V5) {
+        let properties = match encoding {
             // What does not fit is left out: the body is what matters most.
-            Some(encoding) => of_encoding(encoding, bytes).unwrap_or_default(),
+            Some(encoding) => of_encoding(encoding, bytes, is_spent).unwrap_or_default(),
             None => PropertiesBuf::new(),
         };
         Told::Converted(qos, properties)

@@ -127,6 +127,7 @@ impl MqttSession {
             // The client believes that it is subscribed; the next connection tries again.
             let reason = match error {
                 CommandError::NotLeader => ReasonCode::USE_ANOTHER_SERVER,
+                CommandError::Limit(_) => ReasonCode::QUOTA_EXCEEDED,
                 _ => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
             };
             self.disconnect(reason, Some(&error.to_string()));

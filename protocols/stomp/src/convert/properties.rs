@@ -13,7 +13,7 @@
 //! | `JMSXGroupID` | group |
 //! | `timestamp` | when it was made: in milliseconds since 1970 from 10¹¹ on (1973), below that in seconds, which RabbitMQ's clients write |
 //! | no `content-length` | the body is text; with it, it is bytes (as JMS bridges have it) |
-//! | `AMQ_SCHEDULED_DELAY` (ms) | header `x-delay`, a number |
+//! | `AMQ_SCHEDULED_DELAY` (ms) | header `x-delay`, a number; `x-delay` with a negative one once the message has been held |
 //! | any other | header, in order, duplicates kept |
 //!
 //! A header that is not text is written as text, behind a header `isthmus-type-of-NAME` that tells
@@ -73,7 +73,7 @@ const BODY_IS_TEXT: &str = "isthmus-body-is-text";
 /// ActiveMQ's delay, in milliseconds.
 pub(crate) const DELAY: &str = "AMQ_SCHEDULED_DELAY";
 /// The header that exchanges look at which hold messages back.
-const X_DELAY: &str = "x-delay";
+pub(crate) const X_DELAY: &str = "x-delay";
 /// In front of the name of a header that means something else in STOMP.
 const ESCAPED: &str = "isthmus-header-";
 /// Announces the type of the header whose name follows.
@@ -186,7 +186,9 @@ fn take_property(neutral: &mut Neutral, name: &str, value: &str, kind: Option<&s
         TIMESTAMP => fill(&mut neutral.timestamp_ms, value.parse().ok()),
         DELAY | X_DELAY if kind.is_none() => match value.trim().parse() {
             Ok(ms) => {
-                neutral.headers.0.push((X_DELAY.to_owned(), Value::Int(ms)));
+                // Of several the first counts, and ActiveMQ's before RabbitMQ's.
+                let at = if name == DELAY { 0 } else { neutral.headers.0.len() };
+                neutral.headers.0.insert(at, (X_DELAY.to_owned(), Value::Int(ms)));
                 true
             }
             Err(_) => false,

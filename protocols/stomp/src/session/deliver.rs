@@ -5,7 +5,7 @@ use std::io::Write;
 use isthmus_contract::{Command as Ask, Delivery};
 use isthmus_model::{
     Annotations, Batch, ConsumerId, DeathReason, EncodingId, Encodings, Outcome, Properties,
-    Record, SessionId, Settlement, Token,
+    Record, SessionId, Settlement, Token, Value,
 };
 
 use super::StompSession;
@@ -13,7 +13,7 @@ use super::filter;
 use super::settle::write_id;
 use super::subscribe::{AckMode, Subscription};
 use crate::codec::{Headers, Rules, Version, header};
-use crate::convert::properties::{from_neutral, is_of_frame};
+use crate::convert::properties::{DELAY, X_DELAY, from_neutral, is_of_frame};
 use crate::convert::stored::read_head;
 use crate::destination::written;
 
@@ -150,11 +150,15 @@ impl<'a> Shared<'a> {
         if let Some(moved) = moved {
             write_deaths(out, rules, moved);
         }
+        let is_spent = moved.is_some_and(|moved| moved.delay_spent);
         let is_stomp = batch.encoding == EncodingId::STOMP;
         let content_length = match is_stomp.then(|| read_head(batch.head(record))).flatten() {
-            Some(headers) => write_stored(out, rules, headers),
+            Some(headers) => write_stored(out, rules, headers, is_spent),
             None => {
-                let properties = self.properties(record);
+                let mut properties = self.properties(record);
+                if is_spent {
+                    properties.spend_delay();
+                }
                 let told = from_neutral(&properties, batch.body(record));
                 for (name, value) in &told.headers {
                     header::write(out, rules, name, value);
@@ -209,13 +213,18 @@ fn write_deaths(out: &mut Vec<u8>, rules: Rules, moved: &Annotations) {
 }
 
 /// Writes the headers of a message that came by STOMP; returns whether its publisher has told how
-/// long the body is.
-fn write_stored(out: &mut Vec<u8>, rules: Rules, headers: Headers<'_>) -> bool {
+/// long the body is. Once it has been held (`is_spent`), the header that asked for that says so.
+fn write_stored(out: &mut Vec<u8>, rules: Rules, headers: Headers<'_>, is_spent: bool) -> bool {
     let mut content_length = false;
     let as_they_are = headers.rules() == rules;
     for raw in headers.raw() {
         if is_of_frame(raw.name) {
             content_length |= raw.name == "content-length";
+        } else if is_spent
+            && matches!(raw.name, DELAY | X_DELAY)
+            && let Some(ms) = Value::String(raw.value.to_owned()).held_for_ms()
+        {
+            header::write(out, rules, X_DELAY, &format!("-{ms}"));
         } else if as_they_are {
             out.extend_from_slice(raw.name.as_bytes());
             out.push(b':');

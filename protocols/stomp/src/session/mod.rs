@@ -357,7 +357,7 @@ impl Session for StompSession {
         match event {
             Event::Done { token, result } => self.done(token, &result),
             Event::Deliveries(deliveries) => self.deliver(&deliveries),
-            Event::Detached { consumer, .. } => self.queue_deleted(consumer),
+            Event::Detached { consumer, reason } => self.source_ended(consumer, reason),
             Event::Pressure(shortage) => {
                 self.shortage = shortage;
                 // It could say nothing for as long as it was held back.

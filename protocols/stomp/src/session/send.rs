@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use isthmus_contract::{Command as Ask, Input, Publish};
-use isthmus_model::{NO_TTL, RecordFlags, TopologyChange, TransactionId};
+use isthmus_model::{Action, NO_TTL, RecordFlags, TopologyChange, TransactionId, Use};
 
 use super::StompSession;
 use super::pending::{Purpose, Receipt};
@@ -21,6 +21,9 @@ const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// What all of ActiveMQ's headers begin with that say when a message is to be delivered.
 const SCHEDULED: &str = "AMQ_SCHEDULED_";
 
+/// The longest delay, in milliseconds: 49 days.
+const DELAY_MS_MAX: i64 = u32::MAX as i64;
+
 /// A run of SENDs in the making.
 #[derive(Default)]
 struct Run {
@@ -36,8 +39,8 @@ enum Looked {
     Taken,
     /// The run ends before it.
     NotNow,
-    /// It needs a queue that is not known to be there.
-    Needs(String),
+    /// It needs a queue that is not known to be there, and goes to these.
+    Needs(String, Vec<Use>),
 }
 
 /// What the broker acts on.
@@ -117,9 +120,9 @@ impl StompSession {
             match self.look_at(&frame, at, &mut run) {
                 Ok(Looked::Taken) => {}
                 Ok(Looked::NotNow) => break,
-                Ok(Looked::Needs(queue)) => {
+                Ok(Looked::Needs(queue, uses)) => {
                     if run.drafts.is_empty() {
-                        failed = self.declare_for(&queue, frame.headers);
+                        failed = self.declare_for(&queue, uses, frame.headers);
                     }
                     break;
                 }
@@ -148,14 +151,19 @@ impl StompSession {
     }
 
     /// Declares the queue that a SEND needs; what comes from the client waits for that.
-    fn declare_for(&mut self, name: &str, headers: Headers<'_>) -> Result<(), Fault> {
+    fn declare_for(
+        &mut self,
+        name: &str,
+        uses: Vec<Use>,
+        headers: Headers<'_>,
+    ) -> Result<(), Fault> {
         let receipt = headers.get("receipt").map(Cow::into_owned);
         let def = self
             .queue_def(name.into(), headers, true, false)
             .map_err(|fault| fault.with_receipt(receipt.as_deref()))?;
         self.queues.declare(name);
         let frame = self.pending.add_before(receipt);
-        let change = TopologyChange::DeclareQueue(def);
+        let change = TopologyChange::DeclareQueueFor { def, uses };
         self.ask_for(frame, Purpose::Declared, |token| Ask::Topology { token, change });
         Ok(())
     }
@@ -176,18 +184,18 @@ impl StompSession {
             return Err(Fault::header("destination", detail));
         };
         let text = headers.unescaped(destination);
-        let ttl_ms = self.ttl_ms(headers, wanted.expires)?;
+        let delay_ms = delay_ms(headers, wanted.scheduled)?;
+        let ttl_ms = self.ttl_ms(headers, wanted.expires, delay_ms)?;
         let priority = match wanted.has_priority {
             true => number(headers, "priority")?.unwrap_or_default(),
             false => 0,
         };
         for one in listed(&text) {
             let destination = Destination::parse(one)?;
-            check_schedule(wanted.scheduled, &destination)?;
             if let Destination::Queue(name) = destination
                 && !self.queues.knows(&name)
             {
-                return Ok(Looked::Needs(name.into_owned()));
+                return Ok(Looked::Needs(name.into_owned(), uses(&text)?));
             }
         }
         let lines = match wanted.reply_to.map(|at| headers.unescaped(at)) {
@@ -208,7 +216,12 @@ impl StompSession {
             }
             _ => None,
         };
-        let flags = if wanted.persistent { RecordFlags::DURABLE } else { RecordFlags::default() };
+        let mut flags = RecordFlags::default();
+        for (is_asked, flag) in
+            [(wanted.persistent, RecordFlags::DURABLE), (delay_ms > 0, RecordFlags::DELAYED)]
+        {
+            flags = if is_asked { flags.with(flag) } else { flags };
+        }
         let first = run.drafts.len() as u32;
         for one in listed(&text) {
             let draft = Draft { lines: lines.clone(), ttl_ms, priority, flags, ..Draft::default() };
@@ -265,9 +278,9 @@ impl StompSession {
         })
     }
 
-    /// Milliseconds that a message lives: RabbitMQ's `expiration` says so, ActiveMQ's `expires`
-    /// when it ends.
-    fn ttl_ms(&self, headers: Headers<'_>, is_said: bool) -> Result<u32, Fault> {
+    /// Milliseconds that a message lives once it is in its queue: RabbitMQ's `expiration` says so,
+    /// ActiveMQ's `expires` when it ends, also of one that is held back for `delay_ms` before.
+    fn ttl_ms(&self, headers: Headers<'_>, is_said: bool, delay_ms: u32) -> Result<u32, Fault> {
         if !is_said {
             return Ok(NO_TTL);
         }
@@ -281,9 +294,21 @@ impl StompSession {
             return Ok(NO_TTL);
         }
         let now = self.config.unix_ms_at_zero.saturating_add_unsigned(self.now.as_millis());
-        let left = expires.saturating_sub(now).max(0);
+        let left = expires.saturating_sub(now).saturating_sub(i64::from(delay_ms)).max(0);
         Ok(u32::try_from(left).unwrap_or(NO_TTL))
     }
+}
+
+/// What a message to all destinations that `text` lists needs. Those of the connection's own need
+/// nothing.
+fn uses(text: &str) -> Result<Vec<Use>, Fault> {
+    let mut uses = Vec::new();
+    for one in listed(text) {
+        if let Some((exchange, key)) = Destination::parse(one)?.route() {
+            uses.push(Use::Topic(Action::Write, exchange.into(), (&**key).into()));
+        }
+    }
+    Ok(uses)
 }
 
 /// The header lines with another address in place of the client's own name for where answers go.
@@ -302,21 +327,24 @@ fn with_reply_to(headers: Headers<'_>, address: &str) -> Vec<u8> {
     out
 }
 
-/// Only exchanges hold messages back, so what asks for it must go to one.
-fn check_schedule(header: Option<&str>, destination: &Destination<'_>) -> Result<(), Fault> {
-    match (header, destination) {
-        (None, _) => Ok(()),
-        (Some(DELAY), Destination::Exchange { .. }) => Ok(()),
-        (Some(DELAY), _) => {
-            let detail = "queues and topics hold no message back: declare an exchange of the type \
-                          'x-delayed-message', bind the queue to it, and SEND to \
-                          /exchange/NAME/KEY";
-            Err(Fault::new("Not implemented", format!("header '{DELAY}': {detail}")))
+/// For how long a message is to be held back, in milliseconds; `header` is the one that says so.
+fn delay_ms(headers: Headers<'_>, header: Option<&str>) -> Result<u32, Fault> {
+    match header {
+        None => Ok(0),
+        Some(DELAY) => {
+            let ms = number::<i64>(headers, DELAY)?.unwrap_or_default();
+            if ms > DELAY_MS_MAX {
+                let detail = format!("{ms} ms are too long: {DELAY_MS_MAX} (49 days) at the most");
+                return Err(Fault::header(DELAY, detail));
+            }
+            // As with ActiveMQ, nothing else is held.
+            Ok(u32::try_from(ms).unwrap_or(0))
         }
-        (Some(other), _) => Err(Fault::new(
+        Some(other) => Err(Fault::new(
             "Not implemented",
             format!(
-                "header '{other}': only {DELAY} is known, for exchanges that hold messages back"
+                "header '{other}': a message is delivered once, after {DELAY} milliseconds; SEND it \
+                 again for every other time"
             ),
         )),
     }

@@ -11,8 +11,8 @@ use isthmus_contract::{
     Attach, AttachMode, Command as Ask, Credit, Recall, TopologyChange, Unacked,
 };
 use isthmus_model::{
-    BindingDef, ConsumerId, Destination as BoundTo, Filter, Lifetime, QueueDef, Settlement,
-    SharedFilter, Table, Time, Token, Value,
+    Action, BindingDef, ConsumerId, Destination as BoundTo, DetachReason, Filter, Lifetime,
+    QueueDef, Settlement, SharedFilter, Table, Time, Token, Use, Value,
 };
 use isthmus_selector::Selector;
 
@@ -196,7 +196,7 @@ impl StompSession {
         };
         let sources = self.sources(headers, &destination, browses)?;
         let number = self.begin(frame);
-        self.add(number, wishes, sources);
+        self.add(number, wishes, with_uses(sources));
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl StompSession {
         });
         // From a queue that is there already it gets nothing before it may declare and bind it:
         // what came with a refusal would be lost. One of its own is new.
-        let must_wait = matches!(declare, Some(TopologyChange::DeclareQueue(_)));
+        let must_wait = matches!(declare, Some(TopologyChange::DeclareQueueFor { .. }));
         let mut left = usize::from(declare.is_some()) + usize::from(bind.is_some());
         for change in declare.into_iter().chain(bind.map(TopologyChange::Bind)) {
             left -= 1;
@@ -391,7 +391,7 @@ impl StompSession {
                 && def.options.dead_letter_exchange.is_none();
             let declare = match is_own {
                 true => TopologyChange::DeclareOwnQueue(def),
-                false => TopologyChange::DeclareQueue(def),
+                false => TopologyChange::DeclareQueueFor { def, uses: Vec::new() },
             };
             let bind = BindingDef {
                 source: exchange.into(),
@@ -405,7 +405,7 @@ impl StompSession {
         match destination {
             Destination::Queue(name) => {
                 let def = self.queue_def((&**name).into(), headers, true, false)?;
-                let declare = Some(TopologyChange::DeclareQueue(def));
+                let declare = Some(TopologyChange::DeclareQueueFor { def, uses: Vec::new() });
                 Ok(Source { declare, ..there((&**name).into()) })
             }
             Destination::Existing(name) | Destination::Reply(name) => Ok(there((&**name).into())),
@@ -554,17 +554,47 @@ impl StompSession {
         Ok(())
     }
 
-    /// The queue of a subscription is gone: the protocol has no other word for it than an ERROR.
-    pub(super) fn queue_deleted(&mut self, consumer: ConsumerId) {
+    /// Nothing more comes for a subscription, whose queue is gone: the protocol has no other word for
+    /// it than an ERROR.
+    pub(super) fn source_ended(&mut self, consumer: ConsumerId, reason: DetachReason) {
         let Some(subscription) = self.subscriptions.get(consumer) else { return };
         let id = subscription.id.clone();
         if self.subscriptions.by_id.get(&id) != Some(&self.subscriptions.first_of(consumer)) {
             // The client has ended it itself.
             return;
         }
-        let detail = format!("the queue of subscription '{id}' was deleted: SUBSCRIBE anew");
+        let detail = match reason {
+            DetachReason::QueueDeleted => {
+                format!("the queue of subscription '{id}' was deleted: SUBSCRIBE anew")
+            }
+            DetachReason::Reclaimed => format!(
+                "the queue of subscription '{id}' belongs to a client's session, and the client is \
+                 back: SUBSCRIBE anew when it is gone"
+            ),
+        };
         self.fail(&Fault::new("Subscription ended", detail));
     }
+}
+
+/// Sources whose queues are declared only if the user may use all of them.
+fn with_uses(mut sources: Vec<Source>) -> Vec<Source> {
+    let mut uses = Vec::new();
+    for source in &sources {
+        // What is the connection's own needs no permission.
+        let is_own = matches!(source.declare, Some(TopologyChange::DeclareOwnQueue(_)));
+        if let Some(bind) = &source.bind {
+            let (exchange, key) = (Arc::clone(&bind.source), Arc::clone(&bind.routing_key));
+            uses.extend((!is_own).then(|| Use::Queue(Action::Write, Arc::clone(&source.queue))));
+            uses.push(Use::Topic(Action::Read, exchange, key));
+        }
+        uses.extend((!is_own).then(|| Use::Queue(Action::Read, Arc::clone(&source.queue))));
+    }
+    for source in &mut sources {
+        if let Some(TopologyChange::DeclareQueueFor { uses: known, .. }) = &mut source.declare {
+            known.clone_from(&uses);
+        }
+    }
+    sources
 }
 
 /// What a subscription wants.

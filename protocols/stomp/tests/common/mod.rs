@@ -9,7 +9,7 @@ use isthmus_contract::{
 use isthmus_model::{
     AttachMode, Batch, ConsumerId, Credit, Delivery, EncodingId, Encodings, LeaseEpoch, Lifetime,
     NO_TTL, PublishException, PublishRefusal, QueueDef, QueueId, Recall, SessionId, SharedFilter,
-    Time, Token, TopologyChange,
+    Time, Token, TopologyChange, Use,
 };
 use isthmus_stomp::codec::{Decoder, Limits, Version};
 use isthmus_stomp::convert::stored::{Draft, Drafts};
@@ -23,6 +23,8 @@ pub(crate) struct Rig {
     pub(crate) session: StompSession,
     pub(crate) input: Input,
     pub(crate) asked: Vec<String>,
+    /// What the queues that were declared are for.
+    pub(crate) uses: Vec<String>,
     /// Publishes that are not answered.
     pub(crate) published: Vec<(Token, Arc<Batch>)>,
     /// What the broker says to the next consumer.
@@ -41,8 +43,8 @@ impl Rig {
         let mut config = SessionConfig { encodings, ..SessionConfig::new(SessionId(7)) };
         change(&mut config);
         let session = StompSession::new(config, NOW);
-        let (asked, published) = (Vec::new(), Vec::new());
-        Rig { session, input: Input::new(), asked, published, refuse: None, filter: None }
+        let (asked, uses, published) = (Vec::new(), Vec::new(), Vec::new());
+        Rig { session, input: Input::new(), asked, uses, published, refuse: None, filter: None }
     }
 
     /// A client of `version` that is accepted.
@@ -198,7 +200,10 @@ impl Rig {
 
     fn topology(&mut self, change: &TopologyChange) -> Result<Reply, CommandError> {
         let text = match change {
-            TopologyChange::DeclareQueue(def) => format!("declare {}", described(def)),
+            TopologyChange::DeclareQueueFor { def, uses } => {
+                self.uses.extend(uses.iter().map(used));
+                format!("declare {}", described(def))
+            }
             TopologyChange::DeclareOwnQueue(def) => format!("own {}", described(def)),
             TopologyChange::DeleteQueue { name, .. } => format!("delete {name}"),
             TopologyChange::LookUpExchange { name } => format!("look up {name}"),
@@ -212,11 +217,19 @@ impl Rig {
         };
         self.asked.push(text);
         match change {
-            TopologyChange::DeclareQueue(def) if &*def.name == "other" => {
+            TopologyChange::DeclareQueueFor { def, .. } if &*def.name == "other" => {
                 Err(CommandError::Precondition("inequivalent arg".to_owned()))
             }
             _ => Ok(Reply::Ok),
         }
+    }
+}
+
+/// What a queue is to be used for, for short.
+fn used(what: &Use) -> String {
+    match what {
+        Use::Queue(action, name) => format!("{} {name}", action.name()),
+        Use::Topic(action, exchange, key) => format!("{} {exchange}/{key}", action.name()),
     }
 }
 

@@ -156,9 +156,10 @@ impl Dispatcher {
             return Turn::WaitsForPage;
         };
         let redelivered = range.returned() || run.first < below;
+        let goes_on = range.returned() && self.clients.lasting.is_held(id);
         let allowance = Allowance { messages: allowance.messages.min(turns), ..allowance };
         let mut at = 0;
-        for stretch in self.judge(id, key, &run, redelivered, allowance) {
+        for stretch in self.judge(id, key, &run, redelivered, goes_on, allowance) {
             let range = range.part(at, u64::from(stretch.len));
             let run = run.part(range.first, range.len);
             at += range.len;
@@ -178,6 +179,7 @@ impl Dispatcher {
         key: usize,
         run: &Run,
         redelivered: bool,
+        goes_on: bool,
         mut allowance: Allowance,
     ) -> Vec<Stretch> {
         let Some(queue) = self.queues.get(&id) else { return Vec::new() };
@@ -188,6 +190,7 @@ impl Dispatcher {
         let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];
         for (i, record) in records.iter().enumerate() {
             let expires = queue.can_expire
+                && !goes_on
                 && run.first + (i as Sequence) < queue.new_from
                 && run.expires_at(i as u32, ttl_ms) <= self.clock.log;
             let candidate = Candidate {

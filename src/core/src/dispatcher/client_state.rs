@@ -34,6 +34,13 @@ impl Dispatcher {
         }
     }
 
+    /// Whether the lasting session that is open holds a queue.
+    pub(super) fn holds(&self, id: SessionId, queue: QueueId) -> bool {
+        let open = self.sessions.get(&id).and_then(|session| session.client.as_ref());
+        let client = open.and_then(|open| self.clients.lasting.get(&open.key));
+        client.is_some_and(|client| client.held.contains(&queue))
+    }
+
     fn hold_durable(&mut self, id: SessionId, queue: QueueId) {
         let Ok(OpenClient { key, notes: None }) = self.open_client_of(id) else { return };
         let key = key.clone();

@@ -112,6 +112,9 @@ impl Dispatcher {
     fn try_attach(&mut self, id: SessionId, attach: &Attach) -> Result<QueueId, CommandError> {
         let (queue_id, _) = self.usable_queue(id, &attach.queue)?;
         let priority = priority_of(attach)?;
+        if attach.exclusive && self.holds(id, queue_id) {
+            self.reclaim(id, queue_id);
+        }
         let (Some(queue), Some(session)) =
             (self.queues.get_mut(&queue_id), self.sessions.get_mut(&id))
         else {
@@ -168,6 +171,16 @@ impl Dispatcher {
         self.watch_drain(key);
         self.give_turn(key);
         Ok(queue_id)
+    }
+
+    /// A session that comes back to a queue that it holds has it for itself: whoever consumed from
+    /// it meanwhile is told that this is over, and may still settle what he has.
+    fn reclaim(&mut self, id: SessionId, queue: QueueId) {
+        let Some(queue) = self.queues.get(&queue) else { return };
+        let is_other = |key: &usize| self.consumers[*key].session != id;
+        for key in queue.consumers.iter().copied().filter(is_other).collect::<Vec<_>>() {
+            self.cancel_consumer(key, DetachReason::Reclaimed);
+        }
     }
 
     /// A consumer's credit may have grown: it has its turn, and its queue is looked at.
@@ -279,7 +292,7 @@ impl Dispatcher {
         }
     }
 
-    /// Ends a consumer of a queue that goes away, and tells its session.
+    /// Ends a consumer whose queue goes away or is another's, and tells its session.
     pub(super) fn cancel_consumer(&mut self, key: usize, reason: DetachReason) {
         let (session, id) = (self.consumers[key].session, self.consumers[key].id);
         if let Some(s) = self.sessions.get_mut(&session) {

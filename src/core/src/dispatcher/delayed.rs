@@ -1,25 +1,32 @@
-//! Messages that exchanges delay.
+//! Messages that are delayed.
 //!
 //! Each exchange that delays has a queue that clients do not see. Topology routes a message with
 //! a delay there, so that it is logged, confirmed and recovered as in any other queue. When it is
 //! due it is routed through the exchange as if it had just been published, and moved.
+//!
+//! A virtual host has such a queue, too, once it is needed, for messages that are to be held whatever
+//! they are published to ([`RecordFlags::DELAYED`]). They are routed at once as well, so that their
+//! publisher is told if that cannot be done.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::{Annotations, Encodings, QueueDef, QueueId, Sequence, Time};
+use isthmus_model::{
+    Annotations, Encodings, QueueDef, QueueId, Record, RecordFlags, Sequence, Time,
+};
 
 use super::Dispatcher;
 use super::deadletter::Origin;
 use super::publish::{Head, headers_of};
 use crate::dedup::WindowOf;
-use crate::topology::{HOLDING_PREFIX, delay_ms};
+use crate::topology::{HOLDING_PREFIX, Properties, delay_ms, holding_queue};
 use crate::{Ledger, Part, Run};
 
 /// What a queue holds for an exchange.
 pub(super) struct Held {
+    /// Empty where they were published to one or the other.
     exchange: Arc<str>,
     encodings: Encodings,
     /// When each message is due, in log time; of those due at the same time, the first to have
@@ -128,6 +135,7 @@ impl Dispatcher {
         let is_volatile = queue.volatile.run(run.first).is_some();
         let old = run.annotations.as_deref().cloned().unwrap_or_default();
         let record = &run.batch.records[run.record as usize];
+        let exchange = if exchange.is_empty() { run.batch.exchange(record) } else { exchange };
         let mut head = Head::of(self.options.encodings, &run.batch, record);
         let own = run.batch.routing_key(record);
         let key = old.routing_key.as_deref().unwrap_or(own);
@@ -145,6 +153,16 @@ impl Dispatcher {
         let annotations = Arc::new(Annotations { delay_spent: true, ..old.clone() });
         self.carry(id, run, from, routes, &annotations);
         self.keep_moved(&vhost, exchange, key, run, &annotations);
+    }
+
+    /// Whether the virtual host holds a message, which an exchange that delays would hold itself.
+    pub(super) fn is_to_wait(record: &Record, head: &mut Head<'_>, delays: bool) -> bool {
+        record.flags.has(RecordFlags::DELAYED) && !delays && delay_ms(&head.headers()).is_some()
+    }
+
+    /// The queue in which a virtual host holds messages itself.
+    pub(super) fn own_holding(&self, vhost: &str) -> Option<QueueId> {
+        self.topology.queue(vhost, &holding_queue("")).ok().map(|entry| entry.id)
     }
 
     /// Whether a queue takes a message that comes late, when its publisher was answered long ago:

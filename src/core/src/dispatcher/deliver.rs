@@ -140,6 +140,7 @@ impl Dispatcher {
         room: u64,
     ) {
         let now = self.clock.log;
+        let goes_on = self.clients.lasting.is_held(id);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let Some(range) = queue.ready.peek() else { return };
         let below = queue.redelivered_below(ledger);
@@ -155,7 +156,8 @@ impl Dispatcher {
         let Some(run) = self.fetch(id, part) else { return };
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let ttl_ms = queue.options.message_ttl_ms;
-        let live = if queue.can_expire && run.first < queue.new_from {
+        let may_expire = queue.can_expire && !(goes_on && range.returned());
+        let live = if may_expire && run.first < queue.new_from {
             // The front one is live; what has expired behind it is left for the next look.
             (1..run.len).take_while(|i| run.expires_at(*i, ttl_ms) > now).count() as u32 + 1
         } else {

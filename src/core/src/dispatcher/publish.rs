@@ -14,7 +14,7 @@ use super::kept::Keeps;
 use super::session::Deferred;
 use super::{After, Dispatcher};
 use crate::dedup::{DedupKey, DedupOptions, WindowOf};
-use crate::topology::Properties;
+use crate::topology::{Properties, Topology};
 use crate::{Fact, Ledger, Placement, Run};
 
 /// Bytes of an entry for each message beside its head and body, about.
@@ -272,6 +272,9 @@ impl Dispatcher {
         let mut first = 0;
         while first < records.len() {
             let head = &records[first];
+            if head.flags.has(RecordFlags::DELAYED) {
+                self.declare_own_holding(vhost);
+            }
             let address = (head.exchange.of(chunk), head.routing_key.of(chunk));
             let mut routes = std::mem::take(&mut self.routes);
             routes.clear();
@@ -359,6 +362,7 @@ impl Dispatcher {
     ) -> Way {
         let exchange = batch.exchange(record);
         let mut way = Way::default();
+        let mut delays = false;
         if !exchange.is_empty() {
             let (def, dedup) = match self.topology.entrance(vhost, exchange) {
                 Err(_) => return way.refused(PublishRefusal::NoExchange),
@@ -369,6 +373,7 @@ impl Dispatcher {
             };
             way.keeps = Keeps::of(vhost, def, batch.routing_key(record), record.flags);
             way.is_own = way.keeps.is_some();
+            delays = def.delayed;
             if let Some(options) = dedup {
                 way.is_own = true;
                 way.once = self.dedup_key(options, batch, record).map(|key| Once {
@@ -390,23 +395,29 @@ impl Dispatcher {
         }
         let key = batch.routing_key(record);
         let mut head = Head::of(self.options.encodings, batch, record);
+        let waits = Self::is_to_wait(record, &mut head, delays);
+        let route = if waits { Topology::route_now } else { Topology::route };
         let result = if record.flags.has(RecordFlags::MORE_KEYS) {
             way.is_own = true;
             let more = head.more_keys();
             let keys: Vec<&str> = std::iter::once(key).chain(more.iter().map(|k| &**k)).collect();
-            self.topology.route(vhost, exchange, &keys, &mut head, routes)
+            route(&self.topology, vhost, exchange, &keys, &mut head, routes)
         } else {
-            self.topology.route(vhost, exchange, &[key], &mut head, routes)
+            route(&self.topology, vhost, exchange, &[key], &mut head, routes)
         };
         way.is_own |= head.is_asked;
-        if way.keeps.is_some() && self.is_held(routes) {
-            way.keeps = None;
-        }
         if result.is_err() {
             return way.refused(PublishRefusal::NoExchange);
         }
         if routes.is_empty() && record.flags.has(RecordFlags::MANDATORY) {
             return way.refused(PublishRefusal::Unroutable);
+        }
+        if waits {
+            routes.clear();
+            routes.extend(self.own_holding(vhost));
+        }
+        if way.keeps.is_some() && self.is_held(routes) {
+            way.keeps = None;
         }
         way
     }

@@ -80,15 +80,22 @@ impl Dispatcher {
     /// Takes expired messages off the front of the queue and sets its timer for the next. Like
     /// RabbitMQ's queues, it looks at the front only: what expires behind a message that does not
     /// waits for it, so that no scan is needed however long the queue is. Each priority has a
-    /// front of its own.
+    /// front of its own. What came back to a queue that a lasting session holds does not expire: a
+    /// delivery that was begun goes on when its client is back.
     pub(super) fn expire_front(&mut self, ledger: &Ledger, id: QueueId) {
         let mut priority = u8::MAX;
+        let goes_on = self.clients.lasting.is_held(id);
         loop {
             if self.has_gathered_enough() {
                 return self.mark_dirty(id);
             }
             let Some(queue) = self.queues.get_mut(&id).filter(|q| q.can_expire) else { return };
             let Some(range) = queue.ready.peek_up_to(priority) else { return };
+            if goes_on && range.returned() {
+                let Some(lower) = range.priority.checked_sub(1) else { return };
+                priority = lower;
+                continue;
+            }
             let Some(part) = queue.find(ledger, range.first, range.len) else { return };
             let ttl_ms = queue.options.message_ttl_ms;
             let now = self.clock.log;

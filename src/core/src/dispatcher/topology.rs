@@ -75,16 +75,13 @@ impl Dispatcher {
                 if declared == Declared::New {
                     self.govern_exchange(vhost, &def.name);
                 }
-                let holding = def.delayed.then(|| holding_queue_of(&def));
+                let holding = def.delayed.then(|| holding_queue_of(&def.name, def.durable));
                 if declared == Declared::New && def.durable {
                     let vhost = Arc::clone(vhost);
                     self.propose(Fact::DeclareExchange { vhost, def }, DECLARATION_BYTES);
                 }
-                if let Some(holding) = holding
-                    && self.topology.queue(vhost, &holding.name).is_err()
-                {
-                    self.topology.declare_system_queue(vhost, holding.clone(), self.next_queue)?;
-                    self.add_queue(id, vhost, holding);
+                if let Some(holding) = holding {
+                    self.declare_holding(vhost, holding)?;
                 }
                 Ok(Reply::Ok)
             }
@@ -102,7 +99,7 @@ impl Dispatcher {
             TopologyChange::DeclareQueue(def) if def.name.is_empty() => {
                 self.make_queue(ledger, id, vhost, GENERATED_PREFIX, def)
             }
-            TopologyChange::DeclareQueue(def) => {
+            TopologyChange::DeclareQueue(def) | TopologyChange::DeclareQueueFor { def, .. } => {
                 self.declare_queue(ledger, id, vhost, def, Declarer::Client)
             }
             TopologyChange::DeclareOwnQueue(def) => {
@@ -231,12 +228,12 @@ impl Dispatcher {
             self.in_use(id);
             return Ok(self.queue_reply(id, name, false));
         }
-        self.add_queue(session, vhost, def);
+        self.add_queue(vhost, def);
         Ok(self.queue_reply(id, name, true))
     }
 
     /// Adds a queue that the topology has under the next id.
-    fn add_queue(&mut self, session: SessionId, vhost: &Arc<str>, def: QueueDef) {
+    fn add_queue(&mut self, vhost: &Arc<str>, def: QueueDef) {
         let id = self.next_queue;
         self.next_queue = QueueId(id.0 + 1);
         match def.lifetime {
@@ -245,8 +242,8 @@ impl Dispatcher {
                 self.propose(Fact::DeclareQueue { vhost, id, def }, DECLARATION_BYTES);
             }
             Lifetime::Volatile => {}
-            Lifetime::Exclusive(_) => {
-                if let Some(session) = self.sessions.get_mut(&session) {
+            Lifetime::Exclusive(owner) => {
+                if let Some(session) = self.sessions.get_mut(&owner) {
                     session.exclusive_queues.insert(id);
                 }
             }
@@ -255,6 +252,21 @@ impl Dispatcher {
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
         self.queues.insert(id, Box::new(queue));
         self.in_use(id);
+    }
+
+    /// Sees to it that a virtual host has the queue in which it holds messages itself. It comes with
+    /// the first of them, in the same entry, and stays.
+    pub(super) fn declare_own_holding(&mut self, vhost: &Arc<str>) {
+        // It fails where there is no such virtual host, which the message is told of.
+        self.declare_holding(vhost, holding_queue_of("", true)).ok();
+    }
+
+    fn declare_holding(&mut self, vhost: &Arc<str>, def: QueueDef) -> Result<(), TopologyError> {
+        if self.topology.queue(vhost, &def.name).is_err() {
+            self.topology.declare_system_queue(vhost, def.clone(), self.next_queue)?;
+            self.add_queue(vhost, def);
+        }
+        Ok(())
     }
 
     /// Refuses a queue more where a virtual host has as many as it may have.
@@ -273,7 +285,7 @@ impl Dispatcher {
         if self.topology.queue_count(vhost)? < max {
             return Ok(());
         }
-        Err(CommandError::Precondition(format!(
+        Err(CommandError::Limit(format!(
             "cannot declare queue '{name}': queue limit in vhost '{vhost}' ({max}) is reached"
         )))
     }
@@ -415,11 +427,12 @@ impl Dispatcher {
     }
 }
 
-/// The queue in which messages wait that an exchange delays. It lasts as long as the exchange.
-fn holding_queue_of(exchange: &ExchangeDef) -> QueueDef {
+/// The queue in which messages wait that an exchange delays: it lasts as long as the exchange. That
+/// of the virtual host, for messages to any exchange, has no exchange's name.
+fn holding_queue_of(exchange: &str, durable: bool) -> QueueDef {
     QueueDef {
-        name: holding_queue(&exchange.name).into(),
-        lifetime: if exchange.durable { Lifetime::Durable } else { Lifetime::Volatile },
+        name: holding_queue(exchange).into(),
+        lifetime: if durable { Lifetime::Durable } else { Lifetime::Volatile },
         auto_delete: false,
         options: QueueOptions::default(),
         arguments: Table::default(),

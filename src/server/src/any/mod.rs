@@ -16,7 +16,7 @@ use isthmus_front::upgrade;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::broker::{Broker, Protocol};
-use crate::config::Config;
+use crate::config::{Config, ServerNames};
 use crate::connections::{Closing, Next};
 use crate::logging::Doublings;
 
@@ -29,6 +29,8 @@ pub(crate) struct AnySettings {
     timeout: Duration,
     /// Where scripts may come from that speak to this node.
     origins: Arc<[String]>,
+    /// Hosts that stand for a protocol.
+    hosts: ServerNames,
 }
 
 impl AnySettings {
@@ -37,7 +39,13 @@ impl AnySettings {
         AnySettings {
             timeout: config.limits.handshake_timeout.0,
             origins: config.websocket.origins.clone().into(),
+            hosts: config.listeners.server_names.clone(),
         }
+    }
+
+    /// Hosts that stand for a protocol where a client asks for them in a TLS handshake.
+    pub(crate) fn hosts(&self) -> ServerNames {
+        self.hosts.clone()
     }
 }
 
@@ -54,37 +62,49 @@ fn is_any(name: &str) -> bool {
     matches!(name, "any" | "anys" | WEBSOCKET)
 }
 
+/// A client that is to be taken care of.
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
+    pub(crate) peer: Peer,
+    /// The number of the node that serves clients, if this one does not: the client is told so.
+    pub(crate) elsewhere: Option<u16>,
+    pub(crate) closing: Closing,
+}
+
+impl<S> Client<S> {
+    /// What serves it, now that its `protocol` is known.
+    fn speaks(self, broker: Broker, protocol: Protocol, spent: Duration) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Client { stream, peer, elsewhere, closing } = self;
+        match elsewhere {
+            None => broker.serve(protocol, stream, peer, spent, closing),
+            Some(node) => broker.redirect(protocol, stream, peer, spent, node, closing),
+        }
+    }
+}
+
 /// Finds out what a client of the listener called `name` speaks, and what serves it then.
-pub(crate) async fn serve<S>(
-    broker: Broker,
-    name: &str,
-    stream: S,
-    peer: Peer,
-    closing: Closing,
-) -> Next
+pub(crate) async fn serve<S>(broker: Broker, name: &str, client: Client<S>) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     match Protocol::of_listener(name) {
-        Some(protocol) => broker.serve(protocol, stream, peer, Duration::ZERO, closing),
+        Some(protocol) => client.speaks(broker, protocol, Duration::ZERO),
         None if is_any(name) => {
             let told = (name == WEBSOCKET).then_some(First::Http);
-            serve_any(broker, told, stream, peer, closing).await
+            serve_any(broker, told, client).await
         }
         None => Next::NOTHING,
     }
 }
 
-async fn serve_any<S>(
-    broker: Broker,
-    told: Option<First>,
-    mut stream: S,
-    peer: Peer,
-    closing: Closing,
-) -> Next
+async fn serve_any<S>(broker: Broker, told: Option<First>, client: Client<S>) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let Client { mut stream, peer, elsewhere, closing } = client;
     let settings = broker.any_settings().clone();
     let address = peer.address;
     let telling = async {
@@ -113,10 +133,10 @@ where
     let spent = begun.elapsed();
     match met {
         Ok(Ok(Met::Stream(protocol, stream))) => {
-            return broker.serve(protocol, stream, peer, spent, closing);
+            return Client { stream, peer, elsewhere, closing }.speaks(broker, protocol, spent);
         }
-        Ok(Ok(Met::Frames(protocol, frames))) => {
-            return broker.serve(protocol, frames, peer, spent, closing);
+        Ok(Ok(Met::Frames(protocol, stream))) => {
+            return Client { stream, peer, elsewhere, closing }.speaks(broker, protocol, spent);
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             // Somebody has set up a client wrongly, or knocks at every port.

@@ -39,6 +39,7 @@ static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         plain("listeners.mqtts", |c| &mut c.listeners.mqtts),
         plain("listeners.stomps", |c| &mut c.listeners.stomps),
         plain("listeners.anys", |c| &mut c.listeners.anys),
+        plain("listeners.server_names", |c| &mut c.listeners.server_names),
         plain("listeners.proxy_protocol_from", |c| &mut c.listeners.proxy_protocol_from),
         plain("websocket.origins", |c| &mut c.websocket.origins),
         plain("tls.certificate", |c| &mut c.tls.certificate),

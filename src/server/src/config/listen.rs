@@ -3,8 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::value::{Setting, Value};
+use crate::any::WEBSOCKET;
 
 /// A name that may stand in `[listeners]`.
 pub(crate) struct KnownListener {
@@ -191,9 +193,63 @@ impl Setting for Networks {
     }
 }
 
+/// Hosts that stand for what is spoken there, none or more. Cloning costs a reference count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerNames(Arc<[(String, &'static str)]>);
+
+impl ServerNames {
+    /// The listener whose protocol is spoken to who asks for `host`.
+    pub(crate) fn listener_of(&self, host: &str) -> Option<&'static str> {
+        // RFC 6066, section 3: it has no dot at its end, and no case.
+        let named = self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(host));
+        named.map(|(_, listener)| *listener)
+    }
+}
+
+impl Setting for ServerNames {
+    fn read(value: &Value) -> Result<Self, String> {
+        let mut names: Vec<(String, &'static str)> = Vec::new();
+        for text in Vec::<String>::read(value)? {
+            let (host, protocol) = text
+                .split_once('=')
+                .filter(|(host, _)| !host.is_empty())
+                .ok_or_else(|| format!("`{text}` names no protocol; write \"host=mqtt\""))?;
+            let listener = match protocol {
+                "amqp" => "amqps",
+                "mqtt" => "mqtts",
+                "stomp" => "stomps",
+                WEBSOCKET => WEBSOCKET,
+                _ => {
+                    return Err(format!(
+                        "`{text}`: `{protocol}` is not amqp, mqtt, stomp or {WEBSOCKET}"
+                    ));
+                }
+            };
+            if names.iter().any(|(name, _)| name.eq_ignore_ascii_case(host)) {
+                return Err(format!("has {host} twice"));
+            }
+            names.push((host.to_owned(), listener));
+        }
+        Ok(Self(names.into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_stand_for_protocols() {
+        let read = |text: &str| ServerNames::read(&Value::Given(text.to_owned()));
+        let names = read("mqtt.example.com=mqtt,web.example.com=websocket").expect("read");
+        assert_eq!(names.listener_of("MQTT.example.com"), Some("mqtts"));
+        assert_eq!(names.listener_of("web.example.com"), Some("websocket"));
+        assert_eq!(names.listener_of("example.com"), None);
+        assert!(read("mqtt.example.com").expect_err("refused").contains("host=mqtt"));
+        assert!(read("=mqtt").expect_err("refused").contains("host=mqtt"));
+        assert!(read("a=sqs").expect_err("refused").contains("`sqs` is not amqp"));
+        assert!(read("a=mqtt,A=amqp").expect_err("refused").contains("A twice"));
+    }
 
     fn read(text: &str) -> Result<Vec<String>, String> {
         ListenAddrs::read(&Value::Given(text.to_owned()))

@@ -30,7 +30,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub(crate) use alarms::{Alarms, MemoryLimit};
 pub(crate) use backends::{Backend, Backends, Ldap, OAuth2};
 pub(crate) use cluster::{Cluster, Nodes, PeerTls, StandbyClients};
-pub(crate) use listen::{ListenAddr, ListenAddrs, Networks};
+pub(crate) use listen::{ListenAddr, ListenAddrs, Networks, ServerNames};
 pub(crate) use mqtt::Mqtt;
 pub(crate) use sources::{Origin, Problem, Sources};
 pub(crate) use tls::{ClientAuth, Tls, TlsVersion};
@@ -105,6 +105,8 @@ pub(crate) struct Listeners {
     pub(crate) stomps: ListenAddrs,
     /// As `any`, over TLS; opened if there is a certificate.
     pub(crate) anys: ListenAddrs,
+    /// What clients of `anys` speak that ask for a host in the TLS handshake (SNI).
+    pub(crate) server_names: ServerNames,
     /// Who says with a PROXY header whose connection he passes on, at every listener.
     pub(crate) proxy_protocol_from: Networks,
 }
@@ -122,6 +124,7 @@ impl Default for Listeners {
             mqtts: ListenAddrs::loopback(8883),
             stomps: ListenAddrs::loopback(61614),
             anys: ListenAddrs::loopback(61617),
+            server_names: ServerNames::default(),
             proxy_protocol_from: Networks::default(),
         }
     }

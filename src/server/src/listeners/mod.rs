@@ -21,7 +21,7 @@ pub(crate) use proxies::Proxies;
 use crate::any;
 use crate::broker::Broker;
 use crate::cluster::{self, Clients, Serve, Taken};
-use crate::config::{ListenAddrs, Listeners};
+use crate::config::{ListenAddrs, Listeners, ServerNames};
 use crate::connections::{Closing, Connections, Next};
 use crate::net::{ListenError, Reserved, accept_loop, local_addrs};
 use crate::tls::Tls;
@@ -147,10 +147,12 @@ impl Accepting {
             let (broker, clients) = (self.broker.clone(), self.clients.clone());
             let serve = move |stream, peer, closing| {
                 let (broker, clients, tls) = (broker.clone(), clients.clone(), tls.clone());
+                let hosts = broker.any_settings().hosts();
                 async move {
                     match handshake(&tls, name, stream, peer).await {
                         Some((stream, peer)) => {
-                            let name = named(&stream).unwrap_or(name);
+                            let named = (name == NAMING).then(|| named(&stream, &hosts)).flatten();
+                            let name = named.unwrap_or(name);
                             take(broker, clients, name, stream, peer, closing).await
                         }
                         None => Next::NOTHING,
@@ -180,13 +182,12 @@ where
         // What is passed through is cut off: its client connects to another node.
         () = closing.clone().requested() => return Next::NOTHING,
     };
-    match taken {
-        Taken::Here(stream, peer) => any::serve(broker, listener, stream, peer, closing).await,
-        Taken::Refused(stream, peer, leader) => {
-            broker.redirect(listener, stream, peer, leader.node(), closing)
-        }
-        Taken::Elsewhere => Next::NOTHING,
-    }
+    let (stream, peer, elsewhere) = match taken {
+        Taken::Here(stream, peer) => (stream, peer, None),
+        Taken::Refused(stream, peer, leader) => (stream, peer, Some(leader.node())),
+        Taken::Elsewhere => return Next::NOTHING,
+    };
+    any::serve(broker, listener, any::Client { stream, peer, elsewhere, closing }).await
 }
 
 /// Serves clients that peers pass through: as those that come by themselves, and counted with them.
@@ -208,7 +209,8 @@ pub(crate) fn serve_for_peers(
                     let closing = closing.requested();
                     isthmus_admin::serve_connection(stream, peer, router, |_| {}, closing).await;
                 } else {
-                    any::serve(broker, &listener, stream, peer, closing).await.run().await;
+                    let client = any::Client { stream, peer, elsewhere: None, closing };
+                    any::serve(broker, &listener, client).await.run().await;
                 }
                 drop(served);
             });
@@ -224,14 +226,17 @@ pub(crate) fn serve_for_peers(
 /// The listener whose clients may name their protocol in the handshake.
 const NAMING: &str = "anys";
 
-/// What serves a client that has named its protocol: the listener of that alone.
-fn named(stream: &TlsStream<TcpStream>) -> Option<&'static str> {
-    match stream.get_ref().1.alpn_protocol()? {
-        b"mqtt" => Some("mqtts"),
-        b"amqp" => Some("amqps"),
-        b"stomp" => Some("stomps"),
-        b"http/1.1" => Some(any::WEBSOCKET),
-        _ => None,
+/// What serves a client that has named its protocol (ALPN), or else a host that stands for one
+/// (SNI): the listener of that alone.
+fn named(stream: &TlsStream<TcpStream>, hosts: &ServerNames) -> Option<&'static str> {
+    let connection = stream.get_ref().1;
+    match connection.alpn_protocol() {
+        Some(b"mqtt") => Some("mqtts"),
+        Some(b"amqp") => Some("amqps"),
+        Some(b"stomp") => Some("stomps"),
+        Some(b"http/1.1") => Some(any::WEBSOCKET),
+        Some(_) => None,
+        None => hosts.listener_of(connection.server_name()?),
     }
 }
 

@@ -397,6 +397,131 @@ fn what_is_held_goes_with_its_exchange() {
     assert_eq!(rig.counts("q"), (0, 0));
 }
 
+/// A durable message for the queue `q`, held by the virtual host for so many milliseconds.
+fn waiting(body: &str, ms: i64) -> Message {
+    durable("q", body).head(format!("x-delay={ms}")).delayed()
+}
+
+#[test]
+fn a_virtual_host_holds_messages_to_whatever_exchange() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.declare("anna", volatile_queue("topic"));
+    rig.bind("anna", "amq.topic", "#", "topic");
+    rig.declare_exchange("anna", exchange("x", ExchangeKind::Fanout));
+    rig.declare_exchange("anna", delaying(ExchangeKind::Direct));
+    for exchange in ["x", "later"] {
+        rig.bind("anna", exchange, "q", "q");
+    }
+    rig.run();
+    rig.heard("anna");
+    let token = rig.publish(
+        "anna",
+        [
+            waiting("a", 300),
+            waiting("b", 100).through("amq.topic"),
+            waiting("c", 200).through("x"),
+            waiting("d", 400).through("later"),
+            waiting("none", 0),
+            waiting("no header", 100).head("\0\0"),
+        ],
+    );
+    rig.dispatch();
+    assert!(rig.heard("anna").is_empty(), "the confirm waits for the log");
+    rig.run();
+    assert_eq!(rig.heard("anna"), [done(token)]);
+    assert_eq!(rig.drain("q"), ["none", "no header"]);
+    pass_ms(&mut rig, 99);
+    assert_eq!(rig.counts("topic"), (0, 0));
+    pass_ms(&mut rig, 1);
+    assert_eq!(rig.drain("topic"), ["b"]);
+    pass_ms(&mut rig, 300);
+    assert_eq!(rig.drain("q"), ["c", "a", "d"]);
+    assert_eq!(rig.timeout_ms(), None);
+    let listed = rig.dispatcher.topology().queues(VHOST).unwrap();
+    assert_eq!(listed.iter().map(|q| &*q.def.name).collect::<Vec<_>>(), ["q", "topic"]);
+}
+
+#[test]
+fn what_a_virtual_host_holds_survives_a_restart_and_comes_once() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    let lost = transient("q", "lost").head("x-delay=500").delayed();
+    rig.publish("anna", [waiting("b", 1000), waiting("a", 500), lost]);
+    rig.run();
+    rig.advance_ms(400);
+    rig.crash();
+    rig.run();
+    assert_eq!(rig.timeout_ms(), Some(100));
+    pass_ms(&mut rig, 100);
+    assert_eq!(rig.drain("q"), ["a"]);
+    rig.open("anna");
+    rig.publish("anna", [waiting("c", 10)]);
+    rig.run();
+    rig.advance_ms(50_000);
+    rig.crash();
+    rig.run();
+    assert_eq!(rig.drain("q"), ["c", "b"]);
+    rig.crash();
+    rig.run();
+    assert_eq!(rig.counts("q"), (0, 0));
+    let declared = |f: &&Fact| matches!(f, Fact::DeclareQueue { .. });
+    assert_eq!(rig.facts().iter().filter(declared).count(), 2, "one holding queue beside q");
+}
+
+#[test]
+fn what_cannot_be_routed_is_refused_before_it_waits_and_dropped_after_it() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("q"));
+    rig.run();
+    rig.heard("anna");
+    let token = rig.publish(
+        "anna",
+        [
+            waiting("gone", 100).mandatory(),
+            durable("nobody", "no queue").head("x-delay=9").delayed().mandatory(),
+            waiting("no exchange", 100).through("nowhere"),
+        ],
+    );
+    rig.run();
+    let heard = rig.heard("anna");
+    let refused = ["1 Unroutable", "2 NoExchange"];
+    assert!(heard[0].starts_with(&done(token)), "{heard:?}");
+    assert!(refused.iter().all(|why| heard[0].contains(why)), "{heard:?}");
+    rig.delete("anna", "q");
+    rig.run();
+    let before = rig.dispatcher.counters().unroutable;
+    pass_ms(&mut rig, 100);
+    assert_eq!(rig.dispatcher.counters().unroutable, before + 1);
+    rig.crash();
+    rig.run();
+    assert_eq!(rig.timeout_ms(), None, "nothing is held any more");
+}
+
+#[test]
+fn limits_and_dead_letters_are_those_of_where_it_goes() {
+    let mut rig = Rig::new();
+    rig.open("anna");
+    rig.declare("anna", queue("dead"));
+    rig.declare(
+        "anna",
+        queue_with("q", |o| {
+            o.length_max = Some(1);
+            o.overflow = Overflow::RejectPublishDlx;
+            dead_letters_to(o, "dead");
+        }),
+    );
+    rig.attach("anna", consuming(1, "dead"));
+    rig.publish("anna", [waiting("a", 10), waiting("b", 10)]);
+    rig.run();
+    pass_ms(&mut rig, 10);
+    assert_eq!(rig.drain("q"), ["a"]);
+    assert_eq!(bodies(&rig.got("anna")), ["b"], "dead letters are not held again");
+}
+
 #[test]
 fn a_hundred_thousand_that_are_due_at_once_come_in_order_and_in_several_turns() {
     let mut rig = rig();

@@ -1,6 +1,9 @@
 //! Queues of lasting sessions.
 
-use isthmus_model::{ExchangeKind, Lifetime, OpenSession, QueueDef, TopologyChange};
+use isthmus_model::{
+    Attach, AttachMode, Credit, ExchangeKind, Lifetime, OpenSession, Outcome, QueueDef, Time,
+    TopologyChange,
+};
 
 use super::clients::*;
 use super::rig::*;
@@ -102,6 +105,97 @@ fn an_own_queue_is_declared_again_and_holds_once() {
     assert_eq!(rig.recorded("a").unwrap(), "guest 3600000 None 0 notes 1 held");
 }
 
+/// Its session's own way to consume.
+fn alone(queue: &str) -> Attach {
+    Attach { exclusive: true, ..consuming(1, queue) }
+}
+
+#[test]
+fn a_session_that_comes_back_has_its_queue_for_itself() {
+    for exclusive in [false, true] {
+        let mut rig = rig();
+        rig.connect("a", lasting("a"));
+        rig.topology("a", own_queue("q"));
+        rig.disconnect("a");
+        rig.attach("anna", Attach { exclusive, ..prefetching(1, "q", 1) });
+        rig.publish("anna", [durable("q", "1"), durable("q", "2")]);
+        rig.run();
+        let got = rig.got("anna");
+        assert_eq!(bodies(&got), ["1"]);
+        rig.heard("anna");
+
+        rig.connect("a", lasting("a"));
+        rig.attach("a", alone("q"));
+        rig.run();
+        assert_eq!(rig.heard("anna"), ["consumer 1: Reclaimed"]);
+        assert_eq!(bodies(&rig.got("a")), ["2"]);
+        rig.settle("anna", Outcome::Accept, &got);
+        rig.run();
+        assert_eq!(rig.counts("q"), (0, 1), "what it had it has settled");
+        // Nobody else comes in, while whoever looks takes what is there, and does no harm.
+        let refused = rig.attach("anna", consuming(2, "q"));
+        rig.attach("anna", getting(3, "q"));
+        rig.publish("anna", [durable("q", "3")]);
+        rig.run();
+        assert!(rig.heard("anna").contains(&format!("refused {refused}: not allowed")));
+        assert!(!rig.heard("a").concat().contains("Reclaimed"));
+        rig.disconnect("a");
+        // A queue that is not its own is not to be had so.
+        rig.declare("anna", queue("other"));
+        rig.attach("anna", consuming(4, "other"));
+        rig.connect("b", lasting("b"));
+        let refused = rig.attach("b", alone("other"));
+        rig.run();
+        assert_eq!(rig.heard("b"), [format!("refused {refused}: not allowed")]);
+    }
+}
+
+#[test]
+fn a_delivery_that_was_begun_goes_on_after_its_time_and_others_do_not() {
+    let mut rig = rig();
+    rig.connect("a", lasting("a"));
+    rig.topology("a", own_queue("q"));
+    rig.attach("a", Attach { exclusive: true, ..prefetching(1, "q", 2) });
+    let timed = |body: &str| durable("q", body).ttl_ms(100);
+    rig.publish("anna", [timed("1"), timed("2"), timed("3"), durable("q", "4")]);
+    rig.run();
+    assert_eq!(bodies(&rig.got("a")), ["1", "2"]);
+    rig.disconnect("a");
+    rig.after_ms(1000);
+    assert_eq!(rig.counts("q"), (4, 0), "what is behind those that stay waits for them");
+    let browsing = Attach { mode: AttachMode::Browse, ..getting(1, "q") };
+    let credit = Credit::Explicit { credit: 9, drain: true, deadline: Time(0) };
+    rig.attach("anna", Attach { credit, ..browsing });
+    rig.run();
+    assert_eq!(bodies(&rig.got("anna")), ["1", "2", "4"]);
+
+    rig.connect("a", lasting("a"));
+    rig.attach("a", Attach { exclusive: true, ..prefetching(1, "q", 9) });
+    rig.run();
+    let got = rig.got("a");
+    assert_eq!(bodies(&got), ["1", "2", "4"]);
+    assert!(got[0].redelivered && got[1].redelivered && !got[2].redelivered);
+    // After a restart nobody knows which were begun.
+    rig.crash();
+    rig.run();
+    assert_eq!(rig.counts("q"), (1, 0));
+}
+
+#[test]
+fn what_came_back_to_other_queues_expires() {
+    let mut rig = rig();
+    rig.declare("anna", queue("q"));
+    rig.open("b");
+    rig.attach("b", consuming(1, "q"));
+    rig.publish("anna", [durable("q", "1").ttl_ms(100)]);
+    rig.run();
+    assert_eq!(bodies(&rig.got("b")), ["1"]);
+    rig.close("b");
+    rig.run();
+    rig.after_ms(1000);
+    assert_eq!(rig.counts("q"), (0, 0));
+}
+
 #[test]
 fn what_a_session_publishes_passes_its_own_queue_by() {
     let mut rig = rig();
@@ -110,7 +204,7 @@ fn what_a_session_publishes_passes_its_own_queue_by() {
         rig.connect(name, lasting(name));
         rig.topology(name, own_queue(name));
         rig.bind(name, "x", "", name);
-        rig.attach(name, isthmus_model::Attach { no_local: true, ..taking(1, name) });
+        rig.attach(name, Attach { no_local: true, ..taking(1, name) });
     }
     rig.run();
     let message = |body: &str| durable("k", body).through("x");
@@ -122,7 +216,7 @@ fn what_a_session_publishes_passes_its_own_queue_by() {
     assert_eq!(bodies(&rig.got("a")), ["3"]);
     assert_eq!(bodies(&rig.got("b")), ["1", "2"]);
     // With another that wants them not, and with none.
-    let no_local = isthmus_model::Attach { no_local: true, ..taking(2, "a") };
+    let no_local = Attach { no_local: true, ..taking(2, "a") };
     rig.attach("a", no_local);
     rig.detach("a", 1);
     rig.publish("a", [message("4")]);

@@ -802,6 +802,11 @@ impl Message {
         Message { flags: self.flags.with(RecordFlags::RETAIN), ..self }
     }
 
+    /// To be held by its virtual host for as long as its head says.
+    pub(super) fn delayed(self) -> Message {
+        Message { flags: self.flags.with(RecordFlags::DELAYED), ..self }
+    }
+
     pub(super) fn mandatory(self) -> Message {
         Message { flags: self.flags.with(RecordFlags::MANDATORY), ..self }
     }

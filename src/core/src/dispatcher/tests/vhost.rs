@@ -28,10 +28,10 @@ fn a_virtual_host_has_no_more_queues_than_it_may_have() {
     rig.declare("anna", queue("three"));
     rig.run();
     let text = "cannot declare queue 'three': queue limit in vhost '/' (2) is reached";
-    assert_eq!(refusal(&mut rig, "anna"), CommandError::Precondition(text.into()));
+    assert_eq!(refusal(&mut rig, "anna"), CommandError::Limit(text.into()));
     rig.declare("anna", queue(""));
     rig.run();
-    assert!(matches!(refusal(&mut rig, "anna"), CommandError::Precondition(_)));
+    assert!(matches!(refusal(&mut rig, "anna"), CommandError::Limit(_)));
     let known = rig.declare("anna", queue("one"));
     rig.run();
     assert_eq!(rig.heard("anna"), [format!("done {known}: one has 0 ready, 0 consumers")]);
