@@ -177,7 +177,6 @@ fn some_node(cluster: &Cluster<'_>, rng: &mut Rng) -> usize {
     leader.filter(|_| rng.chance(40)).unwrap_or_else(|| rng.below(cluster.nodes() as u64) as usize)
 }
 
-/// Returns how long it is to last at least.
 async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
     let nodes = cluster.nodes();
     let one = some_node(cluster, rng);
@@ -215,7 +214,19 @@ async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
                 membership.hand_over(None, Duration::from_millis(500)).await.ok();
             }
         }
-        76..84 => return cut_off(cluster, rng, one),
+        76..84 => {
+            // Long enough for others to elect another leader, if they can.
+            let one = cluster.running.acting().first().copied().unwrap_or(one);
+            let hears = rng.chance(50);
+            tracing::info!(one, hears, "unheard for long");
+            let others = (0..nodes).filter(|node| *node != one);
+            let pairs = others.flat_map(|other| match hears {
+                true => vec![(one, other)],
+                false => vec![(one, other), (other, one)],
+            });
+            cluster.net.block(pairs.collect());
+            return Duration::from_millis(600 + rng.below(1500));
+        }
         84..90 => cluster.wipe(one, Duration::from_millis(20 + rng.below(500))),
         90..93 if nodes == cluster.setup.nodes && cluster.is_settled() => cluster.grow(),
         _ => {
@@ -224,23 +235,6 @@ async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
         }
     }
     Duration::ZERO
-}
-
-/// Nobody hears of the leader for long, so that others elect another one if they can; it is node `one`
-/// if nobody leads. Returns how long that is.
-fn cut_off(cluster: &Cluster<'_>, rng: &mut Rng, one: usize) -> Duration {
-    let one = cluster.running.acting().first().copied().unwrap_or(one);
-    let hears = rng.chance(50);
-    tracing::info!(one, hears, "unheard for long");
-    let mut pairs = Vec::new();
-    for other in (0..cluster.nodes()).filter(|node| *node != one) {
-        pairs.push((one, other));
-        if !hears {
-            pairs.push((other, one));
-        }
-    }
-    cluster.net.block(pairs);
-    Duration::from_millis(600 + rng.below(1500))
 }
 
 /// All clients of a run.

@@ -31,9 +31,9 @@ impl Drop for Undo {
     }
 }
 
-/// openraft refuses one proposal in so many, and takes those behind it.
-fn refusals(one_in: u64) -> Undo {
-    isthmus_cluster::planted::refuse_proposals(one_in);
+/// openraft refuses some proposals and takes those behind them.
+fn refusals() -> Undo {
+    isthmus_cluster::planted::refuse_proposals(40);
     Undo(|| isthmus_cluster::planted::refuse_proposals(0))
 }
 
@@ -97,7 +97,7 @@ fn promises_hold_whatever_goes_wrong() {
 #[test]
 fn promises_hold_while_consensus_refuses_some_proposals() {
     let _turn = turn();
-    let _refusals = refusals(40);
+    let _refusals = refusals();
     all_hold(20, plan(Faults::All));
 }
 
@@ -158,7 +158,7 @@ fn a_vote_that_is_not_synced_is_noticed() {
 #[test]
 fn an_entry_that_does_not_follow_is_noticed() {
     let _turn = turn();
-    let _refusals = refusals(12);
+    let _refusals = refusals();
     isthmus_core::planted::ignore_places(true);
     let _undo = Undo(|| isthmus_core::planted::ignore_places(false));
     must_notice("entries that do not follow", plan(Faults::All), &untouched);
