@@ -226,7 +226,7 @@ pub(crate) fn ids(delivery: &Delivery) -> Vec<u64> {
 pub(crate) fn body(id: u64) -> Vec<u8> {
     let mut body = id.to_le_bytes().to_vec();
     // Now and then one that fills a good part of a segment.
-    let padding = if id % 17 == 0 { 40 * PADDING } else { PADDING };
+    let padding = if id.is_multiple_of(17) { 40 * PADDING } else { PADDING };
     body.resize(body.len() + padding, id as u8);
     body
 }

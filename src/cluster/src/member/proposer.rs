@@ -2,6 +2,7 @@
 
 use std::future::ready;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -26,6 +27,9 @@ pub struct Proposer<E> {
 /// Proposals handed to openraft in one call.
 const AT_ONCE_MAX: usize = 64;
 
+/// Memory that is kept to encode in, in bytes.
+const SCRATCH_MAX: usize = 1 << 20;
+
 impl<E: Encode> Proposer<E> {
     pub(super) fn start(raft: Raft, on_refused: impl FnOnce() + Send + 'static) -> Proposer<E> {
         // Not bounded here: whoever proposes holds back by what is not committed yet.
@@ -48,6 +52,7 @@ async fn run<E: Encode>(
 ) {
     let mut answers: FuturesUnordered<BoxFuture<'static, bool>> = FuturesUnordered::new();
     let mut batch = Vec::with_capacity(AT_ONCE_MAX);
+    let mut scratch = Vec::new();
     let mut is_open = true;
     while is_open || !answers.is_empty() {
         tokio::select! {
@@ -73,7 +78,8 @@ async fn run<E: Encode>(
                         continue;
                     }
                 }
-                let encoded: Vec<Proposal> = batch.drain(..).map(|proposal| encode(&proposal)).collect();
+                let encoded: Vec<Proposal> =
+                    batch.drain(..).map(|proposal| encode(&proposal, &mut scratch)).collect();
                 let Ok(answer) = raft.client_write_many(encoded).await else {
                     return on_refused();
                 };
@@ -84,8 +90,14 @@ async fn run<E: Encode>(
     }
 }
 
-fn encode<E: Encode>(proposal: &E) -> Proposal {
-    let mut bytes = Vec::new();
-    proposal.encode(&mut bytes);
-    Proposal::from(bytes)
+/// Encodes in `scratch`, and gives away no more than it takes: entries stay in memory for a while, and
+/// one that grew there would be copied several times and keep up to twice its size.
+fn encode<E: Encode>(proposal: &E, scratch: &mut Vec<u8>) -> Proposal {
+    scratch.clear();
+    proposal.encode(scratch);
+    let encoded = Proposal(Bytes::copy_from_slice(scratch));
+    if scratch.capacity() > SCRATCH_MAX {
+        *scratch = Vec::new();
+    }
+    encoded
 }

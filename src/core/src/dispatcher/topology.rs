@@ -100,11 +100,11 @@ impl Dispatcher {
                 self.make_queue(ledger, id, vhost, GENERATED_PREFIX, def)
             }
             TopologyChange::DeclareQueue(def) | TopologyChange::DeclareQueueFor { def, .. } => {
-                self.declare_queue(ledger, id, vhost, def, Declarer::Client)
+                self.declare_queue(ledger, vhost, def, Declarer::Client)
             }
             TopologyChange::DeclareOwnQueue(def) => {
                 let name = Arc::clone(&def.name);
-                let reply = self.declare_queue(ledger, id, vhost, def, Declarer::Broker)?;
+                let reply = self.declare_queue(ledger, vhost, def, Declarer::Broker)?;
                 let queue = self.topology.queue(vhost, &name)?.id;
                 self.hold_own(id, queue);
                 Ok(reply)
@@ -202,13 +202,12 @@ impl Dispatcher {
     ) -> Result<Reply, CommandError> {
         let name = self.make_name(prefix);
         let def = QueueDef { name, ..def };
-        self.declare_queue(ledger, session, vhost, def, Declarer::Broker)
+        self.declare_queue(ledger, vhost, def, Declarer::Broker)
     }
 
     fn declare_queue(
         &mut self,
         ledger: &Ledger,
-        session: SessionId,
         vhost: &Arc<str>,
         def: QueueDef,
         by: Declarer,

@@ -122,7 +122,7 @@ impl Amqp {
         let mut bytes = frame(&AMQPFrame::Method(CHANNEL, class))?;
         bytes.extend(frame(&AMQPFrame::Header(CHANNEL, header))?);
         // As many frames as it takes, some of them shorter than they need be.
-        for piece in body.chunks(if id % 3 == 0 { 30 } else { 4000 }) {
+        for piece in body.chunks(if id.is_multiple_of(3) { 30 } else { 4000 }) {
             bytes.extend(frame(&AMQPFrame::Body(CHANNEL, piece.to_vec()))?);
         }
         self.line.send(&bytes).await
