@@ -7,7 +7,7 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, ExchangeDef, Lifetime, QueueDef, QueueId,
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
     QueueOptions, REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token,
     TopologyChange,
 };
@@ -195,7 +195,7 @@ impl Dispatcher {
     fn make_queue(
         &mut self,
         ledger: &Ledger,
-        session: SessionId,
+        _session: SessionId,
         vhost: &Arc<str>,
         prefix: &str,
         def: QueueDef,
