@@ -251,7 +251,11 @@ impl Dispatcher {
                 }
             }
         }
-        let mut queue = Queue::new(vhost, Arc::new(def), id, self.options.encodings);
+        let def = match self.topology.queue(vhost, &def.name) {
+            Ok(entry) => Arc::clone(&entry.def),
+            Err(_) => Arc::new(def),
+        };
+        let mut queue = Queue::new(vhost, def, id, self.options.encodings);
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
         self.queues.insert(id, Box::new(queue));
         self.in_use(id);
