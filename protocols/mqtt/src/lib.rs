@@ -21,4 +21,4 @@ mod session;
 pub use convert::MqttEncoding;
 pub use fault::{Fault, Problem, TooLong};
 pub use reason::ReasonCode;
-pub use session::{MqttSession, SessionConfig};
+pub use session::{MqttSession, OwnConfig, SessionConfig};

@@ -558,8 +558,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.
                 self.events = Vec::new();
                 self.commands = Vec::new();
+                self.mailbox.release();
                 self.input.release();
                 self.session.outbox().release();
+                self.session.rest();
                 return Ok(Poll::Pending);
             }
         }

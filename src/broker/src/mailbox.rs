@@ -46,6 +46,14 @@ impl Mailbox {
         std::mem::take(&mut contents.bytes)
     }
 
+    /// Gives the memory of an empty mailbox back.
+    pub(crate) fn release(&self) {
+        let mut contents = self.contents.lock();
+        if contents.events.is_empty() {
+            contents.events = Vec::new();
+        }
+    }
+
     /// Wakes the task for news that are not in the mailbox.
     pub(crate) fn wake(&self) {
         self.waker.wake();

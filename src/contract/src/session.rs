@@ -63,6 +63,9 @@ pub trait Session: Send {
         4 * 1024
     }
 
+    /// Nothing moves for now: memory that is held for nothing goes back, the outbox's apart.
+    fn rest(&mut self) {}
+
     /// A word for logs and the management API: protocol and version.
     fn protocol(&self) -> &'static str;
 }

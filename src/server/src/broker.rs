@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use isthmus_admin::{Cluster as ClusterFigures, Snapshot};
 use isthmus_amqp091::{Amqp091Encoding, Amqp091Session, SessionConfig};
 use isthmus_broker::cluster::SingleOptions;
@@ -14,7 +15,7 @@ use isthmus_broker::storage::{self, LogOptions, RealStorage, SharedStorage, Thre
 use isthmus_broker::{BrokerOptions, Combining, PagingOptions, Peer, RecoveryError, ScrubOptions};
 use isthmus_contract::model::{EncodingId, Encodings, NEVER_EXPIRES, SessionId, Time};
 use isthmus_contract::{Session, Shortage};
-use isthmus_mqtt::{MqttEncoding, MqttSession};
+use isthmus_mqtt::{MqttEncoding, MqttSession, OwnConfig};
 use isthmus_stomp::codec::Version;
 use isthmus_stomp::{StompEncoding, StompSession};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -62,7 +63,7 @@ pub(crate) struct Broker {
 /// What sessions are told of this node.
 struct Settings {
     amqp: SessionConfig,
-    mqtt: isthmus_mqtt::SessionConfig,
+    mqtt: Arc<isthmus_mqtt::SessionConfig>,
     /// Where MQTT clients reach the nodes of a cluster.
     mqtt_servers: Nodes,
     /// The same, over TLS.
@@ -219,7 +220,7 @@ impl Broker {
         };
         let server = servers.0.iter().find(|node| node.number == leader);
         let reference = server.map(|node| node.addr.to_string()).unwrap_or_default();
-        let shared = self.settings.mqtt.clone();
+        let shared = isthmus_mqtt::SessionConfig::clone(&self.settings.mqtt);
         let connect_timeout = shared.connect_timeout.saturating_sub(spent);
         let elsewhere = Some(reference.into());
         let settings = isthmus_mqtt::SessionConfig { elsewhere, connect_timeout, ..shared };
@@ -236,11 +237,13 @@ impl Broker {
     {
         let address = peer.address;
         let serving = self.broker.serve(stream, peer, session, closing.requested());
-        Next::new(async move {
-            if let Err(error) = serving.await {
+        // Not as an async block, which would hold it twice: as what it has captured and as what it
+        // waits for.
+        Next::new(serving.map(move |served| {
+            if let Err(error) = served {
                 tracing::debug!(peer = %address, %error, "connection lost");
             }
-        })
+        }))
     }
 
     /// What the listeners go by that serve every protocol.
@@ -463,7 +466,7 @@ impl Settings {
         let stomp = stomp_settings(config);
         Settings {
             amqp,
-            mqtt,
+            mqtt: Arc::new(mqtt),
             mqtt_servers: settings.servers.clone(),
             mqtt_tls_servers: settings.tls_servers.clone(),
             stomp,
@@ -482,16 +485,9 @@ impl Settings {
                 Box::new(Amqp091Session::new(config, now))
             }
             Protocol::Mqtt => {
-                let shared = self.mqtt.clone();
-                let connect_timeout = shared.connect_timeout.saturating_sub(spent);
-                let config = isthmus_mqtt::SessionConfig {
-                    id,
-                    name_secret,
-                    has_certificate,
-                    connect_timeout,
-                    ..shared
-                };
-                Box::new(MqttSession::new(config, now))
+                let connect_timeout = self.mqtt.connect_timeout.saturating_sub(spent);
+                let own = OwnConfig { id, connect_timeout, has_certificate, name_secret };
+                Box::new(MqttSession::sharing(Arc::clone(&self.mqtt), own, now))
             }
             Protocol::Stomp(versions) => {
                 let shared = self.stomp.clone();

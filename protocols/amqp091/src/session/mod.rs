@@ -396,6 +396,10 @@ impl Session for Amqp091Session {
         self.places = Some(places);
     }
 
+    fn rest(&mut self) {
+        self.out.rest();
+    }
+
     fn protocol(&self) -> &'static str {
         "AMQP 0-9-1"
     }

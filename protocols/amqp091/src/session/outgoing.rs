@@ -63,6 +63,14 @@ pub(super) fn age(token: Token) -> u64 {
 }
 
 impl Outgoing {
+    /// Gives back what is held for commands while there are none.
+    pub(super) fn rest(&mut self) {
+        if self.commands.is_empty() && self.staged.is_empty() {
+            self.commands = VecDeque::new();
+            self.staged = Vec::new();
+        }
+    }
+
     /// A new token for a command of `channel`.
     pub(super) fn token(&mut self, channel: u16) -> Token {
         // The count starts from 1, so that no token is the silent one.

@@ -9,7 +9,7 @@
 //! A note takes [`NOTE_VALUE_BYTES_MAX`] bytes. What is larger stays in the group's queue until it
 //! is acknowledged, as with QoS 1: if the connection is lost before, another member gets it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ const NOTED_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// Those that are noted, by their packet identifiers.
-    noted: HashMap<u16, Arc<[u8]>>,
+    noted: BTreeMap<u16, Arc<[u8]>>,
     /// Of an earlier connection: to be sent again when the client takes more.
     again: VecDeque<u16>,
     /// Bytes of those that are noted.

@@ -63,6 +63,28 @@ pub struct SessionConfig {
     pub encodings: Encodings,
 }
 
+/// What is one session's own, where the rest of a [`SessionConfig`] is shared by many: its fields of
+/// the same names.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnConfig {
+    /// See [`SessionConfig::id`].
+    pub id: SessionId,
+    /// See [`SessionConfig::connect_timeout`].
+    pub connect_timeout: Duration,
+    /// See [`SessionConfig::has_certificate`].
+    pub has_certificate: bool,
+    /// See [`SessionConfig::name_secret`].
+    pub name_secret: u128,
+}
+
+impl OwnConfig {
+    /// That of settings for one session alone.
+    pub fn of(config: &SessionConfig) -> OwnConfig {
+        let SessionConfig { id, connect_timeout, has_certificate, name_secret, .. } = *config;
+        OwnConfig { id, connect_timeout, has_certificate, name_secret }
+    }
+}
+
 impl SessionConfig {
     /// The default settings for the session called `id`.
     pub fn new(id: SessionId) -> SessionConfig {

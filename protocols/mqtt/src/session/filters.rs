@@ -5,10 +5,10 @@
 //! ordered filters level by level, which takes a few looks a level however many there are, and
 //! what was found is kept for the topic's next message.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::by_filter::ByFilter;
 use super::lanes::Lane;
 use super::notes::Options;
 use crate::codec::Qos;
@@ -64,11 +64,11 @@ impl Matched {
 /// The subscriptions of a session.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
-    all: BTreeMap<Box<str>, Entry>,
+    all: ByFilter<Entry>,
     /// Filters that are asked for.
     asked: usize,
     /// Active ones by lane and by what they were granted: QoS and Retain As Published.
-    classes: [[usize; 6]; 4],
+    classes: [[u32; 6]; 4],
     /// Active ones with a Subscription Identifier.
     with_id: usize,
     /// By routing key.
@@ -92,10 +92,10 @@ impl Filters {
 
     /// Notes that the client wants `filter` with `options`, or no more; returns what it wanted.
     pub(super) fn ask(&mut self, filter: &str, options: Option<Options>) -> Option<Options> {
-        if options.is_none() && !self.all.contains_key(filter) {
+        if options.is_none() && !self.all.contains(filter) {
             return None;
         }
-        let entry = self.all.entry(filter.into()).or_default();
+        let entry = self.all.get_or_default(filter);
         let before = std::mem::replace(&mut entry.asked, options);
         self.asked = self.asked + usize::from(options.is_some()) - usize::from(before.is_some());
         before
@@ -142,7 +142,7 @@ impl Filters {
             entry.active.is_some_and(|options| options.lane() == lane) && !filter.starts_with('$')
         };
         let those = self.all.iter().filter(|(filter, entry)| is_of(filter, entry));
-        those.map(|(filter, _)| filter.clone()).collect()
+        those.map(|(filter, _)| filter.into()).collect()
     }
 
     /// Whether messages that come by a lane tell nothing of the filters that they are for: neither
@@ -263,9 +263,8 @@ impl Filters {
 
     /// Whether a filter begins so.
     fn has_beginning(&self, beginning: &str) -> bool {
-        let from = (Bound::Included(beginning), Bound::Unbounded);
-        let mut filters = self.all.range::<str, _>(from);
-        filters.next().is_some_and(|(filter, _)| filter.starts_with(beginning))
+        let first = self.all.from(beginning).next();
+        first.is_some_and(|(filter, _)| filter.starts_with(beginning))
     }
 }
 

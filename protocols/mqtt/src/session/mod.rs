@@ -7,7 +7,7 @@
 //! | [`resume`], [`notes`] | what a session knows when its client comes back |
 //! | [`incoming`], [`in_use`] | what clients publish |
 //! | [`subscribe`], [`lanes`], [`shared`] | what they subscribe to, and the queues that it comes by |
-//! | [`filters`] | which subscriptions a message is for |
+//! | [`filters`], [`by_filter`] | which subscriptions a message is for |
 //! | [`outgoing`], [`packet_ids`], [`claims`] | what they get, and how far each delivery is |
 //! | [`gather`] | what takes effect as one, and when the client is told |
 //! | [`aliases`] | topics as numbers |
@@ -18,6 +18,7 @@
 mod aliases;
 mod alike;
 mod authenticate;
+mod by_filter;
 mod claims;
 mod config;
 mod connect;
@@ -34,7 +35,8 @@ mod resume;
 mod shared;
 mod subscribe;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use isthmus_contract::{Command, Event, Input, Outbox, Session, Shortage};
 use isthmus_model::{Time, Token};
@@ -44,7 +46,7 @@ use crate::fault::Fault;
 
 use aliases::Given;
 use claims::Claims;
-pub use config::SessionConfig;
+pub use config::{OwnConfig, SessionConfig};
 use connect::{Client, Peer, Phase};
 use gather::{Gathered, Pendings};
 use incoming::Incoming;
@@ -60,9 +62,11 @@ const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Input is not taken while more commands than this wait for the broker.
 const OUTSTANDING_MAX: usize = 1024;
 
-/// A client's connection that speaks MQTT.
+/// A client's connection that speaks MQTT. What is seldom filled is in ordered maps: empty ones are
+/// half as large as hashed ones, and hold nothing when they are empty again.
 pub struct MqttSession {
-    config: SessionConfig,
+    config: Arc<SessionConfig>,
+    own: OwnConfig,
     /// The time of the call that is being handled.
     now: Time,
     phase: Phase,
@@ -80,7 +84,7 @@ pub struct MqttSession {
     incoming: Incoming,
     subscriptions: Subscriptions,
     /// Commands that the session needs to be what it was.
-    resuming: HashMap<Token, Resuming>,
+    resuming: BTreeMap<Token, Resuming>,
     flights: Flights,
     claims: Claims,
     waiting: Waiting,
@@ -95,8 +99,14 @@ pub struct MqttSession {
 impl MqttSession {
     /// A session for a client that just connected.
     pub fn new(config: SessionConfig, now: Time) -> MqttSession {
+        let own = OwnConfig::of(&config);
+        MqttSession::sharing(Arc::new(config), own, now)
+    }
+
+    /// The same with settings that many sessions share, and what in them is this one's own.
+    pub fn sharing(config: Arc<SessionConfig>, own: OwnConfig, now: Time) -> MqttSession {
         MqttSession {
-            phase: Phase::Connect { deadline: now + config.connect_timeout },
+            phase: Phase::Connect { deadline: now + own.connect_timeout },
             peer: Peer::new(now),
             client: Client::default(),
             now,
@@ -108,7 +118,7 @@ impl MqttSession {
             has_begun: false,
             incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
-            resuming: HashMap::new(),
+            resuming: BTreeMap::new(),
             flights: Flights::default(),
             claims: Claims::default(),
             waiting: Waiting::new(),
@@ -117,6 +127,7 @@ impl MqttSession {
             allowance: u64::MAX,
             holding: false,
             config,
+            own,
         }
     }
 
@@ -270,6 +281,12 @@ impl Session for MqttSession {
 
     fn greeting_bytes_max(&self) -> usize {
         self.config.connect_bytes_max as usize
+    }
+
+    fn rest(&mut self) {
+        if self.commands.is_empty() {
+            self.commands = VecDeque::new();
+        }
     }
 
     fn protocol(&self) -> &'static str {

@@ -71,7 +71,7 @@ impl MqttSession {
             lanes.push(options.lane());
         }
         for lane in lanes {
-            if self.subscriptions.lanes.insert(lane) {
+            if !std::mem::replace(&mut self.subscriptions.lanes[lane as usize], true) {
                 self.make_lane(lane, |session, command| {
                     session.ask_again(Resuming::Lane(lane), command);
                 });

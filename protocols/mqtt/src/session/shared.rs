@@ -6,7 +6,7 @@
 //!
 //! [`SessionConfig::shared_expires_ms`]: super::SessionConfig::shared_expires_ms
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_contract::{Attach, AttachMode, Command, Credit, Token, TopologyChange};
@@ -38,8 +38,8 @@ struct Member {
 #[derive(Debug)]
 pub(super) struct Shared {
     /// By filter, share name included.
-    by_filter: HashMap<Box<str>, Membership>,
-    by_consumer: HashMap<ConsumerId, Member>,
+    by_filter: BTreeMap<Box<str>, Membership>,
+    by_consumer: BTreeMap<ConsumerId, Member>,
     next_consumer: u64,
 }
 
@@ -50,8 +50,8 @@ pub(super) struct NotAMember;
 impl Default for Shared {
     fn default() -> Shared {
         Shared {
-            by_filter: HashMap::new(),
-            by_consumer: HashMap::new(),
+            by_filter: BTreeMap::new(),
+            by_consumer: BTreeMap::new(),
             next_consumer: Lane::ALL.len() as u64,
         }
     }

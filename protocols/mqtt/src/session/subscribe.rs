@@ -3,7 +3,7 @@
 //! A filter is a binding of one of the session's lanes ([`super::lanes`]), or of a group's queue
 //! ([`super::shared`]). Commands go out at once, in order; the answer waits for all of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use isthmus_contract::{Command, CommandError, Recall, Reply, Token, TopologyChange};
 use isthmus_model::Note;
@@ -29,14 +29,14 @@ use crate::fault::{Fault, Problem, TooLong};
 pub(super) struct Subscriptions {
     pub(super) filters: Filters,
     pub(super) shared: Shared,
-    /// The lanes that were asked for.
-    pub(super) lanes: HashSet<Lane>,
+    /// Which lanes were asked for.
+    pub(super) lanes: [bool; Lane::ALL.len()],
     /// Whether the window that deliveries share has been given its size.
     has_window: bool,
     /// By a number of their own.
-    requests: HashMap<u64, Answered>,
+    requests: BTreeMap<u64, Answered>,
     last_request: u64,
-    waiting: HashMap<Token, Waiting>,
+    waiting: BTreeMap<Token, Waiting>,
 }
 
 /// A command that a request waits for.
@@ -175,7 +175,7 @@ impl MqttSession {
             return self.grant_shared(request, index, text, filter, options, noted);
         }
         let lane = options.lane();
-        if self.subscriptions.lanes.insert(lane) {
+        if !std::mem::replace(&mut self.subscriptions.lanes[lane as usize], true) {
             self.make_lane(lane, |session, command| {
                 session.ask(request, index, Step::Lane(lane), command);
             });
@@ -398,7 +398,7 @@ impl MqttSession {
         let reason = Some(reason_of(error));
         match step {
             Step::Lane(lane) => {
-                self.subscriptions.lanes.remove(&lane);
+                self.subscriptions.lanes[lane as usize] = false;
             }
             // Where there is no exchange of the broker's own topics there are no such topics.
             Step::Bind { filter, options, .. } if is_without_system(&filter, error) => {

@@ -241,7 +241,8 @@ pub struct Dispatcher {
     announced: Kept,
     /// Messages that the broker itself has sent and for which there was no room to keep them.
     not_kept: u64,
-    sessions: HashMap<SessionId, Session>,
+    /// Each on its own: the table is half empty at times.
+    sessions: HashMap<SessionId, Box<Session>>,
     clients: OpenClients,
     consumers: Slab<Consumer>,
     next_consumer_number: u64,

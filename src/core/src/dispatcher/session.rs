@@ -73,28 +73,26 @@ pub(super) enum Deferred {
 impl Dispatcher {
     /// A session of `user` that may use `vhost`.
     pub fn open_session(&mut self, id: SessionId, vhost: &Arc<str>, user: &Arc<str>) {
-        self.sessions.insert(
-            id,
-            Session {
-                vhost: Arc::clone(vhost),
-                user: Arc::clone(user),
-                client: None,
-                has_lost_vhost: false,
-                consumers: HashMap::new(),
-                windows: HashMap::new(),
-                outbox_bytes: 0,
-                passed_over: false,
-                last_entry: 0,
-                deferred: VecDeque::new(),
-                unfinished: false,
-                closing: false,
-                transactions: BTreeMap::new(),
-                exclusive_queues: BTreeSet::new(),
-                checked_out_from: BTreeSet::new(),
-                checked_out_max: 0,
-                no_local: BTreeSet::new(),
-            },
-        );
+        let session = Session {
+            vhost: Arc::clone(vhost),
+            user: Arc::clone(user),
+            client: None,
+            has_lost_vhost: false,
+            consumers: HashMap::new(),
+            windows: HashMap::new(),
+            outbox_bytes: 0,
+            passed_over: false,
+            last_entry: 0,
+            deferred: VecDeque::new(),
+            unfinished: false,
+            closing: false,
+            transactions: BTreeMap::new(),
+            exclusive_queues: BTreeSet::new(),
+            checked_out_from: BTreeSet::new(),
+            checked_out_max: 0,
+            no_local: BTreeSet::new(),
+        };
+        self.sessions.insert(id, Box::new(session));
     }
 
     /// The virtual host that a session may use.

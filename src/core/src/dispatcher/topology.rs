@@ -7,9 +7,8 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
-    QueueOptions, REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token,
-    TopologyChange,
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId, QueueOptions,
+    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token, TopologyChange,
 };
 
 use super::Dispatcher;
@@ -247,7 +246,11 @@ impl Dispatcher {
                 }
             }
         }
-        let mut queue = Queue::new(vhost, Arc::new(def), id, self.options.encodings);
+        let def = match self.topology.queue(vhost, &def.name) {
+            Ok(entry) => Arc::clone(&entry.def),
+            Err(_) => Arc::new(def),
+        };
+        let mut queue = Queue::new(vhost, def, id, self.options.encodings);
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
         self.queues.insert(id, Box::new(queue));
         self.in_use(id);

@@ -6,22 +6,34 @@ use std::collections::{BTreeMap, VecDeque};
 /// Consumers that may have credit, by their places in the table: those of the highest priority in
 /// turn, those of the next when none of them is left.
 #[derive(Debug, Default)]
-pub(super) struct Turns(BTreeMap<Reverse<i64>, VecDeque<usize>>);
+pub(super) struct Turns {
+    /// Those of priority 0, as nearly all are: a node of a map for one of them would take more than
+    /// all else of a small queue.
+    usual: VecDeque<usize>,
+    /// Those of other priorities; none of them is empty.
+    others: BTreeMap<Reverse<i64>, VecDeque<usize>>,
+}
 
 impl Turns {
     /// Lets a consumer wait behind those of its own priority.
     pub(super) fn push(&mut self, priority: i64, consumer: usize) {
-        self.0.entry(Reverse(priority)).or_default().push_back(consumer);
+        match priority {
+            0 => self.usual.push_back(consumer),
+            _ => self.others.entry(Reverse(priority)).or_default().push_back(consumer),
+        }
     }
 
     /// Whether nobody waits for a turn.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.usual.is_empty() && self.others.is_empty()
     }
 
     /// Takes out whose turn it is.
     pub(super) fn pop(&mut self) -> Option<usize> {
-        let mut first = self.0.first_entry()?;
+        let first = self.others.first_entry();
+        let Some(mut first) = first.filter(|f| f.key().0 > 0 || self.usual.is_empty()) else {
+            return self.usual.pop_front();
+        };
         let consumer = first.get_mut().pop_front();
         if first.get().is_empty() {
             first.remove();
@@ -31,19 +43,25 @@ impl Turns {
 
     /// Takes out who waits behind all others of a priority.
     pub(super) fn take_back(&mut self, priority: i64) {
-        let Some(alike) = self.0.get_mut(&Reverse(priority)) else { return };
-        alike.pop_back();
-        if alike.is_empty() {
-            self.0.remove(&Reverse(priority));
-        }
+        self.change(priority, |alike| {
+            alike.pop_back();
+        });
     }
 
     /// Takes a consumer out, wherever it waits.
     pub(super) fn remove(&mut self, priority: i64, consumer: usize) {
-        let Some(alike) = self.0.get_mut(&Reverse(priority)) else { return };
-        alike.retain(|c| *c != consumer);
+        self.change(priority, |alike| alike.retain(|c| *c != consumer));
+    }
+
+    /// Takes some of a priority out.
+    fn change(&mut self, priority: i64, take_out: impl FnOnce(&mut VecDeque<usize>)) {
+        if priority == 0 {
+            return take_out(&mut self.usual);
+        }
+        let Some(alike) = self.others.get_mut(&Reverse(priority)) else { return };
+        take_out(alike);
         if alike.is_empty() {
-            self.0.remove(&Reverse(priority));
+            self.others.remove(&Reverse(priority));
         }
     }
 }
