@@ -27,7 +27,6 @@ use super::{
     frame::Kind,
     identity::MemberId,
     pool::Peer,
-    returning::{Question, Returning},
     rpc::{self, Append, Appended},
     snapshot,
     wire::Malformed,
@@ -48,29 +47,13 @@ const SNAPSHOT_BACKOFF: Duration = Duration::from_secs(1);
 pub struct Network {
     dialer: Dialer,
     peers: Arc<Mutex<HashMap<u64, Arc<Peer>>>>,
-    /// What keeps this node from elections without need, if that was asked for.
-    returning: Option<Arc<Returning>>,
 }
 
 impl Network {
     /// Connects by `dialer`.
     #[must_use]
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, peers: Arc::default(), returning: None }
-    }
-
-    /// Has this node not stand for election while a leader answers it, and only with everybody's
-    /// word until it has run for `election_timeout`. The future is to be polled for as long as the
-    /// node runs, where openraft does: it notices when the process was stopped.
-    pub fn returning(self, election_timeout: Duration) -> (Self, impl Future<Output = ()> + use<>) {
-        let returning = Returning::new(election_timeout);
-        let watch = Returning::watch(Arc::downgrade(&returning));
-        (Self { returning: Some(returning), ..self }, watch)
-    }
-
-    fn link(&self, peer: &Arc<Peer>) -> Link {
-        let (peer, returning) = (Arc::clone(peer), self.returning.clone());
-        Link { peer, returning, is_for_snapshots: false }
+        Self { dialer, peers: Arc::default() }
     }
 }
 
@@ -82,11 +65,11 @@ impl RaftNetworkFactory<RaftTypes> for Network {
         if let Some(peer) = peers.get(&target)
             && peer.address() == node.addr
         {
-            return self.link(peer);
+            return Link { peer: Arc::clone(peer), is_for_snapshots: false };
         }
         let peer = Peer::new(self.dialer.clone(), MemberId(target), node.addr.clone());
         peers.insert(target, Arc::clone(&peer));
-        self.link(&peer)
+        Link { peer, is_for_snapshots: false }
     }
 }
 
@@ -94,7 +77,6 @@ impl RaftNetworkFactory<RaftTypes> for Network {
 #[derive(Debug)]
 pub struct Link {
     peer: Arc<Peer>,
-    returning: Option<Arc<Returning>>,
     /// Whether a snapshot was to be sent by it.
     is_for_snapshots: bool,
 }
@@ -108,25 +90,11 @@ impl Link {
     /// One request and its answer, which `decode` reads.
     async fn ask<T>(
         &self,
-        kinds: [Kind; 2],
+        [kind, answer]: [Kind; 2],
         body: Bytes,
         decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
         (action, option): (RPCTypes, &RPCOption),
     ) -> RpcResult<T> {
-        match self.try_ask(kinds, body, decode, option).await {
-            Some(answer) => answer.map_err(|e| unreachable(&e)),
-            None => Err(self.timeout(action, option.soft_ttl())),
-        }
-    }
-
-    /// As [`Link::ask`]; none if it took too long.
-    async fn try_ask<T>(
-        &self,
-        [kind, answer]: [Kind; 2],
-        body: Bytes,
-        decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
-        option: &RPCOption,
-    ) -> Option<io::Result<T>> {
         let asked = timeout(option.soft_ttl(), async {
             let mut conn = self.peer.take().await?;
             match conn.ask(kind, body, answer).await {
@@ -140,11 +108,13 @@ impl Link {
                 }
             }
         });
-        let asked = asked.await.ok();
-        if asked.is_none() {
-            self.peer.failed();
+        match asked.await {
+            Ok(answer) => answer.map_err(|e: io::Error| unreachable(&e)),
+            Err(_) => {
+                self.peer.failed();
+                Err(self.timeout(action, option.soft_ttl()))
+            }
         }
-        asked
     }
 
     async fn run<S>(&self, input: S, option: &RPCOption) -> RpcResult<Run<S>>
@@ -215,22 +185,7 @@ impl RaftNetworkV2<RaftTypes> for Link {
     ) -> RpcResult<VoteResponse<RaftTypes>> {
         let body = rpc::put_vote_request(&request);
         let kinds = [Kind::PreVote, Kind::PreVoted];
-        // Before anything is waited for: all questions of a round are put at once.
-        let question = self.returning.as_ref().map(Returning::ask);
-        let asked = self.try_ask(kinds, body, rpc::vote_response, &option).await;
-        match (asked, question) {
-            (None, _) => Err(self.timeout(RPCTypes::Vote, option.soft_ttl())),
-            (Some(Ok(answer)), None) => Ok(answer),
-            (Some(Ok(answer)), Some(question)) => {
-                Ok(question.answered(self.peer.member().0, answer).await)
-            }
-            (Some(Err(error)), question) => {
-                if error.kind() == io::ErrorKind::ConnectionRefused {
-                    question.map(Question::refused).unwrap_or_default();
-                }
-                Err(unreachable(&error))
-            }
-        }
+        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option)).await
     }
 
     async fn full_snapshot(

@@ -9,8 +9,7 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use openraft::{
-    Raft, ServerState,
-    async_runtime::watch::WatchReceiver,
+    Raft,
     raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
     storage::RaftStateMachine,
     type_config::alias::SnapshotOf,
@@ -64,14 +63,9 @@ where
     fn vote(&self, request: VoteRequest<RaftTypes>, pre: bool) -> Reply<VoteResponse<RaftTypes>> {
         let raft = self.clone();
         async move {
-            if !pre {
-                return Raft::vote(&raft, request).await.map_err(io::Error::other);
-            }
-            let mut answer = raft.pre_vote(request).await.map_err(io::Error::other)?;
-            // Who led before it was started again still has the vote that made it the leader. Who
-            // asks is to learn from it who leads now.
-            answer.vote.committed &= raft.metrics().borrow_watched().state == ServerState::Leader;
-            Ok(answer)
+            let answer =
+                if pre { raft.pre_vote(request).await } else { Raft::vote(&raft, request).await };
+            answer.map_err(io::Error::other)
         }
         .boxed()
     }
