@@ -404,7 +404,9 @@ def test_a_session_that_comes_back_has_its_queue_for_itself(isthmus, name, proto
     assert [each.body for each in taken] == [b"1", b"2"]
     with queue.mqtt(name) as client:
         queue.publish("amqp", b"3")
-        assert client.receive(PATIENCE_S).payload == b"3"
+        # A STOMP connection ends with what it is told, and what it had goes back at once.
+        news = [b"3"] if protocol == "amqp" else [b"1", b"2", b"3"]
+        assert sorted(client.receive(PATIENCE_S).payload for _ in news) == news
         # Who only looks is let in.
         with queue.stomp() as browser:
             browser.subscribe(f"/amq/queue/{queue.queue}", browser="true")
@@ -414,12 +416,11 @@ def test_a_session_that_comes_back_has_its_queue_for_itself(isthmus, name, proto
             assert not other.channel.consumer_tags, "it was not told"
             other.accept(taken[0])
             other.close()
+            # What was not accepted is the client's.
+            assert client.receive(PATIENCE_S).payload == b"2"
         else:
             error = other.client.read("ERROR")
             assert "belongs to a client's session" in error.body.decode(), error
-        # What was not accepted is the client's.
-        rest = [client.receive(PATIENCE_S).payload for _ in range(1 if protocol == "amqp" else 2)]
-        assert rest == ([b"2"] if protocol == "amqp" else [b"1", b"2"])
 
 
 def test_deaths_are_told_to_consumers_alike(isthmus, name):

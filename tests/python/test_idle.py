@@ -8,7 +8,8 @@ import pytest
 from broker import Broker
 from rawamqp import Connection
 from rawmqtt import Mqtt
-from test_pressure import KIB, many_descriptors, settled
+from test_churn import settled
+from test_pressure import KIB, many_descriptors
 
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures(many_descriptors.__name__)]
 

@@ -357,6 +357,8 @@ impl MqttSession {
         if let Some(answered) = self.subscriptions.requests.get_mut(&request) {
             if let Some(reason) = failed
                 && let Some(told) = answered.reasons.get_mut(index)
+                // The first step that fails says why; those behind it lack what it did not do.
+                && !ReasonCode(*told).is_error()
             {
                 *told = reason.0;
             }
