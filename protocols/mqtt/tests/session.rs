@@ -249,6 +249,83 @@ fn messages_of_other_protocols_are_told_in_mqtts_words() {
     assert_eq!(rig.event(event()), expected.concat());
 }
 
+/// What a client is sent of `len` messages of `batch` from `record` on, while `holders` more hold it.
+fn got(rig: &mut Rig, batch: &Arc<Batch>, holders: usize, record: u32, len: u32) -> Vec<u8> {
+    let _others: Vec<_> = (0..holders).map(|_| Arc::clone(batch)).collect();
+    rig.event(Event::Deliveries(vec![Delivery {
+        consumer: ConsumerId(0),
+        queue: QueueId(1),
+        first: 5,
+        len,
+        epoch: LeaseEpoch(1),
+        deadline: Time::NEVER,
+        batch: Arc::clone(batch),
+        record,
+        redelivered: false,
+        delivery_count: 0,
+        waited_ms: 0,
+        annotations: None,
+    }]))
+}
+
+/// A client of `version` that has subscribed to everything with QoS 0 and other `options`.
+fn subscribed(config: SessionConfig, version: u8, connect: &[u8], options: u8) -> Rig {
+    let mut rig = Rig::with(config).connected(connect);
+    let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+    rig.send(&p(0x82, &[&[0, 1][..], properties, &s("#"), &[options]]));
+    rig.asked.clear();
+    rig
+}
+
+#[test]
+fn what_many_get_alike_is_what_each_gets_alone() {
+    const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Plain)]);
+    const MANY: usize = 8;
+    let record = |key: (usize, usize), body: (usize, usize)| Record {
+        exchange: Span::default(),
+        routing_key: Span::new(key.0, key.1),
+        head: Span::new(0, 4),
+        body: Span::new(body.0, body.1),
+        ttl_ms: NO_TTL,
+        priority: 0,
+        flags: RecordFlags::default().with(RecordFlags::RETAIN),
+    };
+    let batch = || {
+        Arc::new(Batch::new(
+            EncodingId::AMQP_0_9_1,
+            Bytes::from_static(b"typehia.b*#a longer body"),
+            vec![record((6, 3), (4, 2)), record((9, 2), (4, 2)), record((6, 3), (11, 13))],
+        ))
+    };
+    let config = || SessionConfig { encodings: ENCODINGS, ..SessionConfig::new(SessionId(7)) };
+    let name = [&s("u")[..], &s("p")];
+    let v5 = connect5(0xC2, &[], &name);
+    // Maximum Packet Size.
+    let small = connect5(0xC2, &[&[0x27, 0, 0, 0, 40]], &name);
+    let v4 = connect4(0xC2, &name);
+    // The second wants to know what was published as retained.
+    let clients = [(5, &v5, 0), (5, &v5, 0b1000), (5, &small, 0), (4, &v4, 0)];
+    let mut shared = batch();
+    for (version, connect, options) in clients {
+        for (first, len) in [(0, 3), (0, 1), (1, 1), (2, 1), (1, 2)] {
+            let mut rig = subscribed(config(), version, connect, options);
+            let alone = got(&mut rig, &batch(), 0, first, len);
+            let mut rig = subscribed(config(), version, connect, options);
+            assert_eq!(got(&mut rig, &shared, MANY, first, len), alone, "{first}+{len}");
+            // Also once hardly anybody holds it any more.
+            let mut rig = subscribed(config(), version, connect, options);
+            assert_eq!(got(&mut rig, &shared, 0, first, len), alone, "{first}+{len}");
+            assert!(rig.asked.is_empty(), "nothing is settled: {:?}", rig.asked);
+        }
+    }
+    // Both forms were made, each by the first who got it.
+    assert!((0..2).all(|form| matches!(shared.forms.get(form), Some(Some(_)))));
+    // One who gets it alone does not have all of it encoded.
+    shared = batch();
+    got(&mut subscribed(config(), 5, &v5, 0), &shared, 0, 0, 1);
+    assert!((0..2).all(|form| shared.forms.get(form).is_none()));
+}
+
 #[test]
 fn a_client_whose_queue_is_deleted_is_told() {
     let mut rig = Rig::accepted();

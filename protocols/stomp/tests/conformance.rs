@@ -36,7 +36,7 @@ fn every_named_test_exists() {
 fn every_test_of_the_session_and_of_frames_is_named() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = fs::read_to_string(here.join("../../docs/conformance/stomp.md")).unwrap();
-    for file in ["session", "codec"] {
+    for file in ["session", "sending", "subscriptions", "codec"] {
         let source = fs::read_to_string(here.join(format!("tests/{file}.rs"))).unwrap();
         for line in source.lines() {
             let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split_once("() {"))

@@ -285,3 +285,14 @@ pub(crate) fn delivery(consumer: u64, batch: &Arc<Batch>, first: u64, redelivere
         annotations: None,
     }])
 }
+
+/// A client with four messages of a subscription, which it has not acknowledged.
+pub(crate) fn subscribed(version: &str, mode: &str) -> Rig {
+    let mut rig = Rig::accepted(version);
+    rig.send(&format!("SUBSCRIBE\nid:s\ndestination:/amq/queue/q\nack:{mode}\n\n\0"));
+    for first in 1..=4 {
+        rig.event(delivery(1, &stomp_batch("1.2", "", "q", "", "m"), first, false));
+    }
+    rig.asked.clear();
+    rig
+}

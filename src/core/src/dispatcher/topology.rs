@@ -96,7 +96,7 @@ impl Dispatcher {
                 Ok(Reply::Ok)
             }
             TopologyChange::DeclareQueue(def) if def.name.is_empty() => {
-                self.make_queue(ledger, id, vhost, GENERATED_PREFIX, def)
+                self.make_queue(ledger, vhost, GENERATED_PREFIX, def)
             }
             TopologyChange::DeclareQueue(def) | TopologyChange::DeclareQueueFor { def, .. } => {
                 self.declare_queue(ledger, vhost, def, Declarer::Client)
@@ -109,7 +109,7 @@ impl Dispatcher {
                 Ok(reply)
             }
             TopologyChange::MakeQueue { prefix, def } => {
-                self.make_queue(ledger, id, vhost, &prefix, def)
+                self.make_queue(ledger, vhost, &prefix, def)
             }
             TopologyChange::LookUpQueue { name } => {
                 // Whoever was told where to send replies may ask whether they are still awaited.
@@ -194,7 +194,6 @@ impl Dispatcher {
     fn make_queue(
         &mut self,
         ledger: &Ledger,
-        _session: SessionId,
         vhost: &Arc<str>,
         prefix: &str,
         def: QueueDef,
