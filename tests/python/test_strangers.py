@@ -336,7 +336,7 @@ def test_no_protocol_has_more_queues_than_its_virtual_host(broker, stage, full):
         for name in ("made", ""):
             with pytest.raises(pika.exceptions.ChannelClosedByBroker, match=limit):
                 connection.channel().queue_declare(name, durable=True)
-    for version, denied in ((4, 0x80), (5, 0x83)):
+    for version, denied in ((4, 0x80), (5, 0x97)):
         for filter in ("a/b", "$share/g/a/b"):
             with Mqtt(stage.port("mqtt"), version, user=f"{full}:{user}",
                       password="secret") as client:
