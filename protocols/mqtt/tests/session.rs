@@ -251,11 +251,23 @@ fn messages_of_other_protocols_are_told_in_mqtts_words() {
 
 /// What a client is sent of `len` messages of `batch` from `record` on, while `holders` more hold it.
 fn got(rig: &mut Rig, batch: &Arc<Batch>, holders: usize, record: u32, len: u32) -> Vec<u8> {
+    got_by(rig, batch, holders, (0, 5), record, len)
+}
+
+/// The same by the queue `lane`, in which the first of them has a sequence.
+fn got_by(
+    rig: &mut Rig,
+    batch: &Arc<Batch>,
+    holders: usize,
+    (lane, first): (u64, u64),
+    record: u32,
+    len: u32,
+) -> Vec<u8> {
     let _others: Vec<_> = (0..holders).map(|_| Arc::clone(batch)).collect();
     rig.event(Event::Deliveries(vec![Delivery {
-        consumer: ConsumerId(0),
+        consumer: ConsumerId(lane),
         queue: QueueId(1),
-        first: 5,
+        first,
         len,
         epoch: LeaseEpoch(1),
         deadline: Time::NEVER,
@@ -268,7 +280,7 @@ fn got(rig: &mut Rig, batch: &Arc<Batch>, holders: usize, record: u32, len: u32)
     }]))
 }
 
-/// A client of `version` that has subscribed to everything with QoS 0 and other `options`.
+/// A client of `version` that has subscribed to everything with `options`.
 fn subscribed(config: SessionConfig, version: u8, connect: &[u8], options: u8) -> Rig {
     let mut rig = Rig::with(config).connected(connect);
     let properties: &[u8] = if version == 5 { &[0] } else { &[] };
@@ -277,27 +289,90 @@ fn subscribed(config: SessionConfig, version: u8, connect: &[u8], options: u8) -
     rig
 }
 
-#[test]
-fn what_many_get_alike_is_what_each_gets_alone() {
+/// How many hold what goes to many.
+const MANY: usize = 8;
+
+fn config_for_many() -> SessionConfig {
     const ENCODINGS: Encodings = Encodings(&[(EncodingId::AMQP_0_9_1, &Plain)]);
-    const MANY: usize = 8;
-    let record = |key: (usize, usize), body: (usize, usize)| Record {
+    SessionConfig { encodings: ENCODINGS, ..SessionConfig::new(SessionId(7)) }
+}
+
+/// Where a key and a body begin, and how long they are.
+type Places = ((usize, usize), (usize, usize));
+
+/// Messages with keys and bodies at these places of `typehia.b*#a longer body`.
+fn for_many(flags: RecordFlags, messages: &[Places]) -> Arc<Batch> {
+    let record = |&(key, body): &Places| Record {
         exchange: Span::default(),
         routing_key: Span::new(key.0, key.1),
         head: Span::new(0, 4),
         body: Span::new(body.0, body.1),
         ttl_ms: NO_TTL,
         priority: 0,
-        flags: RecordFlags::default().with(RecordFlags::RETAIN),
+        flags,
     };
-    let batch = || {
-        Arc::new(Batch::new(
-            EncodingId::AMQP_0_9_1,
-            Bytes::from_static(b"typehia.b*#a longer body"),
-            vec![record((6, 3), (4, 2)), record((9, 2), (4, 2)), record((6, 3), (11, 13))],
-        ))
-    };
-    let config = || SessionConfig { encodings: ENCODINGS, ..SessionConfig::new(SessionId(7)) };
+    let chunk = Bytes::from_static(b"typehia.b*#a longer body");
+    let records = messages.iter().map(record).collect();
+    Arc::new(Batch::new(EncodingId::AMQP_0_9_1, chunk, records))
+}
+
+/// Several with QoS 1 get the same bytes but for the packet identifiers, and settle what they have
+/// acknowledged, whether it was sent as one or message by message.
+#[test]
+fn what_many_get_alike_with_qos_1_is_what_each_gets_alone() {
+    let flags = RecordFlags::default().with(RecordFlags::DURABLE);
+    let all = [((6, 3), (4, 2)), ((6, 3), (11, 13)), ((6, 1), (4, 2)), ((8, 1), (0, 0))];
+    let name = [&s("u")[..], &s("p")];
+    let v5 = connect5(0xC2, &[], &name);
+    // Receive Maximum, Maximum Packet Size.
+    let few = connect5(0xC2, &[&[0x21, 0, 3]], &name);
+    let small = connect5(0xC2, &[&[0x27, 0, 0, 0, 55]], &name);
+    let v4 = connect4(0xC2, &name);
+    let acks: [&[u16]; 4] = [&[0, 1, 2, 3], &[3, 2, 1, 0], &[1, 2, 0, 3], &[0, 1, 1, 3, 2]];
+    let shared = for_many(flags, &all);
+    // The last ones' identifiers begin anew.
+    for (first, len) in [(5, 4), (6, 2), (32_764, 3), (32_764, 4)] {
+        for (version, connect, options) in [
+            (5, &v5, 1),
+            (5, &v5, 0b1001),
+            (5, &v5, 0b101),
+            (5, &few, 1),
+            (5, &small, 1),
+            (4, &v4, 1),
+        ] {
+            for acks in acks {
+                let lane = if options & 0b100 != 0 { 3 } else { 1 };
+                let served = |batch: &Arc<Batch>, holders| {
+                    let mut rig = subscribed(config_for_many(), version, connect, options);
+                    let mut sent = got_by(&mut rig, batch, holders, (lane, first), 0, len);
+                    let ids = acks.iter().map(|at| match lane {
+                        1 => 1 + (first + u64::from(*at)) % 32_767,
+                        _ => 32_768 + (first + u64::from(*at)) % 16_384,
+                    });
+                    let acks = ids.flat_map(|id| p(0x40, &[&(id as u16).to_be_bytes()]));
+                    sent.extend(rig.send(&acks.collect::<Vec<u8>>()));
+                    (sent, rig.asked)
+                };
+                let alone = served(&for_many(flags, &all), 0);
+                assert!(!alone.0.is_empty() && !alone.1.is_empty());
+                assert_eq!(served(&shared, MANY), alone, "{first}+{len}, {acks:?}");
+            }
+        }
+    }
+    assert!((2..4).all(|form| matches!(shared.forms.get(form), Some(Some(_)))));
+    // What was published with QoS 0 has no identifier.
+    let volatile = for_many(RecordFlags::default(), &all);
+    let rig = &mut subscribed(config_for_many(), 5, &v5, 1);
+    let sent = got_by(rig, &volatile, MANY, (1, 5), 0, 4);
+    assert_eq!((sent[0], &rig.asked[..]), (0x30, &["settle 5+4 Accept".to_owned()][..]));
+    assert!(matches!(volatile.forms.get(3), Some(None)));
+}
+
+#[test]
+fn what_many_get_alike_is_what_each_gets_alone() {
+    let flags = RecordFlags::default().with(RecordFlags::RETAIN);
+    let batch = || for_many(flags, &[((6, 3), (4, 2)), ((9, 2), (4, 2)), ((6, 3), (11, 13))]);
+    let config = config_for_many;
     let name = [&s("u")[..], &s("p")];
     let v5 = connect5(0xC2, &[], &name);
     // Maximum Packet Size.

@@ -38,6 +38,12 @@ impl Form {
         Some(Span { start, len: end.checked_sub(start)? })
     }
 
+    /// `len` messages from the record `first` on, one by one; fewer if there are not as many.
+    pub fn messages(&self, first: u32, len: u32) -> impl Iterator<Item = &[u8]> {
+        let those = (0..len).map_while(move |n| self.span(first.checked_add(n)?, 1));
+        those.map_while(|span| self.bytes.get(span.start as usize..span.end() as usize))
+    }
+
     /// Bytes of the largest message.
     pub fn largest(&self) -> u32 {
         self.largest
@@ -51,7 +57,7 @@ pub struct Forms([OnceLock<Option<Box<Form>>>; Forms::COUNT]);
 
 impl Forms {
     /// How many forms there may be; protocols agree on which is whose.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 4;
 
     /// The form `number`, below [`Forms::COUNT`], if it was asked for: `Some(None)` if the batch
     /// does not have it.
@@ -89,6 +95,7 @@ mod tests {
         assert_eq!(form.span(1, 1), Some(Span { start: 1, len: 0 }));
         assert_eq!(form.span(3, 2), None);
         assert_eq!(form.span(u32::MAX, 1), None);
+        assert_eq!(form.messages(2, 9).collect::<Vec<_>>(), [&b"bcd"[..], b"ef"]);
         assert_eq!(form.largest(), 3);
     }
 

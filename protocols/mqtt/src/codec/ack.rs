@@ -95,6 +95,25 @@ impl<'a> Ack<'a> {
     }
 }
 
+/// Bytes of a PUBACK that says success and nothing more (section 3.4.2.1).
+pub(crate) const PUB_ACK_BYTES: usize = 4;
+
+/// The PUBACKs of [`PUB_ACK_BYTES`] that `bytes` begin with, as long as each names the packet
+/// identifier after that of the one before: the first identifier, and how many.
+pub(crate) fn pub_acks(bytes: &[u8]) -> Option<(u16, u16)> {
+    let id_of = |packet: &[u8; PUB_ACK_BYTES]| match *packet {
+        [first, 2, id0, id1] if Kind::PubAck.first_byte() == first => {
+            Some(u16::from_be_bytes([id0, id1]))
+        }
+        _ => None,
+    };
+    let (packets, _) = bytes.as_chunks::<PUB_ACK_BYTES>();
+    let first = id_of(packets.first()?)?;
+    let ids = first..=u16::MAX;
+    let len = packets.iter().zip(ids).take_while(|(packet, id)| id_of(packet) == Some(*id)).count();
+    Some((first, u16::try_from(len).unwrap_or(u16::MAX)))
+}
+
 /// A reason code that may be missing, and then is success, with properties that may be, too
 /// (section 3.4.2.1, 3.14.2.1, 3.15.2.1).
 pub(super) fn read_reason<'a>(

@@ -3,7 +3,7 @@
 //! Sections are those of the 5.0 specification where nothing else is said; 3.1.1 numbers the
 //! packets alike. Statements in brackets are the specifications' own.
 
-mod ack;
+pub(crate) mod ack;
 mod connack;
 mod connect;
 mod control;

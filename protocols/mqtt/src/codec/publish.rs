@@ -128,6 +128,20 @@ fn first_byte(dup: bool, qos: Qos, retain: bool) -> u8 {
     Kind::Publish.first_byte() | dup | qos.bits() << QOS_SHIFT | u8::from(retain)
 }
 
+/// Writes `packet_id` into the PUBLISH that `packet` is, which has one: QoS 1 or 2. What is no whole
+/// PUBLISH stays as it is.
+#[inline]
+pub(crate) fn set_packet_id(packet: &mut [u8], packet_id: u16) {
+    // Behind the first byte, the Remaining Length, and the topic with its length.
+    let Some(last) = packet.iter().skip(1).position(|byte| byte & 0x80 == 0) else { return };
+    let topic_at = last + 4;
+    let Some(&[len0, len1]) = packet.get(topic_at - 2..topic_at) else { return };
+    let at = topic_at + usize::from(u16::from_be_bytes([len0, len1]));
+    if let Some(id) = packet.get_mut(at..at + 2) {
+        id.copy_from_slice(&packet_id.to_be_bytes());
+    }
+}
+
 /// What a receiver is told the topic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicName<'a> {

@@ -139,7 +139,7 @@ impl MqttSession {
         }
         let claim: Arc<[u8]> = claim.into();
         self.flights.begin(id, Step::Claiming, true);
-        add(&mut self.gathered.settlements, held, Outcome::Accept);
+        add(&mut self.gathered.settlements, held, 1, Outcome::Accept);
         self.gathered.notes.push(notes::claimed(id, Some(Arc::clone(&claim))));
         self.gathered.answers.push(Answer::Claimed(id));
         self.claims.insert(id, claim);

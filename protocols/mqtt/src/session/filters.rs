@@ -145,10 +145,11 @@ impl Filters {
         those.map(|(filter, _)| filter.into()).collect()
     }
 
-    /// Whether messages that come by a lane tell nothing of the filters that they are for: neither
-    /// Subscription Identifiers nor whether they were published as retained.
-    pub(super) fn tell_nothing(&self, lane: Lane) -> bool {
-        self.same_for_all(lane).is_some_and(|granted| !granted.retain_as_published)
+    /// The QoS that all messages of a lane are granted, if they tell nothing of the filters that
+    /// they are for: neither Subscription Identifiers nor whether they were published as retained.
+    pub(super) fn tell_only(&self, lane: Lane) -> Option<Qos> {
+        let granted = self.same_for_all(lane)?;
+        (!granted.retain_as_published).then_some(granted.qos)
     }
 
     /// What every message of `lane` is for, if that is the same for all of them.

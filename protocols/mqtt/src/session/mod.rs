@@ -190,7 +190,7 @@ impl MqttSession {
     fn take(&mut self, input: &mut Input) -> Result<(), Fault> {
         while !self.is_stopped() {
             if let Phase::Running = self.phase
-                && self.publish_run(input)?
+                && (self.publish_run(input)? || self.acknowledged_run(input))
             {
                 continue;
             }

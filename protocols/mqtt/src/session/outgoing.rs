@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use isthmus_contract::{Command, Delivery};
+use isthmus_contract::{Command, Delivery, Input};
 use isthmus_model::{
     ConsumerId, EncodingId, NO_TTL, Outcome, Record, RecordFlags, Settlement, Time, Token,
 };
@@ -14,6 +14,7 @@ use super::lanes::Lane;
 use super::notes;
 use super::packet_ids::{Held, Step, of_sequence};
 use crate::ReasonCode;
+use crate::codec::ack::{PUB_ACK_BYTES, pub_acks};
 use crate::codec::publish::{Outgoing, TopicName};
 use crate::codec::{Ack, AckKind, Properties, PropertiesBuf, Qos, Version};
 use crate::convert::properties::of_encoding;
@@ -31,7 +32,7 @@ pub(super) enum Told<'d> {
 
 impl Told<'_> {
     /// The QoS that it was published with.
-    fn qos(&self) -> Qos {
+    pub(super) fn qos(&self) -> Qos {
         match self {
             Told::Stored(head) => head.qos,
             Told::Converted(qos, _) => *qos,
@@ -119,7 +120,7 @@ impl MqttSession {
             Ok(granted) => granted,
             Err(outcome) => {
                 if is_held {
-                    self.settle(held, outcome);
+                    self.settle(held, 1, outcome);
                 }
                 return true;
             }
@@ -132,7 +133,7 @@ impl MqttSession {
         // before.
         if here_ms > 0 && left_ms == Some(0) && !delivery.redelivered {
             if is_held {
-                self.settle(held, Outcome::Accept);
+                self.settle(held, 1, Outcome::Accept);
             }
             return true;
         }
@@ -166,11 +167,11 @@ impl MqttSession {
             // [MQTT-4.8.2-5].
             Qos::ExactlyOnce if written && is_exactly_once && !self.client.lasts => {
                 self.flights.begin(packet_id, Step::Claimed, true);
-                self.settle(held, Outcome::Accept);
+                self.settle(held, 1, Outcome::Accept);
             }
             Qos::ExactlyOnce if written => self.flights.begin(packet_id, Step::Sent(held), true),
             // Nobody will acknowledge it.
-            _ if is_held => self.settle(held, Outcome::Accept),
+            _ if is_held => self.settle(held, 1, Outcome::Accept),
             _ => {}
         }
         true
@@ -308,12 +309,23 @@ impl MqttSession {
         Ok(())
     }
 
+    /// Takes the PUBACKs that `input` begins with and that nothing but their identifiers, one after
+    /// the other, is said in; returns whether there were any. Others go the long way.
+    pub(super) fn acknowledged_run(&mut self, input: &mut Input) -> bool {
+        let Some((id, len)) = pub_acks(input.bytes()) else { return false };
+        let Some((held, len)) = self.flights.end_all(id, len) else { return false };
+        input.skip(usize::from(len) * PUB_ACK_BYTES);
+        self.settle(held, len, Outcome::Accept);
+        self.deliver_waiting();
+        true
+    }
+
     /// The client has taken a delivery, or will have none of it: it is not sent again either way
     /// [MQTT-4.4.0-2].
     fn is_over(&mut self, id: u16, held: Held, reason: ReasonCode) {
         self.flights.end(id);
         let outcome = if reason.is_error() { Outcome::Reject } else { Outcome::Accept };
-        self.settle(held, outcome);
+        self.settle(held, 1, outcome);
         self.deliver_waiting();
     }
 
@@ -322,7 +334,7 @@ impl MqttSession {
     fn is_recorded(&mut self, id: u16, held: Option<Held>) {
         self.flights.go_on(id, Step::Recording);
         if let Some(held) = held {
-            add(&mut self.gathered.settlements, held, Outcome::Accept);
+            add(&mut self.gathered.settlements, held, 1, Outcome::Accept);
         }
         if self.client.lasts {
             self.gathered.notes.push(notes::recorded(id, true));
@@ -330,16 +342,17 @@ impl MqttSession {
         self.gathered.answers.push(Answer::Release(id));
     }
 
-    /// Settles a delivery, as part of the command before it where that settles, too.
-    fn settle(&mut self, held: Held, outcome: Outcome) {
+    /// Settles `len` deliveries from `held` on, as part of the command before it where that settles,
+    /// too.
+    pub(super) fn settle(&mut self, held: Held, len: u16, outcome: Outcome) {
         if let Some(Command::Settle { token: Token::SILENT, settlements, transaction: None }) =
             self.commands.back_mut()
         {
-            add(settlements, held, outcome);
+            add(settlements, held, len, outcome);
             return;
         }
         let mut settlements = Vec::new();
-        add(&mut settlements, held, outcome);
+        add(&mut settlements, held, len, outcome);
         let token = Token::SILENT;
         self.commands.push_back(Command::Settle { token, settlements, transaction: None });
     }
@@ -360,16 +373,18 @@ pub(super) fn left_ms(record: &Record, properties: Properties<'_>, waited_ms: u6
     Some(ms.saturating_sub(waited_ms))
 }
 
-/// Adds a settlement to others, and to the last run of them where they touch.
-pub(super) fn add(settlements: &mut Vec<Settlement>, held: Held, outcome: Outcome) {
+/// Adds the settlement of `len` deliveries from `held` on to others, and to the last run of them
+/// where they touch.
+pub(super) fn add(settlements: &mut Vec<Settlement>, held: Held, len: u16, outcome: Outcome) {
     let Held { queue, sequence: first, epoch } = held;
+    let len = u32::from(len);
     match settlements.last_mut() {
         Some(last)
             if (last.queue, last.epoch, last.outcome) == (queue, epoch, outcome)
                 && last.first + u64::from(last.len) == first =>
         {
-            last.len += 1;
+            last.len += len;
         }
-        _ => settlements.push(Settlement { queue, first, len: 1, epoch, outcome }),
+        _ => settlements.push(Settlement { queue, first, len, epoch, outcome }),
     }
 }
