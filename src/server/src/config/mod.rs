@@ -323,7 +323,7 @@ impl Default for Limits {
             message_bytes_max: ByteSize::mib(128),
             handshake_timeout: TimeSpan::secs(10),
             connection_publish_bytes_max: ByteSize::mib(4),
-            outbox_bytes_max: ByteSize::kib(256),
+            outbox_bytes_max: ByteSize::kib(96),
             retained_bytes: ByteSize::mib(256),
         }
     }
