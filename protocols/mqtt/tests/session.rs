@@ -416,6 +416,8 @@ fn what_must_not_be_ends_the_connection_with_its_reason() {
         (p(0x30, &[&s("a"), &props(&[&[0x23, 0, 17]])]), 0x94),
         (p(0x30, &[&s(""), &props(&[&[0x23, 0, 1]])]), 0x82),
         (connect5(0xC2, &[], &[&s("u"), &s("p")]), 0x82),
+        // Nor is it told that its version is not known, which is no reason to disconnect.
+        (p(0x10, &[&s("MQTX"), &[9]]), 0x82),
         (p(0xF0, &[&[0x18], &props(&[&[0x15], &s("m")])]), 0x82),
         (p(0xE0, &[&[0], &props(&[&[0x11, 0, 0, 0, 1]])]), 0x82),
         (vec![0x36, 2, 0, 0], 0x81),

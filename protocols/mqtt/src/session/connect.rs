@@ -361,7 +361,7 @@ impl MqttSession {
             }
             Packet::Disconnect(disconnect) => self.goodbye(disconnect),
             Packet::Auth(auth) => self.authenticate_again(auth),
-            // A second CONNECT [MQTT-3.1.0-2].
+            // What only servers send.
             _ => Err(Fault::protocol(frame.kind(), "packet type", Problem::Conflict("now"))),
         }
     }

@@ -42,7 +42,7 @@ use isthmus_contract::{Command, Event, Input, Outbox, Session, Shortage};
 use isthmus_model::{Time, Token};
 
 use crate::codec::{Kind, Packet, Sender, Version, frame};
-use crate::fault::Fault;
+use crate::fault::{Fault, Problem};
 
 use aliases::Given;
 use claims::Claims;
@@ -179,6 +179,10 @@ impl MqttSession {
         let len = frame.wire_len();
         if let Phase::Connect { .. } = self.phase {
             self.first_packet(&frame);
+        } else if frame.kind() == Kind::Connect {
+            // [MQTT-3.1.0-2], whatever it says: what is wrong with a CONNECT is told in a CONNACK.
+            let problem = Problem::Conflict("now");
+            return Err(Fault::protocol(Kind::Connect, "packet type", problem));
         } else {
             let packet = Packet::read(&frame, self.version(), Sender::Client)?;
             self.running_packet(&frame, &packet)?;
