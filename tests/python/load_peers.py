@@ -35,14 +35,18 @@ RATE = ["--rate", "2000"]
 SCENARIOS = [
     ("amqp", "AMQP, transient 16 B", ["--size", "16"]),
     ("amqp", "AMQP, transient 1 KiB", ["--size", "1k"]),
+    ("amqp", "AMQP, transient 64 KiB", ["--size", "64k"]),
     ("amqp", "AMQP, durable 16 B, confirms", ["--size", "16", *DURABLE]),
     ("amqp", "AMQP, durable 1 KiB, confirms", ["--size", "1k", *DURABLE]),
+    ("amqp", "AMQP, durable 64 KiB, confirms", ["--size", "64k", *DURABLE]),
     ("amqp", "AMQP, transient 1 KiB, 2,000/s", ["--size", "1k", *RATE]),
     ("amqp", "AMQP, durable 1 KiB, 2,000/s", ["--size", "1k", *RATE, *DURABLE]),
     ("mqtt", "MQTT, QoS 0, 16 B", ["--size", "16", *MQTT]),
     ("mqtt", "MQTT, QoS 0, 1 KiB", ["--size", "1k", *MQTT]),
     ("mqtt", "MQTT, QoS 1, 16 B", ["--size", "16", "--qos", "1", *MQTT]),
     ("mqtt", "MQTT, QoS 0, 16 B, 1 to 100", ["--size", "16", "--fan-out", "100", *MQTT]),
+    ("mqtt", "MQTT, QoS 1, 16 B, 1 to 100",
+     ["--size", "16", "--qos", "1", "--fan-out", "100", *MQTT]),
     ("stomp", "STOMP, transient 16 B", ["--size", "16"]),
     ("stomp", "STOMP, durable 1 KiB, receipts", ["--size", "1k", *RECEIPTS]),
 ]
