@@ -287,6 +287,10 @@ impl Session for MqttSession {
         if self.commands.is_empty() {
             self.commands = VecDeque::new();
         }
+        self.subscriptions.rest();
+        if self.resuming.is_empty() {
+            self.resuming = BTreeMap::new();
+        }
     }
 
     fn protocol(&self) -> &'static str {

@@ -281,11 +281,11 @@ impl Client {
         let (close, closing) = oneshot::channel::<()>();
         let broker = broker.clone();
         let serving = tokio::spawn(async move {
-            let closing = async move {
+            let closing = Box::pin(async move {
                 if closing.await.is_err() {
                     std::future::pending::<()>().await;
                 }
-            };
+            });
             let peer = Peer::plain(([127, 0, 0, 1], 1).into());
             broker.serve(far, peer, |_, _| Box::new(session), closing).await
         });
