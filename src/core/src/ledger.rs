@@ -397,7 +397,7 @@ impl Ledger {
                 self.next_queue = self.next_queue.max(QueueId(id.0 + 1));
                 let empty = QueueLedger { runs: RunMap::default(), next: 1, redelivered_below: 0 };
                 self.queues.insert(*id, Arc::new(empty));
-                self.topology.declare_system_queue(vhost, def.clone(), *id)?;
+                self.topology.declare_system_queue(vhost, Arc::clone(def), *id)?;
             }
             Fact::DeleteQueue { id } => {
                 self.forget(*id);

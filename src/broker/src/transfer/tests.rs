@@ -91,7 +91,7 @@ fn history(last: u64, second_term: u64, body: usize) -> Vec<Logged> {
         let facts = match index {
             _ if place.number == 0 => vec![Fact::Term(term)],
             3 => {
-                let (vhost, def) = (Arc::<str>::from("/"), def.clone());
+                let (vhost, def) = (Arc::<str>::from("/"), Arc::new(def.clone()));
                 let queue = Fact::DeclareQueue { vhost: Arc::clone(&vhost), id: QUEUE, def };
                 vec![Fact::DeclareVhost(vhost), queue]
             }

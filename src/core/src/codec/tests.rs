@@ -221,7 +221,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         (name(), id(), queue_def()).prop_map(|(vhost, id, def)| Fact::DeclareQueue {
             vhost,
             id,
-            def
+            def: Arc::new(def),
         }),
         id().prop_map(|id| Fact::DeleteQueue { id }),
         (name(), binding_def()).prop_map(|(vhost, def)| Fact::Bind { vhost, def }),

@@ -28,7 +28,7 @@ fn declare(term: u64, id: u64) -> Entry {
         options: QueueOptions::default(),
         arguments: Table(Vec::new()),
     };
-    let queue = Fact::DeclareQueue { vhost: "/".into(), id: QueueId(id), def };
+    let queue = Fact::DeclareQueue { vhost: "/".into(), id: QueueId(id), def: def.into() };
     Entry { time: Time(term), facts: vec![Fact::DeclareVhost("/".into()), queue] }
 }
 

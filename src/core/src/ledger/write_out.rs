@@ -235,7 +235,7 @@ impl Ledger {
                 }
             }
             for QueueEntry { id, def } in topology.all_queues(vhost).unwrap_or_default() {
-                let (vhost, def) = (Arc::clone(vhost), (**def).clone());
+                let (vhost, def) = (Arc::clone(vhost), Arc::clone(def));
                 facts.push(Fact::DeclareQueue { vhost, id: *id, def });
             }
             for def in topology.bindings(vhost).into_iter().flatten() {

@@ -237,10 +237,10 @@ impl Topology {
     pub fn declare_queue(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: impl Into<Arc<QueueDef>>,
         id: QueueId,
     ) -> Result<DeclaredQueue, TopologyError> {
-        self.declare_queue_by(vhost, def, id, Declarer::Client)
+        self.declare_queue_by(vhost, def.into(), id, Declarer::Client)
     }
 
     /// As [`Topology::declare_queue`], where the broker chose the name: reserved ones are free.
@@ -250,16 +250,16 @@ impl Topology {
     pub fn declare_system_queue(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: impl Into<Arc<QueueDef>>,
         id: QueueId,
     ) -> Result<DeclaredQueue, TopologyError> {
-        self.declare_queue_by(vhost, def, id, Declarer::Broker)
+        self.declare_queue_by(vhost, def.into(), id, Declarer::Broker)
     }
 
     fn declare_queue_by(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: Arc<QueueDef>,
         id: QueueId,
         by: Declarer,
     ) -> Result<DeclaredQueue, TopologyError> {
