@@ -94,7 +94,7 @@ impl MqttSession {
         };
         QueueDef {
             name: self.lane_queue(lane),
-            lifetime: if is_durable { Lifetime::Durable } else { Lifetime::Exclusive(self.own.id) },
+            lifetime: if is_durable { Lifetime::Durable } else { Lifetime::Exclusive(self.id) },
             auto_delete: false,
             options: QueueOptions {
                 length_max: Some(length_max),

@@ -449,7 +449,7 @@ impl MqttSession {
     /// Notes what a filter has after all.
     fn note_again(&mut self, filter: &str, options: Option<Options>) {
         if self.client.lasts {
-            self.gathered.notes.push(notes::subscription(filter, options));
+            self.gathered.get_or_insert_default().notes.push(notes::subscription(filter, options));
         }
     }
 
