@@ -89,7 +89,7 @@ pub(super) struct Seldom {
 }
 
 /// How a queue is, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QueueStatus {
     /// Its id.
     pub id: QueueId,
@@ -97,6 +97,8 @@ pub struct QueueStatus {
     pub vhost: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// As it was declared.
+    pub def: Arc<QueueDef>,
     /// Whether it outlives a restart.
     pub durable: bool,
     /// Messages that wait for a consumer.
@@ -261,6 +263,7 @@ impl Queue {
             id: self.id,
             vhost: Arc::clone(&self.vhost),
             name: Arc::clone(&self.def.name),
+            def: Arc::clone(&self.def),
             durable: self.is_durable(),
             ready: self.ready.len(),
             ready_bytes: self.ready_bytes,

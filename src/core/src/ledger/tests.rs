@@ -188,3 +188,18 @@ proptest! {
         prop_assert_eq!(all, declared);
     }
 }
+
+#[test]
+#[should_panic(expected = "queue id 1 is given out a second time")]
+fn a_queue_id_is_given_out_once() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&begins(1));
+    ledger.apply(&declare(1, 1));
+    let mut again = declare(1, 2);
+    for fact in &mut again.facts {
+        if let Fact::DeclareQueue { id, .. } = fact {
+            *id = QueueId(1);
+        }
+    }
+    ledger.apply(&again);
+}
