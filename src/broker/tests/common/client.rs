@@ -201,7 +201,7 @@ pub(crate) fn durable_queue(name: &str, options: QueueOptions) -> TopologyChange
         name: name.into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options,
+        options: options.into(),
         arguments: Table::default(),
     })
 }

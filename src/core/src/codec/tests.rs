@@ -101,6 +101,7 @@ fn queue_def() -> impl Strategy<Value = QueueDef> {
         },
     );
     (name(), any::<bool>(), options, table()).prop_map(|(name, auto_delete, options, arguments)| {
+        let options = options.into();
         QueueDef { name, lifetime: Lifetime::Durable, auto_delete, options, arguments }
     })
 }

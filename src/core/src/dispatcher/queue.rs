@@ -189,7 +189,7 @@ impl Queue {
             return;
         }
         let options = policies.options(&self.def);
-        self.governed = (options != self.def.options).then(|| Box::new(options));
+        self.governed = (options != *self.def.options).then(|| Box::new(options));
         self.policies = policies;
         self.can_expire |= self.options().message_ttl_ms.is_some();
     }

@@ -7,8 +7,9 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId, QueueOptions,
-    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token, TopologyChange,
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
+    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, SharedOptions, Table, Token,
+    TopologyChange,
 };
 
 use super::Dispatcher;
@@ -207,7 +208,7 @@ impl Dispatcher {
         &mut self,
         ledger: &Ledger,
         vhost: &Arc<str>,
-        def: QueueDef,
+        mut def: QueueDef,
         by: Declarer,
     ) -> Result<Reply, CommandError> {
         check_nesting(&def.arguments)?;
@@ -216,6 +217,9 @@ impl Dispatcher {
             self.check_queue_limit(ledger, vhost, &def.name)?;
             DedupOptions::of(&def.arguments).map_err(CommandError::Precondition)?;
         }
+        // Neighbours are mostly declared alike.
+        def.options.share(&self.declared_last);
+        self.declared_last = def.options.clone();
         // One declaration for the routing, the queue and the log.
         let def = Arc::new(def);
         let declared = match by {
@@ -434,7 +438,7 @@ fn holding_queue_of(exchange: &str, durable: bool) -> QueueDef {
         name: holding_queue(exchange).into(),
         lifetime: if durable { Lifetime::Durable } else { Lifetime::Volatile },
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     }
 }

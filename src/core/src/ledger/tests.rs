@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Lifetime, QueueDef, QueueId, QueueOptions, Table, Time};
+use isthmus_model::{Lifetime, QueueDef, QueueId, SharedOptions, Table, Time};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn declare(term: u64, id: u64) -> Entry {
         name: format!("q{id}").into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table(Vec::new()),
     };
     let queue = Fact::DeclareQueue { vhost: "/".into(), id: QueueId(id), def: def.into() };
