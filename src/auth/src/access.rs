@@ -112,21 +112,22 @@ impl isthmus_broker::Access for Access {
         if self.allowed.iter().any(|(a, q, n)| (*a, *q, &**n) == (action, is_queue, name)) {
             return Ok(());
         }
-        let allowed = self.permission.as_ref().is_some_and(|permission| {
-            let patterns = match action {
-                Action::Configure => &permission.configure,
-                Action::Write => &permission.write,
-                Action::Read => &permission.read,
-            };
-            patterns.matches(name)
+        let patterns = self.permission.as_ref().map(|permission| match action {
+            Action::Configure => &permission.configure,
+            Action::Write => &permission.write,
+            Action::Read => &permission.read,
         });
-        if !allowed {
+        let is_simple = patterns.is_some_and(|patterns| patterns.matches_all());
+        if !is_simple && !patterns.is_some_and(|patterns| patterns.matches(name)) {
             return Err(self.refused(action, &format!("{} '{name}'", resource.kind())).into());
         }
-        if self.allowed.len() >= REMEMBERED_MAX {
-            self.allowed.clear();
+        // What is found without a look at the name is not worth remembering.
+        if !is_simple {
+            if self.allowed.len() >= REMEMBERED_MAX {
+                self.allowed.clear();
+            }
+            self.allowed.push((action, is_queue, name.into()));
         }
-        self.allowed.push((action, is_queue, name.into()));
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! The users that operators define in the broker itself.
 
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use isthmus_broker::{CertificateIdentity, Entering, Limits, Peer, User as LoggedIn};
 use isthmus_contract::Credentials;
+use parking_lot::Mutex;
 
 use crate::backend::{self, Attempt, Backend, Refusal, RefusalKind};
 use crate::{Access, AuthError, Authenticator, SharedDirectory};
@@ -42,6 +43,8 @@ pub struct Internal {
     authenticator: Arc<Authenticator>,
     directory: SharedDirectory,
     certificate_name: CertificateName,
+    /// Who has logged in last: mostly a crowd has one name.
+    last: Mutex<Weak<DirectoryUser>>,
 }
 
 impl Internal {
@@ -51,11 +54,18 @@ impl Internal {
         directory: SharedDirectory,
         certificate_name: CertificateName,
     ) -> Internal {
-        Internal { authenticator, directory, certificate_name }
+        Internal { authenticator, directory, certificate_name, last: Mutex::default() }
     }
 
     fn user(&self, name: &str) -> Arc<dyn LoggedIn> {
-        Arc::new(DirectoryUser { name: name.into(), directory: Arc::clone(&self.directory) })
+        let mut last = self.last.lock();
+        if let Some(user) = last.upgrade().filter(|user| *user.name == *name) {
+            return user;
+        }
+        let user = DirectoryUser { name: name.into(), directory: Arc::clone(&self.directory) };
+        let user = Arc::new(user);
+        *last = Arc::downgrade(&user);
+        user
     }
 
     /// The user whom the certificate names.

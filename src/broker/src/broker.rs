@@ -24,7 +24,7 @@ use crate::access::{Access, Authenticate};
 use crate::backup::{Backup, BackupError, Backups};
 use crate::checkpointer::{Checkpointer, PagingOptions, ask};
 use crate::client::Client;
-use crate::connection::{Connection, ConnectionOptions};
+use crate::connection::{Common, Connection};
 use crate::driver::Driver;
 use crate::durable::Durable;
 use crate::member::Membership;
@@ -33,7 +33,7 @@ use crate::pager::Pager;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
 use crate::recovery::{RecoveredLedger, RecoveryError, recover};
-use crate::registry::{ConnectionStatus, Registry};
+use crate::registry::ConnectionStatus;
 use crate::rounds::{Latest, Rounds};
 use crate::scrub::{Scrub, ScrubOptions};
 use crate::shard::{Around, Input, Leader, OnSettings, Recovered, Shard};
@@ -142,13 +142,10 @@ impl<D: Driver> Reports<D> {
 
 pub(crate) struct Inner {
     pub(crate) driver: Arc<dyn Driver>,
-    authenticate: Arc<dyn Authenticate>,
+    /// What connections have together.
+    connections: Arc<Common>,
     encodings: Encodings,
-    registry: Arc<Registry>,
-    start: Instant,
     next_session: AtomicU64,
-    outbox_bytes_max: u64,
-    publish_bytes_max: u64,
     log_syncs: Arc<AtomicU64>,
     pressure: Arc<Pressure>,
     stop: watch::Sender<bool>,
@@ -213,25 +210,12 @@ impl Broker {
     where
         S: AsyncRead + AsyncWrite + Unpin,
         M: FnOnce(SessionId, Time) -> Box<dyn Session>,
-        C: Future<Output = ()> + Send + 'static,
+        C: Future<Output = ()> + Unpin,
     {
-        let inner = &self.0;
         let id = self.next_session();
-        let options = ConnectionOptions {
-            id,
-            peer,
-            publish_bytes_max: inner.publish_bytes_max,
-            report_bytes: (inner.outbox_bytes_max / 4).max(1),
-            start: inner.start,
-            threads: inner.threads.clone(),
-            pressure: Arc::clone(&inner.pressure),
-            encodings: inner.encodings,
-        };
-        let session = session(id, crate::clock::monotonic(inner.start));
-        let (driver, authenticate) = (Arc::clone(&inner.driver), Arc::clone(&inner.authenticate));
-        let registry = &inner.registry;
-        let closing = Box::pin(closing);
-        Connection::new(options, stream, session, driver, authenticate, registry, closing)
+        let common = Arc::clone(&self.0.connections);
+        let session = session(id, crate::clock::monotonic(common.start));
+        Connection::new(common, id, peer, stream, session, closing)
     }
 
     fn next_session(&self) -> SessionId {
@@ -279,12 +263,12 @@ impl Broker {
 
     /// Every connection, oldest first.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
-        self.0.registry.statuses()
+        self.0.connections.registry.statuses()
     }
 
     /// Lets a connection close in its protocol's way; `false` if it is not there.
     pub fn close_connection(&self, id: SessionId) -> bool {
-        self.0.registry.close(id)
+        self.0.connections.registry.close(id)
     }
 
     /// Looks at what the leader has between commands, in a turn. `None` if this node does not lead,
@@ -314,7 +298,7 @@ impl Broker {
 
     /// Bytes read from all connections since the start, and bytes written to them.
     pub fn traffic_bytes(&self) -> (u64, u64) {
-        self.0.registry.traffic_bytes()
+        self.0.connections.registry.traffic_bytes()
     }
 
     /// Makes a consistent copy in `target`, an empty directory, while everything goes on; a broker
@@ -520,15 +504,22 @@ impl Assembly {
             threads: threads.clone(),
         };
         tokio::spawn(checkpointer.run());
+        let connections = Arc::new(Common {
+            driver: Arc::clone(&driver),
+            authenticate: options.authenticate,
+            registry: Arc::default(),
+            publish_bytes_max: options.publish_bytes_max,
+            report_bytes: (options.outbox_bytes_max / 4).max(1),
+            start,
+            threads: threads.clone(),
+            pressure: Arc::clone(&pressure),
+            encodings: options.encodings,
+        });
         Ok(Broker(Arc::new(Inner {
             driver,
-            authenticate: options.authenticate,
+            connections,
             encodings: options.encodings,
-            registry: Arc::default(),
-            start,
             next_session: AtomicU64::new(1),
-            outbox_bytes_max: options.outbox_bytes_max,
-            publish_bytes_max: options.publish_bytes_max,
             log_syncs,
             pressure,
             stop,

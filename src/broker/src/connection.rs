@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep};
 use crate::access::{Access, Asking, Authenticate, Entering, Login, User, check};
 use crate::clock::monotonic;
 use crate::driver::Driver;
-use crate::mailbox::Mailbox;
 use crate::owned::Owned;
 use crate::peer::Peer;
 use crate::pressure::Pressure;
@@ -54,10 +53,11 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a client gets to hang up then.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What a connection is made with.
-pub(crate) struct ConnectionOptions {
-    pub(crate) id: SessionId,
-    pub(crate) peer: Peer,
+/// What all connections of a broker have together.
+pub(crate) struct Common {
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) authenticate: Arc<dyn Authenticate>,
+    pub(crate) registry: Arc<Registry>,
     /// Bytes published and not confirmed at which a connection is read no further.
     pub(crate) publish_bytes_max: u64,
     /// Bytes written are reported in steps of this.
@@ -86,16 +86,16 @@ enum Goodbye {
 ///
 /// The task is woken by its socket, its mailbox and its timer; each time it goes round until
 /// nothing moves any more.
-pub(crate) struct Connection<S> {
-    options: ConnectionOptions,
+///
+/// Most connections are idle most of the time, and there may be hundreds of thousands: over TCP
+/// this takes 512 bytes, a size that allocators have. What is seldom there is on its own.
+pub(crate) struct Connection<S, C> {
+    common: Arc<Common>,
     stream: S,
     session: Box<dyn Session>,
-    driver: Arc<dyn Driver>,
-    mailbox: Arc<Mailbox>,
-    authenticate: Arc<dyn Authenticate>,
-    login: Option<(Token, Login)>,
+    login: Option<Box<(Token, Login)>>,
     user: Option<Arc<dyn User>>,
-    entering: Option<(Token, Arc<str>, Entering)>,
+    entering: Option<Box<(Token, Arc<str>, Entering)>>,
     /// What the user may do, once he has entered.
     access: Option<Box<dyn Access>>,
     /// What needs no permission.
@@ -114,8 +114,8 @@ pub(crate) struct Connection<S> {
     vhost: Option<Arc<str>>,
     /// The session is, or was, known to the shard.
     entered: bool,
-    /// Under which token the shard will say that it has.
-    entry: Option<Token>,
+    /// Under which token the shard will say that it has; [`Token::SILENT`] once it has.
+    entry: Token,
     /// The conversation is over, or was said to be: no event comes any more, no command counts,
     /// and what the session held has gone back.
     left: bool,
@@ -129,9 +129,10 @@ pub(crate) struct Connection<S> {
     publishing_bytes: u64,
     /// Delivered, and not reported as written yet, in the dispatcher's bytes.
     unreported: u64,
-    timer: Pin<Box<Sleep>>,
+    /// Made when it is first set; a session that has nothing to wait for has none.
+    timer: Option<Pin<Box<Sleep>>>,
     timer_at: Time,
-    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    closing: C,
     /// Something was written since the session last decoded.
     wrote: bool,
     goodbye: Goodbye,
@@ -141,28 +142,22 @@ pub(crate) struct Connection<S> {
     shortage: Shortage,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S, C> Connection<S, C> {
     pub(crate) fn new(
-        options: ConnectionOptions,
+        common: Arc<Common>,
+        id: SessionId,
+        peer: Peer,
         stream: S,
         session: Box<dyn Session>,
-        driver: Arc<dyn Driver>,
-        authenticate: Arc<dyn Authenticate>,
-        registry: &Arc<Registry>,
-        closing: Pin<Box<dyn Future<Output = ()> + Send>>,
-    ) -> Connection<S> {
-        let mailbox = Arc::new(Mailbox::default());
-        options.pressure.join(options.id, &mailbox);
-        let since = options.threads.wall_clock();
-        let registered =
-            registry.add(options.id, &options.peer, session.protocol(), since, &mailbox);
+        closing: C,
+    ) -> Connection<S, C> {
+        let since = common.threads.wall_clock();
+        let registered = common.registry.add(id, peer, session.protocol(), since);
+        common.pressure.join(id, &registered.place.mailbox);
         Connection {
-            options,
+            common,
             stream,
             session,
-            driver,
-            mailbox,
-            authenticate,
             login: None,
             user: None,
             entering: None,
@@ -175,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             throttle: None,
             vhost: None,
             entered: false,
-            entry: None,
+            entry: Token::SILENT,
             left: false,
             input: Bytes::new(),
             read_bytes: STRANGER_READ_BYTES,
@@ -185,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             publishing: VecDeque::new(),
             publishing_bytes: 0,
             unreported: 0,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            timer: None,
             timer_at: Time::NEVER,
             closing,
             wrote: false,
@@ -195,10 +190,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn now(&self) -> Time {
-        monotonic(self.options.start)
+    fn id(&self) -> SessionId {
+        self.registered.place.id
     }
 
+    fn now(&self) -> Time {
+        monotonic(self.common.start)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, C: Future<Output = ()> + Unpin> Connection<S, C> {
     /// Takes in what is in the mailbox and what the login came to.
     fn take_events(&mut self, cx: &mut Context<'_>) -> bool {
         if self.left {
@@ -206,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let now = self.now();
         let mut moved = false;
-        if let Some((token, login)) = &mut self.login
+        if let Some((token, login)) = self.login.as_deref_mut()
             && let Poll::Ready(result) = login.as_mut().poll(cx)
         {
             let token = *token;
@@ -215,25 +216,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let result = result.and_then(|user| self.logged_in(user));
             self.session.handle_event(now, Event::Done { token, result });
         }
-        let shortage = self.options.pressure.shortage();
+        let shortage = self.common.pressure.shortage();
         if shortage != self.shortage {
             self.shortage = shortage;
             moved = true;
             self.session.handle_event(now, Event::Pressure(shortage));
         }
-        if let Some((_, _, entering)) = &mut self.entering
+        if let Some((_, _, entering)) = self.entering.as_deref_mut()
             && let Poll::Ready(result) = entering.as_mut().poll(cx)
         {
             self.may_enter(result);
             moved = true;
         }
-        self.unreported += self.mailbox.take(&mut self.events);
+        self.unreported += self.registered.place.mailbox.take(&mut self.events);
         moved |= !self.events.is_empty();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             if let Event::Done { token, result } = &event {
-                if self.entry == Some(*token) {
-                    self.entry = None;
+                if self.entry == *token && *token != Token::SILENT {
+                    self.entry = Token::SILENT;
                     if result.is_err() {
                         self.not_entered();
                     }
@@ -253,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             moved = true;
         }
         // Last, so that what was answered before is still told.
-        if self.closing.as_mut().poll(cx).is_ready() {
+        if Pin::new(&mut self.closing).poll(cx).is_ready() {
             self.session.handle_event(now, Event::Closed(CloseReason::Shutdown));
             self.leave_with_last_words(cx);
             moved = true;
@@ -276,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.publishing.clear();
         self.publishing_bytes = 0;
         if self.entered {
-            self.driver.submit(Input::Close { session: self.options.id });
+            self.common.driver.submit(Input::Close { session: self.id() });
         }
     }
 
@@ -294,16 +295,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    fn set_timer(&mut self, at: Instant) {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(tokio::time::sleep_until(at))),
+        }
+    }
+
+    fn is_timer_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    }
+
     fn check_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let wanted = self.session.poll_timeout();
         if wanted != self.timer_at {
             self.timer_at = wanted;
             if wanted != Time::NEVER {
-                let at = self.options.start + Duration::from_nanos(wanted.0);
-                self.timer.as_mut().reset(at);
+                self.set_timer(self.common.start + Duration::from_nanos(wanted.0));
             }
         }
-        if self.timer_at == Time::NEVER || self.timer.as_mut().poll(cx).is_pending() {
+        if self.timer_at == Time::NEVER || !self.is_timer_over(cx) {
             return false;
         }
         // The sleep is over and must not be polled again before it is set anew.
@@ -316,7 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Whether more may be taken from the client now.
     fn is_taking(&mut self) -> bool {
         self.held.is_none()
-            && self.publishing_bytes < self.options.publish_bytes_max
+            && self.publishing_bytes < self.common.publish_bytes_max
             && self.session.outbox().len() < OUTBOX_BYTES_STOP
     }
 
@@ -363,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Poll::Ready(read) = read {
                 let read = read?;
                 debug_assert_eq!(buffer.len(), before + read);
-                self.registered.traffic.received.fetch_add(read as u64, Ordering::Relaxed);
+                self.registered.place.traffic.received.fetch_add(read as u64, Ordering::Relaxed);
                 arrived = true;
                 if read == 0 {
                     self.eof = true;
@@ -417,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn submit_commands(&mut self) {
         if !self.commands.is_empty() {
             let commands = std::mem::take(&mut self.commands);
-            self.driver.submit(Input::Commands { session: self.options.id, commands });
+            self.common.driver.submit(Input::Commands { session: self.id(), commands });
         }
     }
 
@@ -441,14 +452,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.publishing.push_back((publish.token, bytes));
             self.publishing_bytes += bytes;
         }
-        let encodings = self.options.encodings;
+        let encodings = self.common.encodings;
         let checked = check(&mut **access, &mut self.owned, encodings, command);
         self.held = checked.waiting.map(Box::new);
         self.commands.extend(checked.command);
         if let Some((token, error)) = checked.refused {
             // In its turn: what was asked for before is answered before.
             self.submit_commands();
-            self.driver.submit(Input::Refuse { session: self.options.id, token, error });
+            self.common.driver.submit(Input::Refuse { session: self.id(), token, error });
         }
     }
 
@@ -466,17 +477,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 outbox.advance(written);
-                self.registered.traffic.sent.fetch_add(written as u64, Ordering::Relaxed);
+                self.registered.place.traffic.sent.fetch_add(written as u64, Ordering::Relaxed);
                 moved = true;
                 self.wrote = true;
             }
         }
         // Once a good part is written, the dispatcher may hand over more.
-        if self.unreported >= self.options.report_bytes
-            && (outbox.len() as u64) < self.options.report_bytes
+        if self.unreported >= self.common.report_bytes
+            && (outbox.len() as u64) < self.common.report_bytes
         {
             let bytes = std::mem::take(&mut self.unreported);
-            self.driver.submit(Input::Written { session: self.options.id, bytes });
+            self.common.driver.submit(Input::Written { session: self.id(), bytes });
         }
         Ok(moved)
     }
@@ -489,9 +500,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.goodbye == Goodbye::NotYet {
             self.leave();
             self.goodbye = Goodbye::Writing;
-            self.timer.as_mut().reset(Instant::now() + LAST_WORDS);
+            self.set_timer(Instant::now() + LAST_WORDS);
         }
-        if self.timer.as_mut().poll(cx).is_ready() {
+        if self.is_timer_over(cx) {
             return Ok(Poll::Ready(()));
         }
         if self.goodbye == Goodbye::Writing {
@@ -505,8 +516,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(Poll::Pending);
             }
             self.goodbye = Goodbye::Waiting;
-            self.timer.as_mut().reset(Instant::now() + GOODBYE);
-            if self.timer.as_mut().poll(cx).is_ready() {
+            self.set_timer(Instant::now() + GOODBYE);
+            if self.is_timer_over(cx) {
                 return Ok(Poll::Ready(()));
             }
         }
@@ -558,7 +569,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Idle: give the buffers back, so that a quiet connection costs next to nothing.
                 self.events = Vec::new();
                 self.commands = Vec::new();
-                self.mailbox.release();
+                self.registered.place.mailbox.release();
+                self.owned.rest();
+                if self.timer_at == Time::NEVER {
+                    self.timer = None;
+                }
                 self.input.release();
                 self.session.outbox().release();
                 self.session.rest();
@@ -570,12 +585,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
+impl<S, C> Future for Connection<S, C>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Future<Output = ()> + Unpin,
+{
     type Output = io::Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.mailbox.register(cx.waker());
+        this.registered.place.mailbox.register(cx.waker());
         if this.broken.is_none() {
             match this.go_round(cx) {
                 Ok(Poll::Pending) => return Poll::Pending,
@@ -590,15 +609,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
         if this.has_last_words(cx) {
             return Poll::Pending;
         }
-        Poll::Ready(this.broken.take().map_or(Ok(()), Err))
+        Poll::Ready(this.broken.take().map_or(Ok(()), |error| {
+            tracing::debug!(peer = %this.registered.place.peer.address, %error, "connection lost");
+            Err(error)
+        }))
     }
 }
 
-impl<S> Drop for Connection<S> {
+impl<S, C> Drop for Connection<S, C> {
     fn drop(&mut self) {
-        self.options.pressure.leave(self.options.id);
+        self.common.pressure.leave(self.id());
         if self.entered && !self.left {
-            self.driver.submit(Input::Close { session: self.options.id });
+            self.common.driver.submit(Input::Close { session: self.id() });
         }
     }
 }

@@ -78,11 +78,10 @@ impl Offline {
     /// Every durable queue, by virtual host and name.
     pub fn queues(&self) -> Vec<QueueContent> {
         let mut queues: Vec<QueueContent> = each_queue(&self.ledger)
-            .filter_map(|(id, queue)| {
-                let (vhost, entry) = self.ledger.topology().queue_by_id(id)?;
+            .map(|(_, queue)| {
                 let mut content = QueueContent {
-                    vhost: Arc::clone(vhost),
-                    name: Arc::clone(&entry.def.name),
+                    vhost: Arc::clone(&queue.vhost),
+                    name: Arc::clone(&queue.def.name),
                     messages: queue.runs.len(),
                     body_bytes: 0,
                     in_pages: 0,
@@ -96,7 +95,7 @@ impl Offline {
                         Part::Paged(run) => content.in_pages += u64::from(run.left()),
                     }
                 }
-                Some(content)
+                content
             })
             .collect();
         queues.sort_by(|a, b| (&a.vhost, &a.name).cmp(&(&b.vhost, &b.name)));

@@ -44,7 +44,8 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Connections {
-    open: BTreeMap<SessionId, Entry>,
+    /// Each on its own: a tree's nodes are half empty, where ids only grow.
+    open: BTreeMap<SessionId, Arc<Place>>,
     /// Bytes read from and written to those that have ended.
     received_bytes: u64,
     sent_bytes: u64,
@@ -125,15 +126,23 @@ impl Groups {
     }
 }
 
+/// One connection, as it and the registry see it.
 #[derive(Debug)]
-struct Entry {
-    peer: Peer,
-    protocol: &'static str,
+pub(crate) struct Place {
+    pub(crate) id: SessionId,
+    pub(crate) peer: Peer,
     since: SystemTime,
+    pub(crate) traffic: Traffic,
+    pub(crate) mailbox: Arc<Mailbox>,
+    said: Mutex<Said>,
+}
+
+/// What a client has said of itself by now.
+#[derive(Clone, Debug)]
+struct Said {
+    protocol: &'static str,
     user: Option<Arc<str>>,
     vhost: Option<Arc<str>>,
-    traffic: Arc<Traffic>,
-    mailbox: Arc<Mailbox>,
 }
 
 /// What went through a connection, in bytes.
@@ -154,8 +163,7 @@ impl Traffic {
 #[derive(Debug)]
 pub(crate) struct Registered {
     registry: Arc<Registry>,
-    id: SessionId,
-    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) place: Arc<Place>,
 }
 
 impl Registry {
@@ -163,67 +171,59 @@ impl Registry {
     pub(crate) fn add(
         self: &Arc<Self>,
         id: SessionId,
-        peer: &Peer,
+        peer: Peer,
         protocol: &'static str,
         since: SystemTime,
-        mailbox: &Arc<Mailbox>,
     ) -> Registered {
-        let traffic = Arc::new(Traffic::default());
-        let entry = Entry {
-            peer: peer.clone(),
-            protocol,
+        let place = Arc::new(Place {
+            id,
+            peer,
             since,
-            user: None,
-            vhost: None,
-            traffic: Arc::clone(&traffic),
-            mailbox: Arc::clone(mailbox),
-        };
-        self.connections.lock().open.insert(id, entry);
-        Registered { registry: Arc::clone(self), id, traffic }
+            traffic: Traffic::default(),
+            mailbox: Arc::default(),
+            said: Mutex::new(Said { protocol, user: None, vhost: None }),
+        });
+        self.connections.lock().open.insert(id, Arc::clone(&place));
+        Registered { registry: Arc::clone(self), place }
     }
 
     /// Every connection, oldest first.
     pub(crate) fn statuses(&self) -> Vec<ConnectionStatus> {
-        let status = |(id, entry): (&SessionId, &Entry)| ConnectionStatus {
-            id: *id,
-            peer: entry.peer.clone(),
-            protocol: entry.protocol,
-            since: entry.since,
-            user: entry.user.clone(),
-            vhost: entry.vhost.clone(),
-            received_bytes: entry.traffic.received.load(Ordering::Relaxed),
-            sent_bytes: entry.traffic.sent.load(Ordering::Relaxed),
+        let status = |place: &Arc<Place>| {
+            let Said { protocol, user, vhost } = place.said.lock().clone();
+            let (received_bytes, sent_bytes) = place.traffic.totals();
+            let (id, peer, since) = (place.id, place.peer.clone(), place.since);
+            ConnectionStatus { id, peer, protocol, since, user, vhost, received_bytes, sent_bytes }
         };
-        self.connections.lock().open.iter().map(status).collect()
+        self.connections.lock().open.values().map(status).collect()
     }
 
     /// Bytes read from all connections since the start, and bytes written to them.
     pub(crate) fn traffic_bytes(&self) -> (u64, u64) {
         let connections = self.connections.lock();
         let before = (connections.received_bytes, connections.sent_bytes);
-        connections.open.values().fold(before, |(received, sent), entry| {
-            let own = entry.traffic.totals();
+        connections.open.values().fold(before, |(received, sent), place| {
+            let own = place.traffic.totals();
             (received + own.0, sent + own.1)
         })
     }
 
     /// Lets a connection close in its protocol's way; `false` if it is not there.
     pub(crate) fn close(&self, id: SessionId) -> bool {
-        let mailbox = self.connections.lock().open.get(&id).map(|e| Arc::clone(&e.mailbox));
-        if let Some(mailbox) = &mailbox {
-            mailbox.send(Event::Closed(CloseReason::Forced));
+        let place = self.connections.lock().open.get(&id).cloned();
+        if let Some(place) = &place {
+            place.mailbox.send(Event::Closed(CloseReason::Forced));
         }
-        mailbox.is_some()
+        place.is_some()
     }
 }
 
 impl Registered {
     /// The client has logged in, and by now has said which version of `protocol` it speaks.
     pub(crate) fn logged_in(&self, user: &Arc<str>, protocol: &'static str) {
-        if let Some(entry) = self.registry.connections.lock().open.get_mut(&self.id) {
-            entry.protocol = protocol;
-            entry.user = Some(Arc::clone(user));
-        }
+        let mut said = self.place.said.lock();
+        said.protocol = protocol;
+        said.user = Some(Arc::clone(user));
     }
 
     /// The connection enters a virtual host, if as many as may be there are not there yet; returns
@@ -237,9 +237,9 @@ impl Registered {
         limits: Limits,
     ) -> Result<Option<Share>, CommandError> {
         let mut connections = self.registry.connections.lock();
-        let Connections { open, of_users, of_vhosts, .. } = &mut *connections;
-        let Some(entry) = open.get_mut(&self.id) else { return Ok(None) };
-        let Some(user) = entry.user.clone() else { return Ok(None) };
+        let Connections { of_users, of_vhosts, .. } = &mut *connections;
+        let mut said = self.place.said.lock();
+        let Some(user) = said.user.clone() else { return Ok(None) };
         let in_vhost = of_vhosts.connections(vhost);
         if let Some(max) = limits.vhost_connections.filter(|max| in_vhost >= *max) {
             return Err(CommandError::Limit(format!(
@@ -255,7 +255,7 @@ impl Registered {
         }
         let in_vhost = of_vhosts.join(vhost);
         let of_user = of_users.join(&user);
-        entry.vhost = Some(Arc::clone(vhost));
+        said.vhost = Some(Arc::clone(vhost));
         let (user, vhost) = (Arc::clone(&of_user.bucket), Arc::clone(&in_vhost.bucket));
         Ok(Some(Share::new(user, vhost, Arc::clone(&of_user.places))))
     }
@@ -263,8 +263,8 @@ impl Registered {
     /// The connection is in no virtual host after all, and counts in none.
     pub(crate) fn leave(&self) {
         let mut connections = self.registry.connections.lock();
-        let Some(entry) = connections.open.get_mut(&self.id) else { return };
-        let place = (entry.user.clone(), entry.vhost.take());
+        let mut said = self.place.said.lock();
+        let place = (said.user.clone(), said.vhost.take());
         connections.give_back(place);
     }
 }
@@ -272,12 +272,12 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut connections = self.registry.connections.lock();
-        let (received, sent) = self.traffic.totals();
+        let (received, sent) = self.place.traffic.totals();
         connections.received_bytes += received;
         connections.sent_bytes += sent;
-        if let Some(Entry { user, vhost, .. }) = connections.open.remove(&self.id) {
-            connections.give_back((user, vhost));
-        }
+        connections.open.remove(&self.place.id);
+        let Said { user, vhost, .. } = self.place.said.lock().clone();
+        connections.give_back((user, vhost));
     }
 }
 
@@ -290,8 +290,7 @@ mod tests {
 
     fn connect(registry: &Arc<Registry>, id: u64, user: &str) -> Registered {
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
-        let registered =
-            registry.add(SessionId(id), &peer, "test", SystemTime::UNIX_EPOCH, &Arc::default());
+        let registered = registry.add(SessionId(id), peer, "test", SystemTime::UNIX_EPOCH);
         registered.logged_in(&user.into(), "AMQP 0-9-1");
         registered
     }
@@ -367,13 +366,11 @@ mod tests {
     #[test]
     fn a_connection_is_closed_by_its_id() {
         let registry = Arc::new(Registry::default());
-        let mailbox = Arc::new(Mailbox::default());
         let peer = Peer::plain(([127, 0, 0, 1], 1).into());
-        let registered =
-            registry.add(SessionId(7), &peer, "test", SystemTime::UNIX_EPOCH, &mailbox);
+        let registered = registry.add(SessionId(7), peer, "test", SystemTime::UNIX_EPOCH);
         assert!(registry.close(SessionId(7)));
         let mut events = Vec::new();
-        mailbox.take(&mut events);
+        registered.place.mailbox.take(&mut events);
         assert!(matches!(events[..], [Event::Closed(CloseReason::Forced)]));
         drop(registered);
         assert!(!registry.close(SessionId(7)));

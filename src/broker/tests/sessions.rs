@@ -18,8 +18,8 @@ use isthmus_contract::{
     Publish, Reply, Token, TopologyChange, TransactOp,
 };
 use isthmus_model::{
-    Action, BindingDef, ConsumerId, Destination, Lifetime, QueueDef, QueueOptions, Resource, Table,
-    TransactionId, Will,
+    Action, BindingDef, ConsumerId, Destination, Lifetime, QueueDef, QueueOptions, Resource,
+    SharedOptions, Table, TransactionId, Will,
 };
 
 const TX: TransactionId = TransactionId(1);
@@ -40,7 +40,7 @@ fn own_queue(name: &str) -> QueueDef {
         name: name.into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     }
 }

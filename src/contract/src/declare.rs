@@ -44,6 +44,7 @@ pub fn queue(
     vhost: &str,
 ) -> Result<QueueDef, CommandError> {
     let (options, kind) = queue_options(&arguments, &name, vhost)?;
+    let options = options.into();
     let def = QueueDef { name, lifetime, auto_delete, options, arguments };
     kind.check(&def, vhost)?;
     Ok(def)

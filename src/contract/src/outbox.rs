@@ -13,12 +13,19 @@ use bytes::{Buf, Bytes};
 /// has bytes.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Full ones, from the front; none is empty.
-    full: VecDeque<Part>,
     /// The one that is encoded into.
     last: Part,
+    /// Those before it, if it ever was full since the outbox was last at rest.
+    before: Option<Box<Before>>,
+}
+
+/// Buffers that are set aside.
+#[derive(Debug, Default)]
+struct Before {
+    /// Full ones, from the front; none is empty.
+    full: VecDeque<Part>,
     /// Bytes that wait in the full ones.
-    full_bytes: usize,
+    bytes: usize,
     /// An empty buffer that was used before.
     spare: Vec<u8>,
 }
@@ -50,13 +57,14 @@ impl Outbox {
 
     #[cold]
     fn set_aside(&mut self) {
-        let mut buf = std::mem::take(&mut self.spare);
+        let before = self.before.get_or_insert_default();
+        let mut buf = std::mem::take(&mut before.spare);
         buf.reserve_exact(Self::BUFFER_BYTES);
         let full = std::mem::replace(&mut self.last, Part { buf, ..Part::default() });
         // What is written of it stays written.
         if full.len() > 0 {
-            self.full_bytes += full.len();
-            self.full.push_back(full);
+            before.bytes += full.len();
+            before.full.push_back(full);
         }
     }
 
@@ -80,7 +88,12 @@ impl Outbox {
     /// Bytes waiting to be written.
     #[inline]
     pub fn len(&self) -> usize {
-        self.full_bytes + self.last.len()
+        self.before.as_ref().map_or(0, |before| before.bytes) + self.last.len()
+    }
+
+    /// All buffers, from the front.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.before.iter().flat_map(|before| &before.full).chain([&self.last])
     }
 
     /// Whether nothing waits.
@@ -92,7 +105,7 @@ impl Outbox {
     /// Fills `slices` with what waits, from the front; returns how many it filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        for part in self.full.iter().chain([&self.last]) {
+        for part in self.parts() {
             filled += part.slices(&mut slices[filled..]);
         }
         filled
@@ -104,13 +117,39 @@ impl Outbox {
     /// If fewer wait.
     pub fn advance(&mut self, mut written: usize) {
         assert!(written <= self.len(), "wrote {written} bytes of {}", self.len());
+        if let Some(before) = &mut self.before {
+            written = before.advance(written);
+        }
+        if written > 0 {
+            self.last.advance(written);
+        }
+    }
+
+    /// Gives the memory of an empty outbox back.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            *self = Outbox::default();
+        } else if let Some(before) = &mut self.before {
+            before.spare = Vec::new();
+        }
+    }
+
+    /// Everything that waits, copied; for tests.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.parts().flat_map(Part::to_vec).collect()
+    }
+}
+
+impl Before {
+    /// Drops the first `written` bytes, as far as they are here; returns how many are not.
+    fn advance(&mut self, mut written: usize) -> usize {
         while let Some(part) = self.full.front_mut() {
             let of_it = written.min(part.len());
             part.advance(of_it);
-            self.full_bytes -= of_it;
+            self.bytes -= of_it;
             written -= of_it;
             if part.len() > 0 {
-                return;
+                return written;
             }
             if let Some(part) = self.full.pop_front()
                 && self.spare.capacity() == 0
@@ -118,21 +157,7 @@ impl Outbox {
                 self.spare = part.buf;
             }
         }
-        self.last.advance(written);
-    }
-
-    /// Gives the memory of an empty outbox back.
-    pub fn release(&mut self) {
-        if self.is_empty() {
-            *self = Outbox::default();
-        } else {
-            self.spare = Vec::new();
-        }
-    }
-
-    /// Everything that waits, copied; for tests.
-    pub fn to_vec(&self) -> Vec<u8> {
-        self.full.iter().chain([&self.last]).flat_map(Part::to_vec).collect()
+        written
     }
 }
 
@@ -256,12 +281,11 @@ mod tests {
             outbox.buf().extend_from_slice(b"head");
             outbox.push_slice(&chunk, Span::new(0, 1_000));
         }
-        let reserved: usize =
-            outbox.full.iter().chain([&outbox.last]).map(|p| p.buf.capacity()).sum();
+        let reserved: usize = outbox.parts().map(|p| p.buf.capacity()).sum();
         assert!(reserved < outbox.len() * 5 / 4 + Outbox::BUFFER_BYTES, "{reserved}");
         // Half of it is written, and so half of the memory is free, but for one buffer.
         outbox.advance(outbox.len() / 2);
-        let still: usize = outbox.full.iter().chain([&outbox.last]).map(|p| p.buf.capacity()).sum();
+        let still: usize = outbox.parts().map(|p| p.buf.capacity()).sum();
         assert!(still < reserved / 2 + 2 * Outbox::BUFFER_BYTES, "{still} of {reserved}");
     }
 

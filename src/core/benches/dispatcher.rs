@@ -11,8 +11,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isthmus_core::{Clock, Dispatcher, DispatcherOptions, Entry, Fact, Ledger, Output, codec};
 use isthmus_model::{
     Attach, AttachMode, Batch, ConsumerId, Credit, EncodingId, Encodings, Lifetime, NO_TTL,
-    Outcome, QueueDef, QueueOptions, Record, RecordFlags, SessionId, Settlement, Span, Table, Time,
-    Token, TopologyChange,
+    Outcome, QueueDef, Record, RecordFlags, SessionId, Settlement, SharedOptions, Span, Table,
+    Time, Token, TopologyChange,
 };
 
 const SESSION: SessionId = SessionId(1);
@@ -49,7 +49,7 @@ impl Core {
             name: QUEUE.into(),
             lifetime: Lifetime::Durable,
             auto_delete: false,
-            options: QueueOptions::default(),
+            options: SharedOptions::default(),
             arguments: Table::default(),
         };
         let token = core.token();

@@ -27,7 +27,7 @@ use std::time::Instant;
 use criterion::{Criterion, criterion_group, criterion_main};
 use isthmus_core::topology::Topology;
 use isthmus_model::{
-    BindingDef, Destination, Lifetime, QueueDef, QueueId, QueueOptions, Table, Value,
+    BindingDef, Destination, Lifetime, QueueDef, QueueId, SharedOptions, Table, Value,
 };
 
 const QUEUES: u64 = 10_000;
@@ -49,7 +49,7 @@ fn queues() -> Topology {
             name: queue_name(n).into(),
             lifetime: Lifetime::Durable,
             auto_delete: false,
-            options: QueueOptions::default(),
+            options: SharedOptions::default(),
             arguments: Table::default(),
         };
         topology.declare_queue("/", def, QueueId(n)).expect("declared");

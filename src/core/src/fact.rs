@@ -72,8 +72,8 @@ pub enum Fact {
         vhost: Arc<str>,
         /// Its id.
         id: QueueId,
-        /// The queue.
-        def: QueueDef,
+        /// The queue, which whoever proposes this has as well.
+        def: Arc<QueueDef>,
     },
     /// A queue is gone, with its bindings and messages.
     DeleteQueue {

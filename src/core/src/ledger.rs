@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use isthmus_model::{
-    Annotations, Batch, Destination, QueueId, Sequence, SettingKey, SettingKind, Table, Time,
+    Annotations, Batch, Destination, QueueDef, QueueId, Sequence, SettingKey, SettingKind, Table,
+    Time,
 };
 use rpds::RedBlackTreeMapSync;
 
@@ -19,7 +20,7 @@ use crate::clients::Clients;
 use crate::dedup::{Window, WindowOf};
 use crate::kept::Kept;
 use crate::paging::Moved;
-use crate::topology::{Removed, Topology, TopologyError};
+use crate::topology::{QueueEntry, Removed, Topology, TopologyError};
 use crate::{Entry, Fact, Members, Part, Place, Placement, Run, RunMap};
 
 pub(crate) use self::clients::client_bytes;
@@ -112,6 +113,10 @@ impl Settings {
 /// One durable queue's part of the ledger.
 #[derive(Clone, Debug)]
 pub struct QueueLedger {
+    /// Its virtual host.
+    pub vhost: Arc<str>,
+    /// As it was declared.
+    pub def: Arc<QueueDef>,
     /// Unsettled messages.
     pub runs: RunMap,
     /// The sequence that the next message gets at least.
@@ -395,17 +400,25 @@ impl Ledger {
             }
             Fact::DeclareQueue { vhost, id, def } => {
                 self.next_queue = self.next_queue.max(QueueId(id.0 + 1));
-                let empty = QueueLedger { runs: RunMap::default(), next: 1, redelivered_below: 0 };
-                self.queues.insert(*id, Arc::new(empty));
-                self.topology.declare_system_queue(vhost, def.clone(), *id)?;
+                self.topology.declare_system_queue(vhost, Arc::clone(def), *id)?;
+                let queue = QueueLedger {
+                    vhost: Arc::clone(vhost),
+                    def: Arc::clone(def),
+                    runs: RunMap::default(),
+                    next: 1,
+                    redelivered_below: 0,
+                };
+                let before = self.queues.insert(*id, Arc::new(queue));
+                assert!(before.is_none(), "queue id {id} is given out a second time");
             }
             Fact::DeleteQueue { id } => {
+                let queue = self.queues.get(id).map(|q| (Arc::clone(&q.vhost), Arc::clone(&q.def)));
                 self.forget(*id);
-                let Some((vhost, entry)) = self.topology.queue_by_id(*id) else { return Ok(()) };
-                let (vhost, entry) = (Arc::clone(vhost), entry.clone());
-                let end = Destination::Queue(Arc::clone(&entry.def.name));
+                let Some((vhost, def)) = queue else { return Ok(()) };
+                let end = Destination::Queue(Arc::clone(&def.name));
                 let bindings = self.topology.bindings_to(&vhost, &end)?.cloned().collect();
-                let removed = Removed { queue: Some(entry), bindings, exchanges: Vec::new() };
+                let queue = Some(QueueEntry { id: *id, def });
+                let removed = Removed { queue, bindings, exchanges: Vec::new() };
                 self.topology.retract(&vhost, &removed)?;
             }
             Fact::Bind { vhost, def } => {

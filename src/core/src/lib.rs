@@ -14,6 +14,7 @@ pub mod codec;
 pub mod dedup;
 mod dispatcher;
 mod fact;
+mod few;
 pub mod kept;
 mod ledger;
 pub mod paging;

@@ -189,6 +189,10 @@ pub struct RunMap {
 }
 
 impl RunMap {
+    /// No messages.
+    pub(crate) const EMPTY: RunMap =
+        RunMap { runs: BTreeMap::new(), len: 0, paged_len: 0, unpaged_bytes: 0, swept: 0 };
+
     /// How many messages.
     pub fn len(&self) -> u64 {
         self.len

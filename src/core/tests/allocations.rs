@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use isthmus_core::topology::Topology;
-use isthmus_model::{BindingDef, Destination, Lifetime, QueueDef, QueueId, QueueOptions, Table};
+use isthmus_model::{BindingDef, Destination, Lifetime, QueueDef, QueueId, SharedOptions, Table};
 
 thread_local! {
     /// Of this thread only: the test's harness allocates in its own.
@@ -41,7 +41,7 @@ fn the_common_paths_do_not_allocate() {
             name: name.as_str().into(),
             lifetime: Lifetime::Durable,
             auto_delete: false,
-            options: QueueOptions::default(),
+            options: SharedOptions::default(),
             arguments: Table::default(),
         };
         topology.declare_queue("/", def, QueueId(n)).expect("declared");

@@ -42,6 +42,6 @@ pub use setting::{SettingKey, SettingKind};
 pub use time::Time;
 pub use topology::{
     BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions,
-    REPLY_QUEUE_PREFIX,
+    REPLY_QUEUE_PREFIX, SharedOptions,
 };
 pub use value::{Table, Value};

@@ -1,5 +1,7 @@
 //! Exchanges, queues and bindings as they are declared.
 
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::{SessionId, Table};
@@ -122,6 +124,71 @@ pub struct QueueOptions {
     pub delivery_limit: Option<u64>,
 }
 
+impl QueueOptions {
+    /// Those of a queue of which nothing is asked: the default.
+    const NONE: QueueOptions = QueueOptions {
+        message_ttl_ms: None,
+        expires_ms: None,
+        length_max: None,
+        bytes_max: None,
+        overflow: Overflow::DropHead,
+        dead_letter_exchange: None,
+        dead_letter_routing_key: None,
+        priority_max: None,
+        single_active_consumer: false,
+        delivery_limit: None,
+    };
+}
+
+/// Options of a queue, which may be those of many: nearly all are declared alike. Where nothing is
+/// asked for they take no space.
+#[derive(Clone, Default)]
+pub struct SharedOptions(Option<Arc<QueueOptions>>);
+
+impl SharedOptions {
+    /// Has them in common with `other` from now on, if they are the same.
+    pub fn share(&mut self, other: &SharedOptions) {
+        if self == other {
+            self.0.clone_from(&other.0);
+        }
+    }
+}
+
+impl From<QueueOptions> for SharedOptions {
+    fn from(options: QueueOptions) -> SharedOptions {
+        SharedOptions((options != QueueOptions::NONE).then(|| Arc::new(options)))
+    }
+}
+
+impl Deref for SharedOptions {
+    type Target = QueueOptions;
+
+    fn deref(&self) -> &QueueOptions {
+        self.0.as_deref().unwrap_or(&QueueOptions::NONE)
+    }
+}
+
+impl DerefMut for SharedOptions {
+    fn deref_mut(&mut self) -> &mut QueueOptions {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+}
+
+impl PartialEq for SharedOptions {
+    fn eq(&self, other: &SharedOptions) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => true,
+            _ => **self == **other,
+        }
+    }
+}
+
+impl fmt::Debug for SharedOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// A queue as declared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueDef {
@@ -132,7 +199,7 @@ pub struct QueueDef {
     /// Whether it goes with its last consumer.
     pub auto_delete: bool,
     /// The arguments' meaning.
-    pub options: QueueOptions,
+    pub options: SharedOptions,
     /// The declaration's arguments as given, compared on redeclaration.
     pub arguments: Table,
 }
@@ -157,4 +224,28 @@ pub struct BindingDef {
     pub routing_key: Arc<str>,
     /// The arguments (of a headers exchange: what it compares).
     pub arguments: Table,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_compared_by_what_they_say_and_changed_alone() {
+        assert_eq!(QueueOptions::default(), QueueOptions::NONE);
+        let limited = QueueOptions { length_max: Some(1), ..QueueOptions::default() };
+        let (one, mut two) = (SharedOptions::from(limited.clone()), SharedOptions::from(limited));
+        assert_eq!(one, two);
+        two.share(&one);
+        let both = |one: &SharedOptions, two: &SharedOptions| match (&one.0, &two.0) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        };
+        assert!(both(&one, &two));
+        two.bytes_max = Some(2);
+        assert_eq!((one.bytes_max, two.length_max), (None, Some(1)));
+        two.share(&one);
+        assert!(!both(&one, &two), "they are others");
+        assert_eq!(SharedOptions::from(QueueOptions::default()), SharedOptions::default());
+    }
 }

@@ -235,15 +235,10 @@ impl Broker {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         M: FnOnce(SessionId, Time) -> Box<dyn Session> + Send + 'static,
     {
-        let address = peer.address;
         let serving = self.broker.serve(stream, peer, session, closing.requested());
         // Not as an async block, which would hold it twice: as what it has captured and as what it
         // waits for.
-        Next::new(serving.map(move |served| {
-            if let Err(error) = served {
-                tracing::debug!(peer = %address, %error, "connection lost");
-            }
-        }))
+        Next::new(serving.map(|_| ()))
     }
 
     /// What the listeners go by that serve every protocol.

@@ -5,23 +5,18 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, watch};
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 /// How long tasks get to unwind after they were told to stop at once.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Open,
-    /// Connections should close in their protocol's way.
-    Draining,
-    /// Connections are dropped.
-    Aborting,
-}
 
 /// The open connections. Clones share them.
 #[derive(Clone, Debug)]
@@ -29,46 +24,105 @@ pub(crate) struct Connections {
     shared: Arc<Shared>,
 }
 
+/// An idle connection has a place in each of the tables, some 40 bytes, and nothing else here: there
+/// may be hundreds of thousands.
 #[derive(Debug)]
 struct Shared {
-    /// One permit for every connection that may still open.
-    permits: Arc<Semaphore>,
-    connections_max: u32,
-    phase: watch::Sender<Phase>,
+    connections_max: usize,
+    open: Mutex<Slab<Open>>,
+    /// Told when the last of them has ended.
+    all_closed: Notify,
+    /// Connections should close in their protocol's way.
+    is_draining: AtomicBool,
+    /// Whom to wake then.
+    waiting: Mutex<Slab<Waker>>,
     opened: AtomicU64,
     refused: AtomicU64,
 }
 
+/// A connection that is open.
+#[derive(Debug)]
+struct Open {
+    /// Never given twice, unlike its place in the table.
+    serial: u64,
+    /// What serves it; `None` while that is being spawned.
+    task: Option<AbortHandle>,
+}
+
 /// Tells one connection that it should close.
 #[derive(Clone, Debug)]
-pub(crate) struct Closing(watch::Receiver<Phase>);
+pub(crate) struct Closing(Arc<Shared>);
 
 impl Closing {
     /// Completes when the connection should close in its protocol's way.
-    pub(crate) async fn requested(mut self) {
-        // An error means that nobody is left to ask.
-        self.0.wait_for(|phase| *phase >= Phase::Draining).await.ok();
+    pub(crate) fn requested(self) -> Requested {
+        Requested { shared: self.0, waits: None }
+    }
+}
+
+/// See [`Closing::requested`].
+#[derive(Debug)]
+pub(crate) struct Requested {
+    shared: Arc<Shared>,
+    /// Its place among those who wait, and whom it has left there.
+    waits: Option<(u32, Waker)>,
+}
+
+impl Future for Requested {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let is_draining = || this.shared.is_draining.load(Ordering::Acquire);
+        let is_known = this.waits.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker()));
+        if is_known || is_draining() {
+            return if is_draining() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        let mut waiting = this.shared.waiting.lock();
+        let place = match &this.waits {
+            Some((place, _)) => {
+                waiting[*place as usize] = cx.waker().clone();
+                *place
+            }
+            None => waiting.insert(cx.waker().clone()) as u32,
+        };
+        this.waits = Some((place, cx.waker().clone()));
+        // Asked for in between: whoever asks wakes those that it finds here afterwards.
+        if is_draining() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Requested {
+    fn drop(&mut self) {
+        if let Some((place, _)) = self.waits.take() {
+            let waker = self.shared.waiting.lock().remove(place as usize);
+            // Outside of the lock: it may be the last reference to a task.
+            drop(waker);
+        }
     }
 }
 
 /// What serves a connection after what has prepared it (handshakes, finding out what is spoken), if
 /// anything does. What has prepared it is gone by then: a connection that lasts does not hold the
 /// space of its beginnings, some KiB.
-pub(crate) struct Next(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+pub(crate) struct Next(Option<Serving>);
+
+/// Serves a connection for a while; what comes then.
+type Serving = Pin<Box<dyn Future<Output = Next> + Send>>;
 
 impl Next {
     /// The connection is over.
     pub(crate) const NOTHING: Next = Next(None);
 
     /// Goes on with `serving`.
-    pub(crate) fn new(serving: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(Some(Box::pin(serving)))
+    pub(crate) fn new(serving: impl Future<Output: Into<Next>> + Send + 'static) -> Self {
+        Self(Some(Box::pin(serving.map(Into::into))))
     }
 
     /// Serves the connection until it ends.
-    pub(crate) async fn run(self) {
-        if let Some(serving) = self.0 {
-            serving.await;
+    pub(crate) async fn run(mut self) {
+        while let Some(serving) = self.0 {
+            self = serving.await;
         }
     }
 }
@@ -85,13 +139,59 @@ impl fmt::Debug for Next {
     }
 }
 
+/// The task of a connection. Of 24 bytes: with tokio's own part that is 128, which such tasks are
+/// a multiple of, and idle ones are many.
+struct Task {
+    serving: Serving,
+    /// Given back last, also when serving panics: draining waits for it.
+    _place: Box<Place>,
+}
+
+/// A connection's place among those that are open.
+#[derive(Debug)]
+struct Place {
+    shared: Arc<Shared>,
+    number: usize,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            match this.serving.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                // What has served so far is dropped before the rest runs.
+                Poll::Ready(Next(Some(next))) => this.serving = next,
+                Poll::Ready(Next(None)) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.shared.open.lock();
+        let task = open.remove(self.number);
+        let is_last = open.is_empty();
+        drop(open);
+        drop(task);
+        if is_last {
+            self.shared.all_closed.notify_waiters();
+        }
+    }
+}
+
 impl Connections {
     /// None, of which at most `connections_max` may be open at once.
     pub(crate) fn new(connections_max: u32) -> Self {
         let shared = Shared {
-            permits: Arc::new(Semaphore::new(connections_max as usize)),
-            connections_max,
-            phase: watch::Sender::new(Phase::Open),
+            connections_max: connections_max as usize,
+            open: Mutex::default(),
+            all_closed: Notify::new(),
+            is_draining: AtomicBool::new(false),
+            waiting: Mutex::default(),
             opened: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         };
@@ -104,52 +204,58 @@ impl Connections {
     where
         F: Future<Output: Into<Next>> + Send + 'static,
     {
-        let Ok(permit) = Arc::clone(&self.shared.permits).try_acquire_owned() else {
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.shared;
+        let mut open = shared.open.lock();
+        if open.len() >= shared.connections_max {
+            shared.refused.fetch_add(1, Ordering::Relaxed);
             return false;
-        };
-        self.shared.opened.fetch_add(1, Ordering::Relaxed);
-        let mut aborted = self.shared.phase.subscribe();
-        // Where it stays: the task would hold the space twice, as what came in and as what runs.
-        let begun = Box::pin(serve(Closing(self.shared.phase.subscribe())));
-        tokio::spawn(async move {
-            // Released last, also when serving panics: draining waits for it.
-            let _permit = permit;
-            let serving = async {
-                // What has begun is dropped before the rest runs.
-                let next: Next = begun.await.into();
-                next.run().await;
-            };
-            tokio::select! {
-                () = serving => {}
-                _ = aborted.wait_for(|phase| *phase == Phase::Aborting) => {}
-            }
-        });
+        }
+        let serial = shared.opened.fetch_add(1, Ordering::Relaxed);
+        let number = open.insert(Open { serial, task: None });
+        drop(open);
+        let place = Box::new(Place { shared: Arc::clone(shared), number });
+        let serving = Box::pin(serve(Closing(Arc::clone(shared))).map(Into::into));
+        let task = tokio::spawn(Task { serving, _place: place }).abort_handle();
+        // It may have ended already, and its place may be another's by now. Not spawned under the
+        // lock: a runtime that is being shut down drops the task, and with it its place, at once.
+        if let Some(open) = shared.open.lock().get_mut(number).filter(|o| o.serial == serial) {
+            open.task = Some(task);
+        }
         true
     }
 
     /// Asks every connection to close, waits up to `timeout`, drops those that are left and
     /// returns how many those were. Nothing may be spawned any more.
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {
-        self.shared.phase.send_replace(Phase::Draining);
+        self.shared.is_draining.store(true, Ordering::Release);
+        let waiting: Vec<Waker> =
+            self.shared.waiting.lock().iter().map(|(_, waker)| waker.clone()).collect();
+        waiting.into_iter().for_each(Waker::wake);
         if tokio::time::timeout(timeout, self.all_closed()).await.is_ok() {
             return 0;
         }
-        let left = self.open();
-        self.shared.phase.send_replace(Phase::Aborting);
+        let left: Vec<Option<AbortHandle>> =
+            self.shared.open.lock().iter().map(|(_, open)| open.task.clone()).collect();
+        left.iter().flatten().for_each(AbortHandle::abort);
         // A task that never yields cannot be dropped; it must not keep the broker from stopping.
         tokio::time::timeout(ABORT_TIMEOUT, self.all_closed()).await.ok();
-        left
+        left.len()
     }
 
     async fn all_closed(&self) {
-        // The semaphore is never closed, so the result is always a permit.
-        drop(self.shared.permits.acquire_many(self.shared.connections_max).await);
+        loop {
+            // Before the look: what closes after it is heard of.
+            let closed = self.shared.all_closed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            closed.await;
+        }
     }
 
     /// Connections open.
     pub(crate) fn open(&self) -> usize {
-        self.shared.connections_max as usize - self.shared.permits.available_permits()
+        self.shared.open.lock().len()
     }
 
     /// Connections opened since the start.
@@ -248,7 +354,7 @@ mod tests {
         connections.spawn(|_| {
             let mut next = Some(Next::new(async move {
                 tell.send(seen.strong_count()).expect("somebody listens");
-                pending().await
+                pending::<()>().await
             }));
             // What a function captures goes with it, and not when it returns.
             poll_fn(move |_| {

@@ -13,6 +13,9 @@ use crate::config::{ListenAddr, ListenAddrs};
 /// Connections the system holds for us between two turns of the accept loop.
 const BACKLOG: u32 = 1024;
 
+/// Connections that are accepted before others get their turn.
+const ACCEPTED_MAX: u32 = 8;
+
 /// How long accepting rests when the process or the system is out of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -120,6 +123,7 @@ pub(crate) async fn accept_loop(
     serve: impl Fn(TcpStream, SocketAddr),
 ) {
     let mut short = false;
+    let mut accepted = 0_u32;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -131,8 +135,12 @@ pub(crate) async fn accept_loop(
                     serve(stream, peer);
                 }
                 // What was spawned runs first, and connections that were asked to make room go:
-                // a flood is not taken in at once.
-                tokio::task::yield_now().await;
+                // a flood is not taken in at once. Nor is each followed by a rest, which wakes
+                // another thread.
+                accepted = accepted.wrapping_add(1);
+                if accepted.is_multiple_of(ACCEPTED_MAX) {
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) if is_shortage(&error) => {
                 // The connection stays in the queue, so accepting again at once would spin.

@@ -12,8 +12,8 @@ use isthmus_contract::{
     Reply, Secret, Session, Token, TopologyChange,
 };
 use isthmus_model::{
-    Batch, ConsumerId, Delivery, EncodingId, Lifetime, NO_TTL, Outcome, QueueDef, QueueOptions,
-    Record, RecordFlags, Settlement, Span, Table, Time,
+    Batch, ConsumerId, Delivery, EncodingId, Lifetime, NO_TTL, Outcome, QueueDef, Record,
+    RecordFlags, Settlement, SharedOptions, Span, Table, Time,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt, DuplexStream};
@@ -170,7 +170,7 @@ impl Client {
             name: name.into(),
             lifetime: Lifetime::Durable,
             auto_delete: false,
-            options: QueueOptions::default(),
+            options: SharedOptions::default(),
             arguments: Table::default(),
         });
         self.ask(|token| Command::Topology { token, change }).await.map(drop)

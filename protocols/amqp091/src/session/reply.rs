@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use amq_protocol::protocol::basic;
 use isthmus_contract::{Command, TopologyChange};
-use isthmus_model::{Lifetime, QueueDef, QueueOptions, Table, Token};
+use isthmus_model::{Lifetime, QueueDef, SharedOptions, Table, Token};
 
 use crate::codec::head::Head;
 use crate::codec::publish::REPLY_TO;
@@ -44,7 +44,7 @@ impl Amqp091Session {
             name: Arc::clone(&queue),
             lifetime: Lifetime::Exclusive(self.config.id),
             auto_delete: true,
-            options: QueueOptions::default(),
+            options: SharedOptions::default(),
             arguments: Table::default(),
         };
         let change = TopologyChange::DeclareOwnQueue(def);

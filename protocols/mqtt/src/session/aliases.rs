@@ -25,19 +25,22 @@ impl Taken {
     }
 }
 
+/// Aliases by routing key.
+type Aliases = HashMap<Box<str>, u16>;
+
 /// Aliases that the client is given: the topics that come first have them. Which will come more
 /// often is not known, and to give one to another topic costs as much as it saves.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// How many there may be.
     max: u16,
-    /// By routing key.
-    by_key: HashMap<Box<str>, u16>,
+    /// `None` before the first.
+    by_key: Option<Box<Aliases>>,
 }
 
 impl Given {
     pub(super) fn new(max: u16) -> Given {
-        Given { max, by_key: HashMap::new() }
+        Given { max, by_key: None }
     }
 
     /// Whether the client takes aliases at all.
@@ -50,10 +53,11 @@ impl Given {
         if self.max == 0 {
             return TopicName::RoutingKey(key.as_bytes());
         }
-        match self.by_key.get(key) {
+        let given = self.by_key.as_ref().map_or(0, |by_key| by_key.len());
+        match self.by_key.as_ref().and_then(|by_key| by_key.get(key)) {
             Some(alias) => TopicName::Alias(*alias),
-            None if self.by_key.len() < usize::from(self.max) => {
-                TopicName::NewAlias(key.as_bytes(), self.by_key.len() as u16 + 1)
+            None if given < usize::from(self.max) => {
+                TopicName::NewAlias(key.as_bytes(), given as u16 + 1)
             }
             None => TopicName::RoutingKey(key.as_bytes()),
         }
@@ -62,7 +66,7 @@ impl Given {
     /// The client has been sent the `name` of `key`.
     pub(super) fn told(&mut self, key: &str, name: &TopicName<'_>) {
         if let TopicName::NewAlias(_, alias) = name {
-            self.by_key.insert(key.into(), *alias);
+            self.by_key.get_or_insert_default().insert(key.into(), *alias);
         }
     }
 }

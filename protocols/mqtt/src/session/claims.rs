@@ -134,23 +134,25 @@ impl MqttSession {
         if claim.len() > NOTE_VALUE_BYTES_MAX {
             return None;
         }
-        if !self.claims.has_room(claim.len()) {
+        if !self.claims.get_or_insert_default().has_room(claim.len()) {
             return Some(false);
         }
         let claim: Arc<[u8]> = claim.into();
         self.flights.begin(id, Step::Claiming, true);
-        add(&mut self.gathered.settlements, held, 1, Outcome::Accept);
-        self.gathered.notes.push(notes::claimed(id, Some(Arc::clone(&claim))));
-        self.gathered.answers.push(Answer::Claimed(id));
-        self.claims.insert(id, claim);
+        add(&mut self.gathered.get_or_insert_default().settlements, held, 1, Outcome::Accept);
+        self.gathered
+            .get_or_insert_default()
+            .notes
+            .push(notes::claimed(id, Some(Arc::clone(&claim))));
+        self.gathered.get_or_insert_default().answers.push(Answer::Claimed(id));
+        self.claims.get_or_insert_default().insert(id, claim);
         Some(true)
     }
 
     /// The client has a message for itself, and is sent it.
     pub(super) fn send_claimed(&mut self, id: u16, dup: bool) {
-        let Some(claim) = self.claims.noted.get(&id).and_then(|bytes| Claim::read(bytes)) else {
-            return;
-        };
+        let noted = self.claims.as_ref().and_then(|claims| claims.noted.get(&id));
+        let Some(claim) = noted.and_then(|bytes| Claim::read(bytes)) else { return };
         let Claim { chunk, retain, expiry_left_s, ids, key, head, payload } = claim;
         let key = String::from_utf8_lossy(key.of(&chunk));
         let properties = Head::read(head.of(&chunk)).map_or(Properties::NONE, |h| h.properties);
@@ -179,23 +181,24 @@ impl MqttSession {
     /// The client has recorded a message that it has for itself, or will have none of it.
     pub(super) fn unclaim(&mut self, id: u16) {
         if self.client.lasts {
-            self.claims.remove(id);
-            self.gathered.notes.push(notes::claimed(id, None));
+            self.claims.get_or_insert_default().remove(id);
+            self.gathered.get_or_insert_default().notes.push(notes::claimed(id, None));
         }
     }
 
     /// A message that an earlier connection has claimed, and perhaps sent, is sent again
     /// [MQTT-4.4.0-1].
     pub(super) fn claimed_before(&mut self, id: u16, claim: &[u8]) {
-        self.claims.insert(id, claim.into());
+        let claims = self.claims.get_or_insert_default();
+        claims.insert(id, claim.into());
+        claims.again.push_back(id);
         self.flights.begin(id, Step::Claiming, false);
-        self.claims.again.push_back(id);
     }
 
     /// Sends what earlier connections have claimed, as far as the client takes it.
     pub(super) fn send_claimed_again(&mut self) {
         while self.has_quota()
-            && let Some(id) = self.claims.again.pop_front()
+            && let Some(id) = self.claims.as_mut().and_then(|claims| claims.again.pop_front())
         {
             self.flights.end(id);
             self.flights.begin(id, Step::Claiming, true);
@@ -205,7 +208,7 @@ impl MqttSession {
 
     /// Whether there are messages of earlier connections to be sent before others.
     pub(super) fn has_claims_to_send(&self) -> bool {
-        !self.claims.again.is_empty()
+        self.claims.as_ref().is_some_and(|claims| !claims.again.is_empty())
     }
 }
 

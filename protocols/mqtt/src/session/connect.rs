@@ -183,7 +183,7 @@ impl MqttSession {
     fn login<'a>(&self, connect: &Connect<'a>) -> Result<(Option<Method>, Login<'a>), ReasonCode> {
         let Some(Proof { method, user, password }) = authenticate::proof(connect.properties)?
         else {
-            return Ok((None, Login::of(connect, self.own.has_certificate)?));
+            return Ok((None, Login::of(connect, self.has_certificate)?));
         };
         let password = Some(password.as_bytes());
         let login = Login::of(&Connect { user_name: Some(user), password, ..*connect }, false)?;
@@ -204,7 +204,7 @@ impl MqttSession {
     fn client_of(&self, connect: &Connect<'_>) -> Client {
         let is_assigned = connect.client_id.is_empty();
         let id = if is_assigned {
-            format!("isthmus-{:032x}", self.own.name_secret).into()
+            format!("isthmus-{:032x}", u128::from_le_bytes(self.name_secret)).into()
         } else {
             connect.client_id.into()
         };

@@ -61,28 +61,47 @@ impl Matched {
     }
 }
 
+/// What messages are for, by routing key.
+type Cache = HashMap<Box<str>, Arc<Matched>>;
+
 /// The subscriptions of a session.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     all: ByFilter<Entry>,
     /// Filters that are asked for.
-    asked: usize,
-    /// Active ones by lane and by what they were granted: QoS and Retain As Published.
-    classes: [[u32; 6]; 4],
+    asked: u32,
     /// Active ones with a Subscription Identifier.
-    with_id: usize,
-    /// By routing key.
-    cache: HashMap<Box<str>, Arc<Matched>>,
+    with_id: u32,
+    /// How many are active of each class, in the order of the classes; none that has none.
+    classes: Vec<(Class, u32)>,
+    /// `None` until something is looked for.
+    cache: Option<Box<Cache>>,
 }
 
-fn class(options: &Options) -> usize {
-    usize::from(options.qos.bits()) * 2 + usize::from(options.retain_as_published)
+/// Active filters that come by the same lane and were granted the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Class {
+    /// Its number.
+    lane: u8,
+    /// Its bits.
+    qos: u8,
+    retain_as_published: bool,
+}
+
+impl Class {
+    fn of(options: &Options) -> Class {
+        Class {
+            lane: options.lane() as u8,
+            qos: options.qos.bits(),
+            retain_as_published: options.retain_as_published,
+        }
+    }
 }
 
 impl Filters {
     /// How many the client has.
     pub(super) fn len(&self) -> usize {
-        self.asked
+        self.asked as usize
     }
 
     /// What `filter` is wanted with.
@@ -97,7 +116,7 @@ impl Filters {
         }
         let entry = self.all.get_or_default(filter);
         let before = std::mem::replace(&mut entry.asked, options);
-        self.asked = self.asked + usize::from(options.is_some()) - usize::from(before.is_some());
+        self.asked = self.asked + u32::from(options.is_some()) - u32::from(before.is_some());
         before
     }
 
@@ -109,14 +128,38 @@ impl Filters {
             self.all.remove(filter);
         }
         if let Some(before) = before {
-            self.classes[before.lane() as usize][class(&before)] -= 1;
-            self.with_id -= usize::from(before.id.is_some());
+            self.count(Class::of(&before), -1);
+            self.with_id -= u32::from(before.id.is_some());
         }
         if let Some(options) = options {
-            self.classes[options.lane() as usize][class(&options)] += 1;
-            self.with_id += usize::from(options.id.is_some());
+            self.count(Class::of(&options), 1);
+            self.with_id += u32::from(options.id.is_some());
         }
-        self.cache.clear();
+        self.cache = None;
+    }
+
+    /// One of `class` more, or less.
+    fn count(&mut self, class: Class, change: i32) {
+        match self.classes.binary_search_by_key(&class, |(each, _)| *each) {
+            Ok(at) => {
+                let count = &mut self.classes[at].1;
+                *count = count.saturating_add_signed(change);
+                if *count == 0 {
+                    self.classes.remove(at);
+                }
+            }
+            Err(at) => {
+                debug_assert!(change > 0, "one less of none");
+                self.classes.reserve_exact(1);
+                self.classes.insert(at, (class, 1));
+            }
+        }
+    }
+
+    /// The classes of a lane.
+    fn classes_of(&self, lane: Lane) -> impl DoubleEndedIterator<Item = Class> {
+        let classes = self.classes.iter().map(|(class, _)| *class);
+        classes.filter(move |class| class.lane == lane as u8)
     }
 
     /// Notes that the broker has refused what was asked for last; returns what is there still.
@@ -157,26 +200,24 @@ impl Filters {
         if self.with_id > 0 || lane == Lane::Qos0 && self.has_any(Lane::Qos1) {
             return None;
         }
-        let mut classes = self.classes[lane as usize].iter().enumerate().filter(|(_, n)| **n > 0);
-        let (class, _) = classes.next()?;
+        let mut classes = self.classes_of(lane);
+        let class = classes.next()?;
         if classes.next().is_some() {
             return None;
         }
-        let qos = Qos::from_bits((class / 2) as u8)?;
-        Some(Granted::new(qos, class % 2 == 1))
+        Some(Granted::new(Qos::from_bits(class.qos)?, class.retain_as_published))
     }
 
     fn has_any(&self, lane: Lane) -> bool {
-        self.classes[lane as usize].iter().any(|n| *n > 0)
+        self.classes_of(lane).next().is_some()
     }
 
     /// What a message of `lane` that no filter matches is for: it was bound for by somebody else,
     /// or comes after its subscription has ended. The highest QoS that the lane's filters have.
     fn unmatched(&self, lane: Lane) -> Granted {
-        let highest = self.classes[lane as usize].iter().rposition(|n| *n > 0).unwrap_or(0) / 2;
+        let highest = self.classes_of(lane).next_back().and_then(|class| Qos::from_bits(class.qos));
         let least = if lane.is_acknowledged() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-        let highest = Qos::from_bits(highest as u8).unwrap_or_default();
-        Granted::new(highest.max(least), false)
+        Granted::new(highest.unwrap_or_default().max(least), false)
     }
 
     /// What the message with `routing_key` that came by `lane` is for; `None` if it is not to be
@@ -205,7 +246,7 @@ impl Filters {
     }
 
     fn matched(&mut self, routing_key: &str) -> Arc<Matched> {
-        if let Some(matched) = self.cache.get(routing_key) {
+        if let Some(matched) = self.cache.as_ref().and_then(|cache| cache.get(routing_key)) {
             return Arc::clone(matched);
         }
         let mut matched = Matched::default();
@@ -215,10 +256,11 @@ impl Filters {
         });
         let matched = Arc::new(matched);
         if routing_key.len() <= CACHED_BYTES_MAX {
-            if self.cache.len() >= CACHED_MAX {
-                self.cache.clear();
+            let cache = self.cache.get_or_insert_default();
+            if cache.len() >= CACHED_MAX {
+                cache.clear();
             }
-            self.cache.insert(routing_key.into(), Arc::clone(&matched));
+            cache.insert(routing_key.into(), Arc::clone(&matched));
         }
         matched
     }
@@ -348,14 +390,14 @@ mod tests {
             with(&[("a", options(Qos::ExactlyOnce, None)), ("b", options(Qos::ExactlyOnce, None))]);
         let same = Granted::new(Qos::ExactlyOnce, false);
         assert_eq!(all.granted(Lane::Qos1, "a", false), Some(same.clone()));
-        assert!(all.cache.is_empty());
+        assert!(all.cache.is_none());
         let other = options(Qos::AtLeastOnce, None);
         all.ask("b", Some(other));
         all.activate("b", Some(other));
         assert_eq!(all.granted(Lane::Qos1, "a", false), Some(same.clone()));
         assert_eq!(all.granted(Lane::Qos1, "b", false), Some(Granted::new(other.qos, false)));
         assert_eq!(all.granted(Lane::Qos1, "unmatched", false), Some(same));
-        assert_eq!(all.cache.len(), 3);
+        assert_eq!(all.cache.map(|cache| cache.len()), Some(3));
     }
 
     #[test]

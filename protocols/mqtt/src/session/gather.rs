@@ -121,19 +121,21 @@ impl MqttSession {
     pub(super) fn publish(&mut self, batch: Arc<Batch>, mut answers: Vec<Answer>) {
         let is_noted = self.client.lasts
             && answers.iter().any(|a| matches!(a, Answer::Taken { qos: Qos::ExactlyOnce, .. }));
-        if is_noted || !self.gathered.batches.is_empty() {
+        let joins = self.gathered.as_ref().is_some_and(|gathered| !gathered.batches.is_empty());
+        if is_noted || joins {
+            let gathered = self.gathered.get_or_insert_default();
             let mut noted = Noted { batch, notes: Vec::new(), records: Vec::new() };
             for answer in &mut answers {
                 if let Answer::Taken { batch, packet_id, qos, record } = answer {
-                    *batch = self.gathered.batches.len();
+                    *batch = gathered.batches.len();
                     if *qos == Qos::ExactlyOnce && self.client.lasts {
                         noted.notes.push(notes::received(*packet_id, true));
                         noted.records.push(*record);
                     }
                 }
             }
-            self.gathered.batches.push(noted);
-            self.gathered.answers.extend(answers);
+            gathered.batches.push(noted);
+            gathered.answers.extend(answers);
             return;
         }
         // Answers that are due before it.
@@ -150,8 +152,8 @@ impl MqttSession {
 
     /// Asks the broker for what is gathered.
     pub(super) fn flush(&mut self) {
-        let gathered = std::mem::take(&mut self.gathered);
-        let Gathered { batches, settlements, notes, answers } = gathered;
+        let Some(gathered) = self.gathered.take() else { return };
+        let Gathered { batches, settlements, notes, answers } = *gathered;
         if !batches.is_empty() || !settlements.is_empty() && !notes.is_empty() {
             self.transact(batches, settlements, notes, answers);
             return;

@@ -1,7 +1,6 @@
 //! What clients publish (section 3.3, 4.3): runs of whole packets where they lie, and those whose
 //! topic only an alias tells, or that go to another exchange.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use isthmus_contract::Input;
@@ -12,6 +11,7 @@ use super::aliases::Taken;
 use super::gather::Answer;
 use super::in_use::InUse;
 use super::notes;
+use super::packet_ids::ById;
 use crate::ReasonCode;
 use crate::codec::{Ack, AckKind, Kind, Publish, Qos, Sender, Version, frame};
 use crate::convert::stored::{Draft, Message, seal, store};
@@ -25,7 +25,7 @@ const CHUNK_BYTES_MAX: usize = 1 << 30;
 pub(super) struct Incoming {
     /// Packet identifiers of QoS 2 that are not released, and whether they are among
     /// [`Incoming::outstanding`]: not those that an earlier connection has brought.
-    pub(super) received: HashMap<u16, bool>,
+    pub(super) received: ById<bool>,
     /// Publishes of this connection that are not answered to the end (section 4.9).
     pub(super) outstanding: u32,
     /// Packet identifiers of publishes of QoS 1 that are not answered.
@@ -92,7 +92,7 @@ impl MqttSession {
         let any = run.len > 0;
         if run.drafts.is_empty() {
             input.skip(run.len);
-            self.gathered.answers.extend(run.answers);
+            self.gathered.get_or_insert_default().answers.extend(run.answers);
         } else {
             let batch = seal(input.take(run.len), &self.config.exchange, run.drafts);
             self.publish(Arc::new(retaining(batch, &run.retained)), run.answers);
@@ -127,7 +127,7 @@ impl MqttSession {
             let batch = retaining(Arc::unwrap_or_clone(batch), retained);
             self.publish(Arc::new(batch), answers);
         } else {
-            self.gathered.answers.extend(answers);
+            self.gathered.get_or_insert_default().answers.extend(answers);
         }
         Ok(())
     }
@@ -221,7 +221,12 @@ impl MqttSession {
             _ => ReasonCode::SUCCESS,
         };
         let packet_id = publish.packet_id;
-        self.gathered.answers.push(Answer::Say { kind, packet_id, reason, ends: false });
+        self.gathered.get_or_insert_default().answers.push(Answer::Say {
+            kind,
+            packet_id,
+            reason,
+            ends: false,
+        });
     }
 
     /// Takes a PUBREL: the packet identifier may be forgotten [MQTT-4.3.3-11].
@@ -233,10 +238,15 @@ impl MqttSession {
             _ => ReasonCode::SUCCESS,
         };
         if known.is_some() && self.client.lasts {
-            self.gathered.notes.push(notes::received(packet_id, false));
+            self.gathered.get_or_insert_default().notes.push(notes::received(packet_id, false));
         }
         let ends = known == Some(true);
-        self.gathered.answers.push(Answer::Say { kind, packet_id, reason, ends });
+        self.gathered.get_or_insert_default().answers.push(Answer::Say {
+            kind,
+            packet_id,
+            reason,
+            ends,
+        });
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use isthmus_contract::{Attach, AttachMode, Credit, Token};
 use isthmus_model::{
-    BindingDef, ConsumerId, Destination, Lifetime, Overflow, QueueDef, QueueOptions, Table,
-    WindowId,
+    BindingDef, ConsumerId, Destination, Lifetime, Overflow, QueueDef, QueueOptions, SharedOptions,
+    Table, WindowId,
 };
 
 use super::MqttSession;
@@ -94,14 +94,14 @@ impl MqttSession {
         };
         QueueDef {
             name: self.lane_queue(lane),
-            lifetime: if is_durable { Lifetime::Durable } else { Lifetime::Exclusive(self.own.id) },
+            lifetime: if is_durable { Lifetime::Durable } else { Lifetime::Exclusive(self.id) },
             auto_delete: false,
-            options: QueueOptions {
+            options: SharedOptions::from(QueueOptions {
                 length_max: Some(length_max),
                 bytes_max: Some(bytes_max),
                 overflow,
                 ..QueueOptions::default()
-            },
+            }),
             arguments: Table::default(),
         }
     }

@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use isthmus_contract::{Command, Event, Input, Outbox, Session, Shortage};
-use isthmus_model::{Time, Token};
+use isthmus_model::{SessionId, Time, Token};
 
 use crate::codec::{Kind, Packet, Sender, Version, frame};
 use crate::fault::{Fault, Problem};
@@ -62,11 +62,15 @@ const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Input is not taken while more commands than this wait for the broker.
 const OUTSTANDING_MAX: usize = 1024;
 
-/// A client's connection that speaks MQTT. What is seldom filled is in ordered maps: empty ones are
-/// half as large as hashed ones, and hold nothing when they are empty again.
+/// A client's connection that speaks MQTT. Most are idle: what is seldom filled is on its own, or in
+/// ordered maps, of which empty ones are half as large as hashed ones.
 pub struct MqttSession {
     config: Arc<SessionConfig>,
-    own: OwnConfig,
+    /// See [`SessionConfig::id`], as the following two.
+    id: SessionId,
+    has_certificate: bool,
+    /// As bytes, for the space that a number of as many would be aligned with.
+    name_secret: [u8; 16],
     /// The time of the call that is being handled.
     now: Time,
     phase: Phase,
@@ -77,7 +81,7 @@ pub struct MqttSession {
     /// Tokens made so far.
     tokens: u64,
     /// What is asked for at the end of the call that is being handled.
-    gathered: Gathered,
+    gathered: Option<Box<Gathered>>,
     pendings: Pendings,
     /// Whether the transaction was begun.
     has_begun: bool,
@@ -86,7 +90,7 @@ pub struct MqttSession {
     /// Commands that the session needs to be what it was.
     resuming: BTreeMap<Token, Resuming>,
     flights: Flights,
-    claims: Claims,
+    claims: Option<Box<Claims>>,
     waiting: Waiting,
     given: Given,
     shortage: Shortage,
@@ -113,21 +117,23 @@ impl MqttSession {
             outbox: Outbox::new(),
             commands: VecDeque::new(),
             tokens: 0,
-            gathered: Gathered::default(),
+            gathered: None,
             pendings: Pendings::new(),
             has_begun: false,
             incoming: Incoming::default(),
             subscriptions: Subscriptions::default(),
             resuming: BTreeMap::new(),
             flights: Flights::default(),
-            claims: Claims::default(),
+            claims: None,
             waiting: Waiting::new(),
             given: Given::default(),
             shortage: Shortage::NONE,
             allowance: u64::MAX,
             holding: false,
             config,
-            own,
+            id: own.id,
+            has_certificate: own.has_certificate,
+            name_secret: own.name_secret.to_le_bytes(),
         }
     }
 
@@ -290,6 +296,10 @@ impl Session for MqttSession {
     fn rest(&mut self) {
         if self.commands.is_empty() {
             self.commands = VecDeque::new();
+        }
+        self.subscriptions.rest();
+        if self.resuming.is_empty() {
+            self.resuming = BTreeMap::new();
         }
     }
 

@@ -295,7 +295,7 @@ impl MqttSession {
             (AckKind::PubComp, Some(Step::Released)) => {
                 self.flights.end(id);
                 if self.client.lasts {
-                    self.gathered.notes.push(notes::recorded(id, false));
+                    self.gathered.get_or_insert_default().notes.push(notes::recorded(id, false));
                 }
                 self.deliver_waiting();
             }
@@ -334,12 +334,12 @@ impl MqttSession {
     fn is_recorded(&mut self, id: u16, held: Option<Held>) {
         self.flights.go_on(id, Step::Recording);
         if let Some(held) = held {
-            add(&mut self.gathered.settlements, held, 1, Outcome::Accept);
+            add(&mut self.gathered.get_or_insert_default().settlements, held, 1, Outcome::Accept);
         }
         if self.client.lasts {
-            self.gathered.notes.push(notes::recorded(id, true));
+            self.gathered.get_or_insert_default().notes.push(notes::recorded(id, true));
         }
-        self.gathered.answers.push(Answer::Release(id));
+        self.gathered.get_or_insert_default().answers.push(Answer::Release(id));
     }
 
     /// Settles `len` deliveries from `held` on, as part of the command before it where that settles,

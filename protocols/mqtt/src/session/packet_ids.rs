@@ -10,6 +10,8 @@
 //! shared with other clients, and a message that comes again may come to another one.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use isthmus_model::{LeaseEpoch, QueueId, Sequence};
 
@@ -29,6 +31,10 @@ pub(super) fn of_sequence(lane: Lane, sequence: Sequence) -> u16 {
         Lane::Qos0NoLocal | Lane::Qos1NoLocal => (MAIN + 1 + sequence % NO_LOCAL) as u16,
     }
 }
+
+/// A map by packet identifier. Its hashes are the same in all sessions, which saves it the space of
+/// a secret: of 65,535 keys not enough fall together to matter.
+pub(super) type ById<V> = HashMap<u16, V, BuildHasherDefault<DefaultHasher>>;
 
 /// What a delivery is settled by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -139,7 +139,7 @@ impl MqttSession {
             name: queue.clone(),
             lifetime: Lifetime::Durable,
             auto_delete: true,
-            options,
+            options: options.into(),
             arguments: Table::default(),
         };
         topology(self, TopologyChange::DeclareOwnQueue(def));

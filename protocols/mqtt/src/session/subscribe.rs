@@ -94,6 +94,17 @@ impl Subscriptions {
         self.waiting.len()
     }
 
+    /// Gives back what requests took that are answered: a tree whose last entry is removed keeps
+    /// a node, of half a kilobyte here.
+    pub(super) fn rest(&mut self) {
+        if self.requests.is_empty() {
+            self.requests = BTreeMap::new();
+        }
+        if self.waiting.is_empty() {
+            self.waiting = BTreeMap::new();
+        }
+    }
+
     fn len(&self) -> usize {
         self.filters.len() + self.shared.len()
     }
@@ -438,7 +449,7 @@ impl MqttSession {
     /// Notes what a filter has after all.
     fn note_again(&mut self, filter: &str, options: Option<Options>) {
         if self.client.lasts {
-            self.gathered.notes.push(notes::subscription(filter, options));
+            self.gathered.get_or_insert_default().notes.push(notes::subscription(filter, options));
         }
     }
 

@@ -35,8 +35,7 @@ fn shown(shard: &Leader<'_>, sees: impl Fn(&str) -> bool, name: Option<&str>) ->
         if !sees(&status.vhost) || name.is_some_and(|name| name != &*status.name) {
             continue;
         }
-        let Some((_, entry)) = dispatcher.topology().queue_by_id(status.id) else { continue };
-        let def = &entry.def;
+        let def = &status.def;
         let kind = def.arguments.get("x-queue-type").and_then(ModelValue::as_str);
         shown.push(json!({
             "name": &*status.name,

@@ -1,5 +1,6 @@
 //! Who a connection's client is, and the virtual host that it enters.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use isthmus_contract::{CloseReason, Credentials, Event};
@@ -10,7 +11,11 @@ use super::Connection;
 use crate::access::{Access, User};
 use crate::shard::{Input, MailboxHandle};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S, C> Connection<S, C>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Future<Output = ()> + Unpin,
+{
     /// Begins to find out who the client is, or whether it still is who it was.
     pub(super) fn authenticate(&mut self, token: Token, credentials: Credentials) {
         let login = match (&self.user, &credentials) {
@@ -20,9 +25,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Box::pin(std::future::ready(Ok(Arc::clone(user))))
                 })
             }
-            _ => self.authenticate.login(credentials, &self.options.peer),
+            _ => self.common.authenticate.login(credentials, &self.registered.place.peer),
         };
-        self.login = Some((token, login));
+        self.login = Some(Box::new((token, login)));
     }
 
     /// The client is who he says.
@@ -37,12 +42,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         self.expiry = user.expires_at().map(|at| {
-            let left = at.duration_since(self.options.threads.wall_clock()).unwrap_or_default();
+            let left = at.duration_since(self.common.threads.wall_clock()).unwrap_or_default();
             Box::pin(tokio::time::sleep(left))
         });
         // What he may do may have changed with the secret.
         if let (Some(vhost), true) = (&self.vhost, self.entered) {
-            self.entering = Some((Token::SILENT, Arc::clone(vhost), user.enter(vhost)));
+            let entering = (Token::SILENT, Arc::clone(vhost), user.enter(vhost));
+            self.entering = Some(Box::new(entering));
         }
         self.user = Some(user);
         Ok(Reply::Authenticated { user: name })
@@ -52,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match &self.user {
             Some(user) if !self.entered && self.entering.is_none() => {
                 let entering = user.enter(&vhost);
-                self.entering = Some((token, vhost, entering));
+                self.entering = Some(Box::new((token, vhost, entering)));
             }
             _ => {
                 let error = CommandError::Refused("log in first, and enter once".to_owned());
@@ -64,7 +70,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether the user may enter is known; whether there is such a virtual host the shard knows.
     pub(super) fn may_enter(&mut self, result: Result<Box<dyn Access>, CommandError>) {
-        let Some((token, vhost, _)) = self.entering.take() else { return };
+        let Some((token, vhost, _)) = self.entering.take().map(|entering| *entering) else {
+            return;
+        };
         let Some(user) = &self.user else { return };
         if self.entered {
             // Refreshed: he is in already, and stays with what he may do now.
@@ -76,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.access = Some(access);
                 }
                 Err(error) => {
-                    tracing::info!(peer = %self.options.peer.address, %error, "closed");
+                    tracing::info!(peer = %self.registered.place.peer.address, %error, "closed");
                     let now = self.now();
                     self.session.handle_event(now, Event::Closed(CloseReason::Expired));
                     self.leave();
@@ -99,12 +107,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(error) => Some(error),
         };
         self.entered = true;
-        self.entry = Some(token);
+        self.entry = token;
         self.vhost = Some(Arc::clone(&vhost));
-        let session = self.options.id;
-        let mailbox = MailboxHandle(Arc::clone(&self.mailbox));
+        let session = self.id();
+        let mailbox = MailboxHandle(Arc::clone(&self.registered.place.mailbox));
         let (user, vhost) = (Arc::clone(user.name()), Some(vhost));
-        self.driver.submit(Input::Open { session, token, user, vhost, refusal, mailbox });
+        self.common.driver.submit(Input::Open { session, token, user, vhost, refusal, mailbox });
     }
 
     /// There is no such virtual host, or not for this user. The session may try another.

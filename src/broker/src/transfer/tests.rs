@@ -9,8 +9,8 @@ use isthmus_cluster::raft::{EntryKind, RaftLogOptions};
 use isthmus_core::paging::PageKey;
 use isthmus_core::{Entry, Fact, Members, Place, Placement, Wanted, codec};
 use isthmus_model::{
-    Batch, EncodingId, Encodings, Lifetime, NO_TTL, QueueDef, QueueId, QueueOptions, Record,
-    RecordFlags, Span, Table, Time,
+    Batch, EncodingId, Encodings, Lifetime, NO_TTL, QueueDef, QueueId, Record, RecordFlags,
+    SharedOptions, Span, Table, Time,
 };
 use isthmus_storage::fs::Fault;
 use isthmus_storage::pages::{self, PageOptions, PageWriter};
@@ -81,7 +81,7 @@ fn history(last: u64, second_term: u64, body: usize) -> Vec<Logged> {
         name: "q".into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     };
     let rest = (2..=last).map(|index| {
@@ -91,7 +91,7 @@ fn history(last: u64, second_term: u64, body: usize) -> Vec<Logged> {
         let facts = match index {
             _ if place.number == 0 => vec![Fact::Term(term)],
             3 => {
-                let (vhost, def) = (Arc::<str>::from("/"), def.clone());
+                let (vhost, def) = (Arc::<str>::from("/"), Arc::new(def.clone()));
                 let queue = Fact::DeclareQueue { vhost: Arc::clone(&vhost), id: QUEUE, def };
                 vec![Fact::DeclareVhost(vhost), queue]
             }

@@ -201,7 +201,7 @@ pub(crate) fn durable_queue(name: &str, options: QueueOptions) -> TopologyChange
         name: name.into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options,
+        options: options.into(),
         arguments: Table::default(),
     })
 }
@@ -281,11 +281,11 @@ impl Client {
         let (close, closing) = oneshot::channel::<()>();
         let broker = broker.clone();
         let serving = tokio::spawn(async move {
-            let closing = async move {
+            let closing = Box::pin(async move {
                 if closing.await.is_err() {
                     std::future::pending::<()>().await;
                 }
-            };
+            });
             let peer = Peer::plain(([127, 0, 0, 1], 1).into());
             broker.serve(far, peer, |_, _| Box::new(session), closing).await
         });

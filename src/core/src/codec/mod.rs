@@ -273,7 +273,7 @@ fn fact(r: &mut Reader<'_>, enqueued: Option<&Arc<Batch>>) -> Result<Fact, Decod
         5 => Fact::DeclareQueue {
             vhost: r.arc_str()?,
             id: QueueId(r.uint()?),
-            def: topology::queue(r)?,
+            def: Arc::new(topology::queue(r)?),
         },
         6 => Fact::DeleteQueue { id: QueueId(r.uint()?) },
         7 => Fact::Bind { vhost: r.arc_str()?, def: topology::binding(r)? },

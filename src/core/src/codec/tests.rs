@@ -101,6 +101,7 @@ fn queue_def() -> impl Strategy<Value = QueueDef> {
         },
     );
     (name(), any::<bool>(), options, table()).prop_map(|(name, auto_delete, options, arguments)| {
+        let options = options.into();
         QueueDef { name, lifetime: Lifetime::Durable, auto_delete, options, arguments }
     })
 }
@@ -221,7 +222,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         (name(), id(), queue_def()).prop_map(|(vhost, id, def)| Fact::DeclareQueue {
             vhost,
             id,
-            def
+            def: Arc::new(def),
         }),
         id().prop_map(|id| Fact::DeleteQueue { id }),
         (name(), binding_def()).prop_map(|(vhost, def)| Fact::Bind { vhost, def }),

@@ -2,6 +2,7 @@
 
 use isthmus_model::{
     BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, Overflow, QueueDef, QueueOptions,
+    SharedOptions,
 };
 
 use super::value::{put_table, table};
@@ -69,7 +70,7 @@ pub(super) fn queue(r: &mut Reader<'_>) -> Result<QueueDef, DecodeError> {
         // The log holds durable queues only.
         lifetime: Lifetime::Durable,
         auto_delete: r.bool()?,
-        options: QueueOptions {
+        options: SharedOptions::from(QueueOptions {
             message_ttl_ms: r.opt_uint()?,
             expires_ms: r.opt_uint()?,
             length_max: r.opt_uint()?,
@@ -85,7 +86,7 @@ pub(super) fn queue(r: &mut Reader<'_>) -> Result<QueueDef, DecodeError> {
             priority_max: priority(r)?,
             single_active_consumer: r.bool()?,
             delivery_limit: r.opt_uint()?,
-        },
+        }),
         arguments: table(r)?,
     })
 }

@@ -184,7 +184,7 @@ impl Dispatcher {
     ) -> Vec<Stretch> {
         let Some(queue) = self.queues.get(&id) else { return Vec::new() };
         let consumer = &self.consumers[key];
-        let ttl_ms = queue.options.message_ttl_ms;
+        let ttl_ms = queue.options().message_ttl_ms;
         let mut stretches: Vec<Stretch> = Vec::new();
         let mut takes_any = false;
         let records = &run.batch.records[run.record as usize..(run.record + run.len) as usize];

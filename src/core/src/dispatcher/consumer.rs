@@ -120,13 +120,13 @@ impl Dispatcher {
         else {
             return Err(CommandError::Invalid("the session is over".into()));
         };
-        if session.consumers.contains_key(&attach.consumer) {
+        if session.consumers.get(attach.consumer).is_some() {
             return Err(CommandError::Invalid(format!(
                 "consumer {} is attached already",
                 attach.consumer
             )));
         }
-        let one_at_a_time = queue.options.single_active_consumer;
+        let one_at_a_time = queue.options().single_active_consumer;
         let taken = queue.exclusive_consumer.is_some()
             || (attach.exclusive && (one_at_a_time || !queue.consumers.is_empty()));
         if taken && !attach.look {
@@ -163,7 +163,7 @@ impl Dispatcher {
             session.no_local.insert(queue_id);
         }
         if attach.look {
-            queue.looks.push(key);
+            queue.seldom_mut().looks.push(key);
             self.in_use(queue_id);
         } else {
             queue.add_consumer(key, attach.exclusive);
@@ -247,7 +247,7 @@ impl Dispatcher {
         token: Token,
         consumer: ConsumerId,
     ) {
-        let key = self.sessions.get_mut(&session).and_then(|s| s.consumers.remove(&consumer));
+        let key = self.sessions.get_mut(&session).and_then(|s| s.consumers.remove(consumer));
         let queue = key.map(|key| self.end_consumer(key));
         self.answer(ledger, session, token, Ok(Reply::Ok));
         if let Some(queue) = queue {
@@ -264,7 +264,10 @@ impl Dispatcher {
         }
         let mut was_active = false;
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
-            let alike = if consumer.look { &mut queue.looks } else { &mut queue.consumers };
+            let alike = match consumer.look {
+                true => &mut queue.seldom_mut().looks,
+                false => &mut queue.consumers,
+            };
             if let Some(place) = alike.iter().position(|k| *k == key) {
                 alike.remove(place);
             }
@@ -296,7 +299,7 @@ impl Dispatcher {
     pub(super) fn cancel_consumer(&mut self, key: usize, reason: DetachReason) {
         let (session, id) = (self.consumers[key].session, self.consumers[key].id);
         if let Some(s) = self.sessions.get_mut(&session) {
-            s.consumers.remove(&id);
+            s.consumers.remove(id);
         }
         self.end_consumer(key);
         self.say(session, Output::Detached { consumer: id, reason });
@@ -321,7 +324,7 @@ impl Dispatcher {
         consumer: ConsumerId,
         credit: Credit,
     ) {
-        let key = self.sessions.get(&session).and_then(|s| s.consumers.get(&consumer)).copied();
+        let key = self.sessions.get(&session).and_then(|s| s.consumers.get(consumer)).copied();
         let Some(key) = key else { return };
         self.consumers[key].credit = credit;
         self.watch_drain(key);
@@ -331,7 +334,7 @@ impl Dispatcher {
     /// Sets the size of a shared window.
     pub fn set_window(&mut self, session: SessionId, window: WindowId, limit: Option<u32>) {
         let Some(s) = self.sessions.get_mut(&session) else { return };
-        s.windows.entry(window).or_default().limit = limit;
+        s.windows.get_or_default(window).limit = limit;
         self.give_turns(session);
     }
 
@@ -342,7 +345,7 @@ impl Dispatcher {
         let window = consumer.window();
         let own = consumer.own_credit();
         let Some(session) = self.sessions.get_mut(&consumer.session) else { return (0, 0) };
-        let shared = window.and_then(|w| session.windows.get(&w)).map_or(u32::MAX, |w| w.left());
+        let shared = window.and_then(|w| session.windows.get(w)).map_or(u32::MAX, |w| w.left());
         let room = self.options.outbox_bytes_max.saturating_sub(session.outbox_bytes);
         let credit = own.min(shared);
         if credit > 0 && room == 0 {
@@ -364,7 +367,7 @@ impl Dispatcher {
         if let Some(session) = self.sessions.get_mut(&consumer.session) {
             session.outbox_bytes += bytes;
             if let Some(window) = window {
-                session.windows.entry(window).or_default().used += len;
+                session.windows.get_or_default(window).used += len;
             }
         }
     }

@@ -38,7 +38,7 @@ impl Dispatcher {
     ) -> Option<u64> {
         let queue = self.queues.get(&id)?;
         let range = queue.ready.peek_up_to(priority)?;
-        let moves = queue.options.dead_letter_exchange.is_some();
+        let moves = queue.options().dead_letter_exchange.is_some();
         let len = if moves { len.min(MOVES_MAX) } else { len };
         let Some(mut part) = queue.find(ledger, range.first, range.len.min(len)) else {
             panic!("queue {id}: message {} is ready and nowhere", range.first);
@@ -65,7 +65,7 @@ impl Dispatcher {
     /// Drops or dead-letters messages that are neither ready nor checked out.
     pub(super) fn discard(&mut self, id: QueueId, run: &Run, reason: DeathReason) {
         let Some(queue) = self.queues.get(&id) else { return };
-        if queue.options.dead_letter_exchange.is_none() {
+        if queue.options().dead_letter_exchange.is_none() {
             return self.drop_range(id, run.first, u64::from(run.len));
         }
         for i in 0..run.len {
@@ -76,7 +76,7 @@ impl Dispatcher {
                 ..run.clone()
             };
             let from = match self.queues.get(&id) {
-                Some(queue) if queue.volatile.run(one.first).is_some() => Origin::Memory,
+                Some(queue) if queue.volatile().run(one.first).is_some() => Origin::Memory,
                 _ => Origin::Log,
             };
             self.dead_letter(id, &one, from, reason);
@@ -92,12 +92,12 @@ impl Dispatcher {
         reason: DeathReason,
     ) {
         let Some(queue) = self.queues.get(&id) else { return };
-        let annotations = buried(run, &queue.def.name, reason, self.clock.log, &queue.options);
+        let annotations = buried(run, &queue.def.name, reason, self.clock.log, queue.options());
         let vhost = Arc::clone(&queue.vhost);
         // The keys that a message names beside its own count as long as none was put in its
         // place.
         let record = &run.batch.records[run.record as usize];
-        let keeps_keys = queue.options.dead_letter_routing_key.is_none()
+        let keeps_keys = queue.options().dead_letter_routing_key.is_none()
             && annotations.routing_key.as_deref() == Some(run.batch.routing_key(record));
         let targets = self.dead_letter_targets(&vhost, run, &annotations, keeps_keys);
         if targets.is_empty() {

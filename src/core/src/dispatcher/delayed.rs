@@ -132,7 +132,7 @@ impl Dispatcher {
     fn release(&mut self, id: QueueId, exchange: &str, run: &Run) {
         let Some(queue) = self.queues.get(&id) else { return };
         let vhost = Arc::clone(&queue.vhost);
-        let is_volatile = queue.volatile.run(run.first).is_some();
+        let is_volatile = queue.volatile().run(run.first).is_some();
         let old = run.annotations.as_deref().cloned().unwrap_or_default();
         let record = &run.batch.records[run.record as usize];
         let exchange = if exchange.is_empty() { run.batch.exchange(record) } else { exchange };

@@ -155,7 +155,7 @@ impl Dispatcher {
         let is_paged = matches!(part, Part::Paged(_));
         let Some(run) = self.fetch(id, part) else { return };
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let ttl_ms = queue.options.message_ttl_ms;
+        let ttl_ms = queue.options().message_ttl_ms;
         let may_expire = queue.can_expire && !(goes_on && range.returned());
         let live = if may_expire && run.first < queue.new_from {
             // The front one is live; what has expired behind it is left for the next look.
@@ -239,7 +239,7 @@ impl Dispatcher {
         for (first, len, durable) in queue.by_durability(first, len) {
             if !durable {
                 if let Some(queue) = self.queues.get_mut(&id) {
-                    queue.volatile.remove(first, len, drop);
+                    queue.volatile_mut().remove(first, len, drop);
                 }
                 continue;
             }
@@ -263,7 +263,7 @@ impl Dispatcher {
                 return self.mark_dirty(id);
             }
             let Some(queue) = self.queues.get(&id) else { return };
-            let options = &queue.options;
+            let options = queue.options();
             let excess = options.length_max.map_or(0, |max| queue.ready.len().saturating_sub(max));
             let bytes_over = options.bytes_max.is_some_and(|max| queue.ready_bytes > max);
             let excess = excess.max(u64::from(bytes_over && !queue.ready.is_empty()));

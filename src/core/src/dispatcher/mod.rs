@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use isthmus_model::{
     CommandError, ConsumerId, Delivery, DetachReason, Encodings, QueueId, Reply, Sequence,
-    SessionId, SettingKey, Time, Token,
+    SessionId, SettingKey, SharedOptions, Time, Token,
 };
 use slab::Slab;
 
@@ -233,6 +233,8 @@ pub struct Dispatcher {
     /// Each on its own: the table has room for up to twice as many as there are, and moves all of
     /// them when it grows.
     queues: HashMap<QueueId, Box<Queue>>,
+    /// The options of the queue that was declared last.
+    declared_last: SharedOptions,
     policies: Policies,
     /// Deduplication windows of exchanges and queues, durable or not.
     windows: HashMap<WindowOf, Window>,
@@ -291,6 +293,7 @@ impl Dispatcher {
             topology: ledger.topology().clone(),
             next_queue: ledger.next_queue(),
             queues: HashMap::new(),
+            declared_last: SharedOptions::default(),
             policies: Policies::of(ledger.settings()),
             windows: ledger
                 .windows()

@@ -204,7 +204,7 @@ impl Dispatcher {
         let (mut at, end) = (first, first + len);
         while at < end {
             let Some(queue) = self.queues.get(&id) else { return };
-            if queue.options.dead_letter_exchange.is_none() {
+            if queue.options().dead_letter_exchange.is_none() {
                 return self.drop_range(id, at, end - at);
             }
             let Some(part) = queue.find(ledger, at, end - at) else {
@@ -219,7 +219,7 @@ impl Dispatcher {
                 None => {
                     at = to;
                     if let Some(queue) = self.queues.get_mut(&id) {
-                        queue.dying.push_back((from, to - from, reason));
+                        queue.seldom_mut().dying.push_back((from, to - from, reason));
                     }
                 }
             }
@@ -229,10 +229,10 @@ impl Dispatcher {
     /// Goes on with what had to wait for pages before it could leave the queue.
     pub(super) fn discard_waiting(&mut self, ledger: &Ledger, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        if queue.dying.is_empty() {
+        if queue.seldom().is_none_or(|seldom| seldom.dying.is_empty()) {
             return;
         }
-        for (first, len, reason) in std::mem::take(&mut queue.dying) {
+        for (first, len, reason) in std::mem::take(&mut queue.seldom_mut().dying) {
             self.discard_range(ledger, id, first, len, reason);
         }
     }
@@ -246,11 +246,11 @@ impl Dispatcher {
             let may_move = match s.outcome {
                 Outcome::Reject => true,
                 Outcome::Requeue | Outcome::Modify { delivery_failed: true, .. } => {
-                    queue.options.delivery_limit.is_some()
+                    queue.options().delivery_limit.is_some()
                 }
                 Outcome::Accept | Outcome::Modify { .. } => false,
             };
-            if !may_move || queue.options.dead_letter_exchange.is_none() {
+            if !may_move || queue.options().dead_letter_exchange.is_none() {
                 continue;
             }
             for (first, len) in queue.checkouts.held(s.first, s.len, s.epoch) {

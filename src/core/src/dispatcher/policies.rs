@@ -54,9 +54,9 @@ impl Dispatcher {
     pub(super) fn govern(&mut self, id: QueueId) {
         let now = self.clock.monotonic;
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let before = queue.options.expires_ms;
+        let before = queue.options().expires_ms;
         queue.set_policies(self.policies.of_queue(&queue.vhost, &queue.def));
-        let expires_ms = queue.options.expires_ms;
+        let expires_ms = queue.options().expires_ms;
         if expires_ms != before {
             queue.used_at = now;
             queue.expiry_at = Time::NEVER;

@@ -482,7 +482,7 @@ impl Dispatcher {
 
     /// Dead-letters a message that a full queue refuses, if the queue is to do so.
     pub(super) fn turn_away(&mut self, id: QueueId, batch: &Arc<Batch>, record: u32) {
-        let options = self.queues.get(&id).map(|q| &q.options);
+        let options = self.queues.get(&id).map(|q| q.options());
         if options.is_some_and(|o| {
             o.overflow == Overflow::RejectPublishDlx && o.dead_letter_exchange.is_some()
         }) {
@@ -573,7 +573,7 @@ impl Routed {
 impl super::queue::Queue {
     /// How many of the messages a queue that refuses when full may take.
     pub(super) fn room_for(&self, batch: &Batch, record: u32, len: u32) -> u32 {
-        let options = &self.options;
+        let options = self.options();
         if options.overflow == Overflow::DropHead {
             return len;
         }

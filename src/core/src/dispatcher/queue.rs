@@ -24,16 +24,16 @@ pub(super) struct Queue {
     pub(super) def: Arc<QueueDef>,
     /// The policies that apply to it.
     pub(super) policies: Effective,
-    /// What holds for it now.
-    pub(super) options: QueueOptions,
+    /// What holds for it now, where policies make that something else than what is declared.
+    governed: Option<Box<QueueOptions>>,
     /// If messages that were seen before are not to come in.
     pub(super) dedup: Option<Arc<DedupOptions>>,
     /// The sequence of the next message.
     pub(super) next: Sequence,
     /// When its messages are due, if it holds what an exchange delays: none of them is ever ready.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
     /// Messages that are not in the log.
-    pub(super) volatile: RunMap,
+    volatile: Option<Box<RunMap>>,
     pub(super) ready: Ready,
     /// Bytes of bodies that are ready.
     pub(super) ready_bytes: u64,
@@ -44,8 +44,6 @@ pub(super) struct Queue {
     pub(super) checkouts: Checkouts,
     /// Places in the table of consumers, in the order of their coming.
     pub(super) consumers: Vec<usize>,
-    /// Places in the same table of those that only take what is there.
-    pub(super) looks: Vec<usize>,
     /// Those that may have credit, in the order of their turns. One that is found to have none is
     /// taken out until its credit grows: however many wait, they cost a delivery nothing.
     pub(super) turns: Turns,
@@ -55,13 +53,9 @@ pub(super) struct Queue {
     pub(super) active_consumer: Option<usize>,
     /// Messages whose failed delivery is on its way into the log.
     pub(super) returning: u64,
-    /// Messages that are to leave the queue and whose page is being read: the first sequence, how
-    /// many sequences, and why.
-    pub(super) dying: VecDeque<(Sequence, u64, DeathReason)>,
     /// Whether a consumer may have credit that it is to be told of when it ends.
     pub(super) drains: bool,
-    /// Messages dropped because they were delivered as often as the queue allows.
-    pub(super) undeliverable: u64,
+    seldom: Option<Box<Seldom>>,
     /// Whether anybody ever consumed; an auto-delete queue waits for its first consumer.
     pub(super) had_consumer: bool,
     /// Whether lasting sessions held it, and none does any more.
@@ -82,8 +76,20 @@ pub(super) struct Queue {
     pub(super) dirty: bool,
 }
 
+/// What few queues have, and those not for long.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    /// Places in the table of consumers of those that only take what is there.
+    pub(super) looks: Vec<usize>,
+    /// Messages that are to leave the queue and whose page is being read: the first sequence, how
+    /// many sequences, and why.
+    pub(super) dying: VecDeque<(Sequence, u64, DeathReason)>,
+    /// Messages dropped because they were delivered as often as the queue allows.
+    pub(super) undeliverable: u64,
+}
+
 /// How a queue is, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QueueStatus {
     /// Its id.
     pub id: QueueId,
@@ -91,6 +97,8 @@ pub struct QueueStatus {
     pub vhost: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// As it was declared.
+    pub def: Arc<QueueDef>,
     /// Whether it outlives a restart.
     pub durable: bool,
     /// Messages that wait for a consumer.
@@ -130,27 +138,25 @@ impl Queue {
             vhost: Arc::clone(vhost),
             can_expire: def.options.message_ttl_ms.is_some(),
             policies: Effective::default(),
-            options: def.options.clone(),
-            held: Held::of(&def, encodings),
+            governed: None,
+            held: Held::of(&def, encodings).map(Box::new),
             // Arguments that make no sense are refused before; an older log may hold some.
             dedup: DedupOptions::of(&def.arguments).ok().flatten().map(Arc::new),
             def,
             next: 1,
-            volatile: RunMap::default(),
+            volatile: None,
             ready: Ready::default(),
             ready_bytes: 0,
             pending: 0,
             pending_bytes: 0,
             checkouts: Checkouts::default(),
             consumers: Vec::new(),
-            looks: Vec::new(),
             turns: Turns::default(),
             exclusive_consumer: None,
             active_consumer: None,
             returning: 0,
-            dying: VecDeque::new(),
             drains: false,
-            undeliverable: 0,
+            seldom: None,
             had_consumer: false,
             was_let_go: false,
             new_from: Sequence::MAX,
@@ -182,37 +188,67 @@ impl Queue {
         if self.held.is_some() {
             return;
         }
-        self.options = policies.options(&self.def);
+        let options = policies.options(&self.def);
+        self.governed = (options != *self.def.options).then(|| Box::new(options));
         self.policies = policies;
-        self.can_expire |= self.options.message_ttl_ms.is_some();
+        self.can_expire |= self.options().message_ttl_ms.is_some();
+    }
+
+    /// What holds for it now.
+    pub(super) fn options(&self) -> &QueueOptions {
+        self.governed.as_deref().unwrap_or(&self.def.options)
+    }
+
+    /// Messages that are not in the log.
+    pub(super) fn volatile(&self) -> &RunMap {
+        static NONE: RunMap = RunMap::EMPTY;
+        self.volatile.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn volatile_mut(&mut self) -> &mut RunMap {
+        self.volatile.get_or_insert_default()
+    }
+
+    /// What few queues have, to look at; see [`Seldom`].
+    pub(super) fn seldom(&self) -> Option<&Seldom> {
+        self.seldom.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn seldom_mut(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
     }
 
     /// Lets a consumer be one of the queue's.
     pub(super) fn add_consumer(&mut self, key: usize, exclusive: bool) {
+        // Most have one: by itself a vector begins with room for four.
+        self.consumers.reserve_exact(usize::from(self.consumers.is_empty()));
         self.consumers.push(key);
         self.had_consumer = true;
         if exclusive {
             self.exclusive_consumer = Some(key);
         }
-        if self.options.single_active_consumer {
+        if self.options().single_active_consumer {
             self.active_consumer.get_or_insert(key);
         }
     }
 
     /// Everybody who may be delivered to: its consumers, and those who only look.
     pub(super) fn receivers(&self) -> Vec<usize> {
-        [&self.consumers[..], &self.looks].concat()
+        let looks = self.seldom().map_or(&[][..], |seldom| &seldom.looks);
+        [&self.consumers[..], looks].concat()
     }
 
     /// Whether a consumer of this queue may get messages.
     pub(super) fn serves(&self, consumer: usize) -> bool {
-        !self.options.single_active_consumer || self.active_consumer == Some(consumer)
+        !self.options().single_active_consumer || self.active_consumer == Some(consumer)
     }
 
     /// Whether deliveries wait for messages that are on their way back: with a single consumer at
     /// a time, whoever takes over gets them in the queue's order.
     pub(super) fn waits_for_returns(&self) -> bool {
-        self.options.single_active_consumer && self.returning > 0
+        self.options().single_active_consumer && self.returning > 0
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -227,6 +263,7 @@ impl Queue {
             id: self.id,
             vhost: Arc::clone(&self.vhost),
             name: Arc::clone(&self.def.name),
+            def: Arc::clone(&self.def),
             durable: self.is_durable(),
             ready: self.ready.len(),
             ready_bytes: self.ready_bytes,
@@ -266,14 +303,14 @@ impl Queue {
         let part = Part::Here(run);
         self.note_ttl(&part);
         self.line_up(&part);
-        self.volatile.insert_part(part);
+        self.volatile_mut().insert_part(part);
     }
 
     /// Durable messages are committed.
     pub(super) fn came_in(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
         self.new_from = self.new_from.min(first);
         self.pending -= len;
-        let as_one = self.options.priority_max.is_none() && self.held.is_none();
+        let as_one = self.options().priority_max.is_none() && self.held.is_none();
         if as_one {
             self.ready.push(0, first, len);
         }
@@ -290,7 +327,7 @@ impl Queue {
 
     /// Delivered messages are ready again.
     pub(super) fn came_back(&mut self, ledger: &Ledger, first: Sequence, len: u64) {
-        if self.options.priority_max.is_none() {
+        if self.options().priority_max.is_none() {
             self.ready.put_back(0, first, len);
         }
         self.each_part(ledger, first, len, |queue, part| {
@@ -306,7 +343,7 @@ impl Queue {
         if let Some(held) = &mut self.held {
             return held.hold(part);
         }
-        if self.options.priority_max.is_none() {
+        if self.options().priority_max.is_none() {
             return self.ready.push(0, part.first(), part.len());
         }
         for (priority, first, len) in self.by_priority(part) {
@@ -317,7 +354,7 @@ impl Queue {
     /// The part, which has no gap, cut where priorities change: (priority, first sequence, how
     /// many). Nothing of a queue that looks at no priorities.
     fn by_priority(&self, part: &Part) -> Vec<(u8, Sequence, u64)> {
-        let Some(max) = self.options.priority_max else { return Vec::new() };
+        let Some(max) = self.options().priority_max else { return Vec::new() };
         let mut cut: Vec<(u8, Sequence, u64)> = Vec::new();
         for (offset, sequence) in (part.first()..part.end()).enumerate() {
             let priority = part.priority(offset as u32).min(max);
@@ -349,8 +386,8 @@ impl Queue {
 
     /// The messages from `first` on, `len` at the most, as far as they lie in one run.
     pub(super) fn find(&self, ledger: &Ledger, first: Sequence, len: u64) -> Option<Part> {
-        if !self.volatile.is_empty()
-            && let Some(run) = self.volatile.slice(first, len)
+        if !self.volatile().is_empty()
+            && let Some(run) = self.volatile().slice(first, len)
         {
             return Some(Part::Here(run));
         }
@@ -364,7 +401,7 @@ impl Queue {
 
     /// `first..first + len` cut where durable and volatile messages meet.
     pub(super) fn by_durability(&self, first: Sequence, len: u64) -> Vec<(Sequence, u64, bool)> {
-        if self.volatile.is_empty() {
+        if self.volatile().is_empty() {
             return vec![(first, len, self.is_durable())];
         }
         if !self.is_durable() {
@@ -374,9 +411,11 @@ impl Queue {
         let mut parts = Vec::new();
         let mut at = first;
         while at < end {
-            let (part, durable) = match self.volatile.slice(at, end - at) {
+            let (part, durable) = match self.volatile().slice(at, end - at) {
                 Some(run) => (u64::from(run.len), false),
-                None => (self.volatile.first_from(at).map_or(end, |next| next.min(end)) - at, true),
+                None => {
+                    (self.volatile().first_from(at).map_or(end, |next| next.min(end)) - at, true)
+                }
             };
             parts.push((at, part, durable));
             at += part;

@@ -58,20 +58,28 @@ impl Range {
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     lowest: Level,
-    /// Priorities above 0; none of them is empty.
-    higher: BTreeMap<u8, Level>,
     len: u64,
-    /// How far those have looked that choose, by their places in the table of consumers.
-    cursors: BTreeMap<usize, Cursor>,
+    /// What most queues have nothing of.
+    more: Option<Box<More>>,
     /// Whether there is something to look at that was not there when it was last asked.
     has_news: bool,
+}
+
+/// What queues have that look at priorities, or that somebody chooses from.
+#[derive(Debug, Default)]
+struct More {
+    /// Priorities above 0; none of them is empty.
+    higher: BTreeMap<u8, Level>,
+    /// How far those have looked that choose, by their places in the table of consumers.
+    cursors: BTreeMap<usize, Cursor>,
 }
 
 /// The ready messages of one priority.
 #[derive(Debug, Default)]
 struct Level {
     fresh: VecDeque<(Sequence, u64)>,
-    passed: Passed,
+    /// What somebody who chooses has left, if ever.
+    passed: Option<Box<Passed>>,
     returned: Ranges,
 }
 
@@ -86,7 +94,10 @@ impl Ready {
     }
 
     fn level(&mut self, priority: u8) -> &mut Level {
-        if priority == 0 { &mut self.lowest } else { self.higher.entry(priority).or_default() }
+        if priority == 0 {
+            return &mut self.lowest;
+        }
+        self.more.get_or_insert_default().higher.entry(priority).or_default()
     }
 
     /// Messages became visible for the first time.
@@ -105,7 +116,7 @@ impl Ready {
         self.len += len;
         self.has_news = true;
         self.level(priority).returned.add(first, len);
-        for cursor in self.cursors.values_mut() {
+        for cursor in self.more.iter_mut().flat_map(|more| more.cursors.values_mut()) {
             cursor.level(priority).returned(first, len);
         }
     }
@@ -117,7 +128,9 @@ impl Ready {
 
     /// The first messages of the highest priority that is not above `priority`.
     pub(super) fn peek_up_to(&self, priority: u8) -> Option<Range> {
-        if let Some((priority, level)) = self.higher.range(..=priority).next_back() {
+        if let Some(more) = &self.more
+            && let Some((priority, level)) = more.higher.range(..=priority).next_back()
+        {
             return level.peek(*priority);
         }
         self.lowest.peek(0)
@@ -131,8 +144,11 @@ impl Ready {
 
     fn took(&mut self, priority: u8, len: u64) {
         self.len -= len;
-        if priority > 0 && self.higher.get(&priority).is_some_and(Level::is_empty) {
-            self.higher.remove(&priority);
+        if priority > 0
+            && let Some(more) = &mut self.more
+            && more.higher.get(&priority).is_some_and(Level::is_empty)
+        {
+            more.higher.remove(&priority);
         }
     }
 
@@ -140,27 +156,29 @@ impl Ready {
 
     /// A consumer chooses from now on: from what is below `end`.
     pub(super) fn begin_choosing(&mut self, consumer: usize, end: Sequence) {
-        self.cursors.insert(consumer, Cursor::new(end));
+        self.more.get_or_insert_default().cursors.insert(consumer, Cursor::new(end));
     }
 
     /// A consumer is gone, whether it chose or not.
     pub(super) fn end_choosing(&mut self, consumer: usize) {
-        self.cursors.remove(&consumer);
+        if let Some(more) = &mut self.more {
+            more.cursors.remove(&consumer);
+        }
     }
 
     /// Whether anybody chooses.
     pub(super) fn is_chosen_from(&self) -> bool {
-        !self.cursors.is_empty()
+        self.more.as_ref().is_some_and(|more| !more.cursors.is_empty())
     }
 
     /// Whether this consumer chooses.
     pub(super) fn is_choosing(&self, consumer: usize) -> bool {
-        self.cursors.contains_key(&consumer)
+        self.more.as_ref().is_some_and(|more| more.cursors.contains_key(&consumer))
     }
 
     /// Who chooses.
     pub(super) fn choosing(&self) -> Vec<usize> {
-        self.cursors.keys().copied().collect()
+        self.more.iter().flat_map(|more| more.cursors.keys().copied()).collect()
     }
 
     /// Whether something became ready since this was last asked.
@@ -171,8 +189,9 @@ impl Ready {
     /// The next messages that a consumer which chooses has not looked at, as far as they are
     /// consecutive.
     pub(super) fn peek_unseen(&mut self, consumer: usize) -> Option<Range> {
-        let cursor = self.cursors.get_mut(&consumer)?;
-        let levels = self.higher.iter().rev().map(|(priority, level)| (*priority, level));
+        let More { higher, cursors } = self.more.as_deref_mut()?;
+        let cursor = cursors.get_mut(&consumer)?;
+        let levels = higher.iter().rev().map(|(priority, level)| (*priority, level));
         for (priority, level) in levels.chain(std::iter::once((0, &self.lowest))) {
             let end = cursor.end;
             let unseen = cursor.level(priority);
@@ -191,9 +210,10 @@ impl Ready {
     pub(super) fn leave(&mut self, consumer: usize, mut range: Range) {
         if range.lies == Lies::Fresh {
             let level = self.level(range.priority);
-            range.lies = Lies::Passed(level.passed.end());
             level.take_fresh(range.first, range.len);
-            level.passed.push(range.first, range.len);
+            let passed = level.passed.get_or_insert_default();
+            range.lies = Lies::Passed(passed.end());
+            passed.push(range.first, range.len);
         }
         self.saw(consumer, range);
     }
@@ -207,7 +227,8 @@ impl Ready {
     }
 
     fn saw(&mut self, consumer: usize, range: Range) {
-        let Some(cursor) = self.cursors.get_mut(&consumer) else { return };
+        let cursor = self.more.as_mut().and_then(|more| more.cursors.get_mut(&consumer));
+        let Some(cursor) = cursor else { return };
         let unseen = cursor.level(range.priority);
         match range.lies {
             // It is nowhere any more, and all before it was looked at.
@@ -232,7 +253,8 @@ fn earlier(came_in: Option<Stretch>, came_back: Option<(Sequence, u64)>) -> Opti
 
 impl Level {
     fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.passed.is_empty() && self.returned.is_empty()
+        let has_passed = self.passed.as_ref().is_some_and(|passed| !passed.is_empty());
+        self.fresh.is_empty() && !has_passed && self.returned.is_empty()
     }
 
     fn peek(&self, priority: u8) -> Option<Range> {
@@ -242,8 +264,7 @@ impl Level {
 
     /// The next of those that came in, of the passed ones from `place` on.
     fn in_order_from(&self, place: u64) -> Option<Stretch> {
-        let passed = (!self.passed.is_empty()).then(|| self.passed.next_from(place)).flatten();
-        match passed {
+        match self.passed.as_ref().and_then(|passed| passed.next_from(place)) {
             Some((place, first, len)) => Some((first, len, Lies::Passed(place))),
             None => self.fresh.front().map(|(first, len)| (*first, *len, Lies::Fresh)),
         }
@@ -258,7 +279,7 @@ impl Level {
     fn take_part(&mut self, first: Sequence, len: u64, lies: Lies) {
         match lies {
             Lies::Fresh => self.take_fresh(first, len),
-            Lies::Passed(place) => self.passed.take(place, len),
+            Lies::Passed(place) => self.passed.get_or_insert_default().take(place, len),
             Lies::Returned => self.returned.take(first, len),
         }
     }
@@ -325,6 +346,6 @@ mod tests {
         assert_eq!(ready.peek_up_to(8).map(|r| (r.priority, r.first)), Some((5, 3)));
         assert_eq!(ready.peek_up_to(4).map(|r| (r.priority, r.first)), Some((0, 1)));
         assert_eq!(drain(&mut ready, 9), [5, 3, 4, 6, 1, 2]);
-        assert!(ready.higher.is_empty());
+        assert!(ready.more.is_some_and(|more| more.higher.is_empty()));
     }
 }

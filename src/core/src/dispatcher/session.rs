@@ -1,6 +1,6 @@
 //! Sessions as the dispatcher knows them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use isthmus_model::{
@@ -14,6 +14,7 @@ use super::kept::Recalling;
 use super::transaction::Transaction;
 use super::{After, Dispatcher};
 use crate::Ledger;
+use crate::few::FewMap;
 
 /// One session's part of the dispatcher.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub(super) struct Session {
     /// Whether its virtual host is gone. A new one of the same name is none of its business.
     pub(super) has_lost_vhost: bool,
     /// Places in the table of consumers.
-    pub(super) consumers: HashMap<ConsumerId, usize>,
-    pub(super) windows: HashMap<WindowId, Window>,
+    pub(super) consumers: FewMap<ConsumerId, usize>,
+    pub(super) windows: FewMap<WindowId, Window>,
     /// Bytes handed to the session and not written to its client yet.
     pub(super) outbox_bytes: u64,
     /// A consumer was passed over because of them.
@@ -41,7 +42,7 @@ pub(super) struct Session {
     pub(super) closing: bool,
     pub(super) transactions: BTreeMap<TransactionId, Transaction>,
     /// Queues that go with the session.
-    pub(super) exclusive_queues: BTreeSet<QueueId>,
+    pub(super) exclusive_queues: FewMap<QueueId, ()>,
     /// Queues from which the session has taken messages to settle.
     pub(super) checked_out_from: BTreeSet<QueueId>,
     /// How many these may be before those that are gone are forgotten.
@@ -78,8 +79,8 @@ impl Dispatcher {
             user: Arc::clone(user),
             client: None,
             has_lost_vhost: false,
-            consumers: HashMap::new(),
-            windows: HashMap::new(),
+            consumers: FewMap::default(),
+            windows: FewMap::default(),
             outbox_bytes: 0,
             passed_over: false,
             last_entry: 0,
@@ -87,7 +88,7 @@ impl Dispatcher {
             unfinished: false,
             closing: false,
             transactions: BTreeMap::new(),
-            exclusive_queues: BTreeSet::new(),
+            exclusive_queues: FewMap::default(),
             checked_out_from: BTreeSet::new(),
             checked_out_max: 0,
             no_local: BTreeSet::new(),
@@ -123,18 +124,18 @@ impl Dispatcher {
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.transactions.clear();
-        let consumers: BTreeMap<ConsumerId, usize> = session.consumers.drain().collect();
+        let consumers = std::mem::take(&mut session.consumers);
         let queues = std::mem::take(&mut session.checked_out_from);
         let exclusive = std::mem::take(&mut session.exclusive_queues);
         let served: BTreeSet<QueueId> =
-            consumers.into_values().map(|key| self.end_consumer(key)).collect();
+            consumers.values().map(|key| self.end_consumer(*key)).collect();
         for queue in queues {
             self.return_all_of(ledger, queue, id);
         }
         for queue in served {
             self.delete_if_abandoned(queue);
         }
-        for queue in exclusive {
+        for (queue, ()) in exclusive.iter() {
             self.remove_queue(queue);
         }
         let Some(session) = self.sessions.remove(&id) else { return };

@@ -173,7 +173,7 @@ impl Dispatcher {
     /// shows a count that a failover could take back.
     fn give_back_counted(&mut self, ledger: &Ledger, id: QueueId, first: Sequence, len: u64) {
         let Some(queue) = self.queues.get(&id) else { return };
-        if queue.options.delivery_limit.is_none() {
+        if queue.options().delivery_limit.is_none() {
             return self.count_and_return(ledger, id, first, len);
         }
         let mut at = first;
@@ -189,17 +189,19 @@ impl Dispatcher {
             let from = at;
             at += alike;
             let failed = u64::from(count) + 1;
-            if queue.options.delivery_limit.is_none_or(|limit| failed <= limit) {
+            if queue.options().delivery_limit.is_none_or(|limit| failed <= limit) {
                 self.count_and_return(ledger, id, from, alike);
                 continue;
             }
-            if queue.options.dead_letter_exchange.is_none() {
-                queue.undeliverable += alike;
+            if queue.options().dead_letter_exchange.is_none() {
+                let undeliverable = &mut queue.seldom_mut().undeliverable;
+                *undeliverable += alike;
+                let total = *undeliverable;
                 self.counters.dropped_undeliverable += alike;
                 self.notes.push(Note::Undeliverable {
                     vhost: Arc::clone(&queue.vhost),
                     queue: Arc::clone(&queue.def.name),
-                    total: queue.undeliverable,
+                    total,
                 });
             }
             self.discard_range(ledger, id, from, alike, DeathReason::DeliveryLimit);
@@ -216,7 +218,7 @@ impl Dispatcher {
                     queue.returning += len;
                 }
             } else if let Some(queue) = self.queues.get_mut(&id) {
-                queue.volatile.count_failed(first, len);
+                queue.volatile_mut().count_failed(first, len);
                 queue.came_back(ledger, first, len);
                 self.mark_dirty(id);
             }
@@ -254,7 +256,7 @@ impl Dispatcher {
         self.mark_dirty(queue);
         let Some(window) = holder.window else { return };
         let Some(session) = self.sessions.get_mut(&holder.session) else { return };
-        if let Some(window) = session.windows.get_mut(&window) {
+        if let Some(window) = session.windows.get_mut(window) {
             let was_full = window.left() == 0;
             window.used = window.used.saturating_sub(c.len);
             // Others that share the window may deliver now.

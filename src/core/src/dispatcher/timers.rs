@@ -97,7 +97,7 @@ impl Dispatcher {
                 continue;
             }
             let Some(part) = queue.find(ledger, range.first, range.len) else { return };
-            let ttl_ms = queue.options.message_ttl_ms;
+            let ttl_ms = queue.options().message_ttl_ms;
             let now = self.clock.log;
             let is_new = part.first() >= queue.new_from;
             let Some((at, expired)) = self.expired(id, part, ttl_ms, now) else { return };
@@ -143,7 +143,7 @@ impl Dispatcher {
     pub(super) fn in_use(&mut self, id: QueueId) {
         let now = self.clock.monotonic;
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let Some(expires_ms) = queue.options.expires_ms else { return };
+        let Some(expires_ms) = queue.options().expires_ms else { return };
         queue.used_at = now;
         // One timer a queue, however often it is used: when it runs out, it is set anew.
         if queue.expiry_at == Time::NEVER {
@@ -156,7 +156,7 @@ impl Dispatcher {
     fn end_if_unused(&mut self, id: QueueId) {
         let now = self.clock.monotonic;
         let Some(queue) = self.queues.get_mut(&id).filter(|q| q.expiry_at <= now) else { return };
-        let Some(expires_ms) = queue.options.expires_ms else { return };
+        let Some(expires_ms) = queue.options().expires_ms else { return };
         let due = queue.used_at + Duration::from_millis(expires_ms);
         let is_used = !queue.consumers.is_empty() || self.clients.lasting.is_held(id);
         if !is_used && due <= now {

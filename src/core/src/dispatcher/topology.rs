@@ -7,8 +7,9 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U16;
 use blake2::digest::{KeyInit, Mac};
 use isthmus_model::{
-    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId, QueueOptions,
-    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, Table, Token, TopologyChange,
+    BindingDef, CommandError, Destination, DetachReason, Lifetime, QueueDef, QueueId,
+    REPLY_QUEUE_PREFIX, Reply, SessionId, SettingKey, SettingKind, SharedOptions, Table, Token,
+    TopologyChange,
 };
 
 use super::Dispatcher;
@@ -207,7 +208,7 @@ impl Dispatcher {
         &mut self,
         ledger: &Ledger,
         vhost: &Arc<str>,
-        def: QueueDef,
+        mut def: QueueDef,
         by: Declarer,
     ) -> Result<Reply, CommandError> {
         check_nesting(&def.arguments)?;
@@ -216,9 +217,14 @@ impl Dispatcher {
             self.check_queue_limit(ledger, vhost, &def.name)?;
             DedupOptions::of(&def.arguments).map_err(CommandError::Precondition)?;
         }
+        // Neighbours are mostly declared alike.
+        def.options.share(&self.declared_last);
+        self.declared_last = def.options.clone();
+        // One declaration for the routing, the queue and the log.
+        let def = Arc::new(def);
         let declared = match by {
-            Declarer::Broker => self.topology.declare_system_queue(vhost, def.clone(), id)?,
-            Declarer::Client => self.topology.declare_queue(vhost, def.clone(), id)?,
+            Declarer::Broker => self.topology.declare_system_queue(vhost, Arc::clone(&def), id)?,
+            Declarer::Client => self.topology.declare_queue(vhost, Arc::clone(&def), id)?,
         };
         let name = Arc::clone(&def.name);
         if let DeclaredQueue::Existing(id) = declared {
@@ -230,25 +236,21 @@ impl Dispatcher {
     }
 
     /// Adds a queue that the topology has under the next id.
-    fn add_queue(&mut self, vhost: &Arc<str>, def: QueueDef) {
+    fn add_queue(&mut self, vhost: &Arc<str>, def: Arc<QueueDef>) {
         let id = self.next_queue;
         self.next_queue = QueueId(id.0 + 1);
         match def.lifetime {
             Lifetime::Durable => {
-                let (vhost, def) = (Arc::clone(vhost), def.clone());
+                let (vhost, def) = (Arc::clone(vhost), Arc::clone(&def));
                 self.propose(Fact::DeclareQueue { vhost, id, def }, DECLARATION_BYTES);
             }
             Lifetime::Volatile => {}
             Lifetime::Exclusive(owner) => {
                 if let Some(session) = self.sessions.get_mut(&owner) {
-                    session.exclusive_queues.insert(id);
+                    session.exclusive_queues.insert(id, ());
                 }
             }
         }
-        let def = match self.topology.queue(vhost, &def.name) {
-            Ok(entry) => Arc::clone(&entry.def),
-            Err(_) => Arc::new(def),
-        };
         let mut queue = Queue::new(vhost, def, id, self.options.encodings);
         queue.set_policies(self.policies.of_queue(vhost, &queue.def));
         self.queues.insert(id, Box::new(queue));
@@ -264,7 +266,8 @@ impl Dispatcher {
 
     fn declare_holding(&mut self, vhost: &Arc<str>, def: QueueDef) -> Result<(), TopologyError> {
         if self.topology.queue(vhost, &def.name).is_err() {
-            self.topology.declare_system_queue(vhost, def.clone(), self.next_queue)?;
+            let def = Arc::new(def);
+            self.topology.declare_system_queue(vhost, Arc::clone(&def), self.next_queue)?;
             self.add_queue(vhost, def);
         }
         Ok(())
@@ -351,7 +354,7 @@ impl Dispatcher {
             if let Lifetime::Exclusive(owner) = queue.def.lifetime
                 && let Some(session) = self.sessions.get_mut(&owner)
             {
-                session.exclusive_queues.remove(&id);
+                session.exclusive_queues.remove(id);
             }
         }
         if let Ok(removed) = self.topology.delete_queue(&vhost, &name) {
@@ -435,7 +438,7 @@ fn holding_queue_of(exchange: &str, durable: bool) -> QueueDef {
         name: holding_queue(exchange).into(),
         lifetime: if durable { Lifetime::Durable } else { Lifetime::Volatile },
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     }
 }

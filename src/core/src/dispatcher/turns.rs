@@ -10,27 +10,37 @@ pub(super) struct Turns {
     /// Those of priority 0, as nearly all are: a node of a map for one of them would take more than
     /// all else of a small queue.
     usual: VecDeque<usize>,
-    /// Those of other priorities; none of them is empty.
-    others: BTreeMap<Reverse<i64>, VecDeque<usize>>,
+    /// Those of other priorities, if there ever were any.
+    others: Option<Box<Others>>,
 }
+
+/// By priority, the highest first; none is empty.
+type Others = BTreeMap<Reverse<i64>, VecDeque<usize>>;
 
 impl Turns {
     /// Lets a consumer wait behind those of its own priority.
     pub(super) fn push(&mut self, priority: i64, consumer: usize) {
         match priority {
-            0 => self.usual.push_back(consumer),
-            _ => self.others.entry(Reverse(priority)).or_default().push_back(consumer),
+            0 => {
+                // By itself a queue begins with room for four.
+                self.usual.reserve_exact(usize::from(self.usual.is_empty()));
+                self.usual.push_back(consumer);
+            }
+            _ => {
+                let others = self.others.get_or_insert_default();
+                others.entry(Reverse(priority)).or_default().push_back(consumer);
+            }
         }
     }
 
     /// Whether nobody waits for a turn.
     pub(super) fn is_empty(&self) -> bool {
-        self.usual.is_empty() && self.others.is_empty()
+        self.usual.is_empty() && self.others.as_ref().is_none_or(|others| others.is_empty())
     }
 
     /// Takes out whose turn it is.
     pub(super) fn pop(&mut self) -> Option<usize> {
-        let first = self.others.first_entry();
+        let first = self.others.as_mut().and_then(|others| others.first_entry());
         let Some(mut first) = first.filter(|f| f.key().0 > 0 || self.usual.is_empty()) else {
             return self.usual.pop_front();
         };
@@ -58,10 +68,11 @@ impl Turns {
         if priority == 0 {
             return take_out(&mut self.usual);
         }
-        let Some(alike) = self.others.get_mut(&Reverse(priority)) else { return };
+        let Some(others) = &mut self.others else { return };
+        let Some(alike) = others.get_mut(&Reverse(priority)) else { return };
         take_out(alike);
         if alike.is_empty() {
-            self.others.remove(&Reverse(priority));
+            others.remove(&Reverse(priority));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Lifetime, QueueDef, QueueId, QueueOptions, Table, Time};
+use isthmus_model::{Lifetime, QueueDef, QueueId, SharedOptions, Table, Time};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -25,10 +25,10 @@ fn declare(term: u64, id: u64) -> Entry {
         name: format!("q{id}").into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table(Vec::new()),
     };
-    let queue = Fact::DeclareQueue { vhost: "/".into(), id: QueueId(id), def };
+    let queue = Fact::DeclareQueue { vhost: "/".into(), id: QueueId(id), def: def.into() };
     Entry { time: Time(term), facts: vec![Fact::DeclareVhost("/".into()), queue] }
 }
 
@@ -187,4 +187,19 @@ proptest! {
         let all: Vec<u64> = log.iter().map(|(index, ..)| *index).filter(there).collect();
         prop_assert_eq!(all, declared);
     }
+}
+
+#[test]
+#[should_panic(expected = "queue id 1 is given out a second time")]
+fn a_queue_id_is_given_out_once() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&begins(1));
+    ledger.apply(&declare(1, 1));
+    let mut again = declare(1, 2);
+    for fact in &mut again.facts {
+        if let Fact::DeclareQueue { id, .. } = fact {
+            *id = QueueId(1);
+        }
+    }
+    ledger.apply(&again);
 }

@@ -78,8 +78,7 @@ impl Ledger {
         wanted: &Wanted,
     ) -> Option<(Gathered, Sequence)> {
         let queue = self.queues.get(&id)?;
-        let (_, entry) = self.topology.queue_by_id(id)?;
-        let is_held = entry.def.name.starts_with(HOLDING_PREFIX);
+        let is_held = queue.def.name.starts_with(HOLDING_PREFIX);
         let mut gathered = Gathered { queue: id, is_held, parts: Vec::new() };
         let (mut bytes, mut messages, mut at) = (0, 0, from);
         for part in queue.runs.iter_from(from) {
@@ -235,7 +234,7 @@ impl Ledger {
                 }
             }
             for QueueEntry { id, def } in topology.all_queues(vhost).unwrap_or_default() {
-                let (vhost, def) = (Arc::clone(vhost), (**def).clone());
+                let (vhost, def) = (Arc::clone(vhost), Arc::clone(def));
                 facts.push(Fact::DeclareQueue { vhost, id: *id, def });
             }
             for def in topology.bindings(vhost).into_iter().flatten() {

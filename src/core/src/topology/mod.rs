@@ -131,14 +131,12 @@ impl Removed {
 
 /// Virtual hosts with their exchanges, queues and bindings.
 ///
-/// Every operation but [`Topology::vhosts`] and [`Topology::queue_by_id`] fails with
+/// Every operation but [`Topology::vhosts`] fails with
 /// [`TopologyError::NotFound`] if its virtual host does not exist. A change that fails has changed
 /// nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Topology {
     vhosts: HashTrieMapSync<Arc<str>, VirtualHost>,
-    /// The virtual host and the name of every queue.
-    names: HashTrieMapSync<QueueId, (Arc<str>, Arc<str>)>,
 }
 
 impl Topology {
@@ -162,9 +160,6 @@ impl Topology {
     /// names.
     pub fn delete_vhost(&mut self, name: &str) -> Result<Vec<QueueEntry>, TopologyError> {
         let queues: Vec<QueueEntry> = self.vhost(name)?.queues().into_iter().cloned().collect();
-        for queue in &queues {
-            self.names.remove_mut(&queue.id);
-        }
         self.vhosts.remove_mut(name);
         Ok(queues)
     }
@@ -225,54 +220,39 @@ impl Topology {
         self.vhost_mut(vhost)?.delete_exchange(name, if_unused)
     }
 
-    /// Declares a queue for a client, under `id` if it is new.
+    /// Declares a queue for a client, under `id` if it is new: one that no queue had before.
     ///
     /// Fails with [`TopologyError::Locked`] if it is there and exclusive to another session, or
     /// exclusive in one declaration only; with [`TopologyError::Inequivalent`] if it is not the
     /// same otherwise; and with [`TopologyError::Reserved`] if it is not there and only the broker
     /// gives such names.
-    ///
-    /// # Panics
-    /// If the queue is new and `id` is another queue's: ids are not given out again.
     pub fn declare_queue(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: impl Into<Arc<QueueDef>>,
         id: QueueId,
     ) -> Result<DeclaredQueue, TopologyError> {
-        self.declare_queue_by(vhost, def, id, Declarer::Client)
+        self.declare_queue_by(vhost, def.into(), id, Declarer::Client)
     }
 
     /// As [`Topology::declare_queue`], where the broker chose the name: reserved ones are free.
-    ///
-    /// # Panics
-    /// As [`Topology::declare_queue`].
     pub fn declare_system_queue(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: impl Into<Arc<QueueDef>>,
         id: QueueId,
     ) -> Result<DeclaredQueue, TopologyError> {
-        self.declare_queue_by(vhost, def, id, Declarer::Broker)
+        self.declare_queue_by(vhost, def.into(), id, Declarer::Broker)
     }
 
     fn declare_queue_by(
         &mut self,
         vhost: &str,
-        def: QueueDef,
+        def: Arc<QueueDef>,
         id: QueueId,
         by: Declarer,
     ) -> Result<DeclaredQueue, TopologyError> {
-        let name = def.name.clone();
-        let id_is_free = !self.names.contains_key(&id);
-        let host = self.vhost_mut(vhost)?;
-        let declared = host.declare_queue(def, id, by)?;
-        if declared == DeclaredQueue::New {
-            assert!(id_is_free, "queue id {id} is given out a second time");
-            let vhost = host.name.clone();
-            self.names.insert_mut(id, (vhost, name));
-        }
-        Ok(declared)
+        self.vhost_mut(vhost)?.declare_queue(def, id, by)
     }
 
     /// The queue called `name`.
@@ -291,17 +271,9 @@ impl Topology {
         self.vhost(vhost)?.accessible(name, session)
     }
 
-    /// The queue with `id`, and its virtual host.
-    pub fn queue_by_id(&self, id: QueueId) -> Option<(&Arc<str>, &QueueEntry)> {
-        let (vhost, name) = self.names.get(&id)?;
-        Some((vhost, self.queue(vhost, name).expect("a queue has an id as long as a name")))
-    }
-
     /// Deletes a queue and its bindings.
     pub fn delete_queue(&mut self, vhost: &str, name: &str) -> Result<Removed, TopologyError> {
-        let removed = self.vhost_mut(vhost)?.delete_queue(name)?;
-        self.forget_id(&removed);
-        Ok(removed)
+        self.vhost_mut(vhost)?.delete_queue(name)
     }
 
     /// Adds a binding; one that differs from it in nothing but the order or the integer types of
@@ -327,15 +299,7 @@ impl Topology {
     /// would go with it: for a topology that holds a part of the other, where an exchange may
     /// seem to have lost its last binding and has not. Returns what was here.
     pub fn retract(&mut self, vhost: &str, removed: &Removed) -> Result<Removed, TopologyError> {
-        let gone = self.vhost_mut(vhost)?.retract(removed);
-        self.forget_id(&gone);
-        Ok(gone)
-    }
-
-    fn forget_id(&mut self, removed: &Removed) {
-        if let Some(queue) = &removed.queue {
-            self.names.remove_mut(&queue.id);
-        }
+        Ok(self.vhost_mut(vhost)?.retract(removed))
     }
 
     /// Whether a binding outlives a restart: if both of its ends do.

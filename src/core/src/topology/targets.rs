@@ -17,8 +17,11 @@ pub(super) enum Target {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
     queues: QueueCounts,
-    exchanges: RedBlackTreeMapSync<Arc<str>, u32>,
+    /// `None` where there is none, as nearly everywhere.
+    exchanges: Option<Arc<ExchangeCounts>>,
 }
+
+type ExchangeCounts = RedBlackTreeMapSync<Arc<str>, u32>;
 
 impl Targets {
     /// Counts one binding more to `target`.
@@ -26,8 +29,9 @@ impl Targets {
         match target {
             Target::Queue(id) => self.queues.add(*id),
             Target::Exchange(name) => {
-                let count = self.exchanges.get(name).copied().unwrap_or(0);
-                self.exchanges.insert_mut(name.clone(), count + 1);
+                let exchanges = Arc::make_mut(self.exchanges.get_or_insert_default());
+                let count = exchanges.get(name).copied().unwrap_or(0);
+                exchanges.insert_mut(name.clone(), count + 1);
             }
         }
     }
@@ -39,32 +43,38 @@ impl Targets {
     pub(super) fn remove(&mut self, target: &Target) {
         match target {
             Target::Queue(id) => self.queues.remove(*id),
-            Target::Exchange(name) => match self.exchanges.get(name) {
-                None => panic!("no binding to exchange '{name}' was counted"),
-                Some(1) => drop(self.exchanges.remove_mut(name)),
-                Some(count) => {
-                    let count = count - 1;
-                    self.exchanges.insert_mut(name.clone(), count);
+            Target::Exchange(name) => {
+                let exchanges = Arc::make_mut(self.exchanges.get_or_insert_default());
+                match exchanges.get(name) {
+                    None => panic!("no binding to exchange '{name}' was counted"),
+                    Some(1) => drop(exchanges.remove_mut(name)),
+                    Some(count) => {
+                        let count = count - 1;
+                        exchanges.insert_mut(name.clone(), count);
+                    }
                 }
-            },
+                if exchanges.is_empty() {
+                    self.exchanges = None;
+                }
+            }
         }
     }
 
     /// Whether no binding is counted.
     pub(super) fn is_empty(&self) -> bool {
-        self.queues.root.is_none() && self.exchanges.is_empty()
+        self.queues.is_empty() && self.exchanges.is_none()
     }
 
     /// Adds all of them to `reached`.
     pub(super) fn reach<'t>(&'t self, reached: &mut Reached<'t, '_>) {
-        if let Some(root) = &self.queues.root {
+        if !self.queues.is_empty() {
             reached.any = true;
-            root.collect(reached.queues);
+            self.queues.collect(reached.queues);
         }
         // Not even an iterator is made where there is nothing, as nearly always: it allocates.
-        if !self.exchanges.is_empty() {
+        if let Some(exchanges) = &self.exchanges {
             reached.any = true;
-            reached.exchanges.extend(self.exchanges.keys().map(|name| &**name));
+            reached.exchanges.extend(exchanges.keys().map(|name| &**name));
         }
     }
 }
@@ -86,10 +96,14 @@ const WIDTH: usize = 32;
 /// A persistent ordered map of queues to counts: a B+-tree whose nodes are copied when shared.
 ///
 /// The ordered maps of `rpds` have one entry a node and allocate to be iterated; this one is
-/// what a fanout runs over, so its entries lie side by side.
+/// what a fanout runs over, so its entries lie side by side. A single queue, which is all that most
+/// topics have, lies where the map is.
 #[derive(Clone, Debug, Default)]
-struct QueueCounts {
-    root: Option<Arc<Node>>,
+enum QueueCounts {
+    #[default]
+    None,
+    One(QueueId, u32),
+    Many(Arc<Node>),
 }
 
 #[derive(Clone, Debug)]
@@ -101,27 +115,56 @@ enum Node {
 }
 
 impl QueueCounts {
+    fn is_empty(&self) -> bool {
+        matches!(self, QueueCounts::None)
+    }
+
     fn add(&mut self, id: QueueId) {
-        let Some(root) = &mut self.root else {
-            self.root = Some(Arc::new(Node::Leaf(vec![(id, 1)])));
-            return;
-        };
-        if let Some(right) = Node::add(root, id) {
-            let left = (QueueId(0), root.clone());
-            *root = Arc::new(Node::Branch(vec![left, right]));
+        match self {
+            QueueCounts::None => *self = QueueCounts::One(id, 1),
+            QueueCounts::One(one, count) if *one == id => *count += 1,
+            QueueCounts::One(one, count) => {
+                let mut entries = vec![(*one, *count), (id, 1)];
+                entries.sort_unstable();
+                *self = QueueCounts::Many(Arc::new(Node::Leaf(entries)));
+            }
+            QueueCounts::Many(root) => {
+                if let Some(right) = Node::add(root, id) {
+                    let left = (QueueId(0), root.clone());
+                    *root = Arc::new(Node::Branch(vec![left, right]));
+                }
+            }
         }
     }
 
     fn remove(&mut self, id: QueueId) {
-        let Some(root) = &mut self.root else { panic!("no binding to queue {id} was counted") };
-        Node::remove(root, id);
-        while let Node::Branch(children) = &**root
-            && let [(_, only)] = &children[..]
-        {
-            *root = only.clone();
+        match self {
+            QueueCounts::One(one, 1) if *one == id => *self = QueueCounts::None,
+            QueueCounts::One(one, count) if *one == id => *count -= 1,
+            QueueCounts::None | QueueCounts::One(..) => {
+                panic!("no binding to queue {id} was counted")
+            }
+            QueueCounts::Many(root) => {
+                Node::remove(root, id);
+                while let Node::Branch(children) = &**root
+                    && let [(_, only)] = &children[..]
+                {
+                    *root = only.clone();
+                }
+                if let Node::Leaf(entries) = &**root
+                    && let [(one, count)] = entries[..]
+                {
+                    *self = QueueCounts::One(one, count);
+                }
+            }
         }
-        if root.len() == 0 {
-            self.root = None;
+    }
+
+    fn collect(&self, out: &mut Vec<QueueId>) {
+        match self {
+            QueueCounts::None => {}
+            QueueCounts::One(one, _) => out.push(*one),
+            QueueCounts::Many(root) => root.collect(out),
         }
     }
 }
@@ -228,7 +271,7 @@ mod tests {
 
     fn ids(counts: &QueueCounts) -> Vec<QueueId> {
         let mut out = Vec::new();
-        counts.root.iter().for_each(|root| root.collect(&mut out));
+        counts.collect(&mut out);
         out
     }
 
@@ -264,7 +307,7 @@ mod tests {
             for (id, count) in model {
                 (0..count).for_each(|_| counts.remove(id));
             }
-            prop_assert!(counts.root.is_none());
+            prop_assert!(counts.is_empty());
         }
     }
 }

@@ -30,15 +30,91 @@ pub(super) struct Trie {
 /// What a key's words so far lead to. A node without bindings at it or below it is removed.
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// By the next word. `None` rather than an empty map, which would be allocated: most nodes
-    /// are leaves.
-    words: Option<HashTrieMapSync<Arc<str>, Node>>,
+    /// By the next word.
+    words: Words,
     /// If the next is `*`.
     one: Option<Arc<Node>>,
     /// If the next is `#`.
     any: Option<Arc<Node>>,
     /// Of the bindings whose key ends here.
     targets: Targets,
+}
+
+/// Nodes by the words that lead to them. Most nodes are leaves, and of the others most have one node
+/// below them: brokers have hundreds of thousands of topics with a word of their own somewhere in
+/// the middle.
+#[derive(Clone, Debug, Default)]
+enum Words {
+    #[default]
+    None,
+    One(Arc<str>, Arc<Node>),
+    /// It does not become one again before it is empty.
+    Many(Arc<Map>),
+}
+
+type Map = HashTrieMapSync<Arc<str>, Node>;
+
+impl Words {
+    fn is_empty(&self) -> bool {
+        matches!(self, Words::None)
+    }
+
+    fn get(&self, word: &str) -> Option<&Node> {
+        match self {
+            Words::None => None,
+            Words::One(one, node) => (**one == *word).then_some(&**node),
+            Words::Many(map) => map.get(word),
+        }
+    }
+
+    /// The node for `word`, from now on at the latest.
+    fn get_or_default(&mut self, word: &str) -> &mut Node {
+        match self {
+            Words::None => *self = Words::One(word.into(), Arc::default()),
+            Words::One(one, node) if **one != *word => {
+                let mut map = Map::new_sync();
+                map.insert_mut(one.clone(), (**node).clone());
+                *self = Words::Many(Arc::new(map));
+            }
+            Words::One(..) | Words::Many(_) => {}
+        }
+        match self {
+            Words::One(_, node) => Arc::make_mut(node),
+            Words::Many(map) => {
+                let map = Arc::make_mut(map);
+                if !map.contains_key(word) {
+                    map.insert_mut(word.into(), Node::default());
+                }
+                map.get_mut(word).expect("it was just inserted")
+            }
+            Words::None => unreachable!("it has one by now"),
+        }
+    }
+
+    /// Changes the node for `word`, which is there, and removes it if it is empty then.
+    fn change(&mut self, word: &str, change: impl FnOnce(&mut Node)) {
+        match self {
+            Words::One(one, node) if **one == *word => {
+                let node = Arc::make_mut(node);
+                change(node);
+                if node.is_empty() {
+                    *self = Words::None;
+                }
+            }
+            Words::Many(map) => {
+                let map = Arc::make_mut(map);
+                let node = map.get_mut(word).expect("the binding was added");
+                change(node);
+                if node.is_empty() {
+                    map.remove_mut(word);
+                }
+                if map.is_empty() {
+                    *self = Words::None;
+                }
+            }
+            Words::None | Words::One(..) => panic!("the binding was added"),
+        }
+    }
 }
 
 /// A word of a binding's key.
@@ -110,15 +186,7 @@ impl Node {
         match step {
             Step::One => Arc::make_mut(self.one.get_or_insert_default()).add(rest, target),
             Step::Any => Arc::make_mut(self.any.get_or_insert_default()).add(rest, target),
-            Step::Word(word) => {
-                let words = self.words.get_or_insert_with(HashTrieMapSync::new_sync);
-                if let Some(child) = words.get_mut(*word) {
-                    return child.add(rest, target);
-                }
-                let mut child = Node::default();
-                child.add(rest, target);
-                words.insert_mut((*word).into(), child);
-            }
+            Step::Word(word) => self.words.get_or_default(word).add(rest, target),
         }
     }
 
@@ -127,17 +195,7 @@ impl Node {
         match step {
             Step::One => Node::remove_wild(&mut self.one, rest, target),
             Step::Any => Node::remove_wild(&mut self.any, rest, target),
-            Step::Word(word) => {
-                let words = self.words.as_mut().expect("the binding was added");
-                let child = words.get_mut(*word).expect("the binding was added");
-                child.remove(rest, target);
-                if child.is_empty() {
-                    words.remove_mut(*word);
-                }
-                if words.is_empty() {
-                    self.words = None;
-                }
-            }
+            Step::Word(word) => self.words.change(word, |child| child.remove(rest, target)),
         }
     }
 
@@ -150,7 +208,7 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.words.is_none() && self.one.is_none() && self.any.is_none() && self.targets.is_empty()
+        self.words.is_empty() && self.one.is_none() && self.any.is_none() && self.targets.is_empty()
     }
 }
 
@@ -182,7 +240,7 @@ impl<'t> Search<'_, 't, '_> {
     }
 
     fn visit_word(&mut self, node: &'t Node, word: &str, rest: Option<&str>) {
-        if let Some(child) = node.words.as_ref().and_then(|words| words.get(word)) {
+        if let Some(child) = node.words.get(word) {
             self.visit(child, rest);
         }
     }
@@ -197,7 +255,7 @@ impl<'t> Search<'_, 't, '_> {
             return;
         }
         node.targets.reach(self.reached);
-        if node.words.is_none() {
+        if node.words.is_empty() {
             return;
         }
         let outer = std::mem::replace(&mut self.nested, true);

@@ -154,13 +154,14 @@ impl VirtualHost {
 
     pub(super) fn declare_queue(
         &mut self,
-        def: QueueDef,
+        def: Arc<QueueDef>,
         id: QueueId,
         by: Declarer,
     ) -> Result<DeclaredQueue, TopologyError> {
         let holds = is_holding(&def.name);
         if by == Declarer::Client && holds {
-            return Err(TopologyError::Reserved { kind: ResourceKind::Queue, name: def.name });
+            let (kind, name) = (ResourceKind::Queue, Arc::clone(&def.name));
+            return Err(TopologyError::Reserved { kind, name });
         }
         if let Some(Queue { entry, .. }) = self.queues.get(&def.name) {
             equivalence::check_queue(&self.name, &entry.def, &def)?;
@@ -168,7 +169,7 @@ impl VirtualHost {
         }
         check_name(ResourceKind::Queue, &def.name, by)?;
         let name = def.name.clone();
-        let entry = QueueEntry { id, def: Arc::new(def) };
+        let entry = QueueEntry { id, def };
         self.queues.insert_mut(name, Queue { entry, inbound: Bindings::new_sync() });
         self.holding += usize::from(holds);
         Ok(DeclaredQueue::New)

@@ -12,8 +12,8 @@ use isthmus_model::{
     Annotations, Attach, AttachMode, Batch, BindingDef, CommandError, ConsumerId, Credit,
     Destination, Encoding, EncodingId, Encodings, ExchangeDef, ExchangeKind, LeaseEpoch, Lifetime,
     NO_TTL, Outcome, QueueDef, QueueId, QueueOptions, Recall, Record, RecordFlags, Reply, Sequence,
-    SessionId, SettingKey, SettingKind, Settlement, Span, Table, Time, Token, TopologyChange,
-    TransactionId, Value, WindowId,
+    SessionId, SettingKey, SettingKind, Settlement, SharedOptions, Span, Table, Time, Token,
+    TopologyChange, TransactionId, Value, WindowId,
 };
 
 use crate::dispatcher::{Clock, Dispatcher, DispatcherOptions, Output, QueueStatus};
@@ -843,7 +843,7 @@ pub(super) fn queue(name: &str) -> QueueDef {
         name: name.into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     }
 }

@@ -7,7 +7,7 @@ mod model;
 mod routing;
 
 use isthmus_model::{
-    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, QueueDef, QueueId, QueueOptions,
+    BindingDef, Destination, ExchangeDef, ExchangeKind, Lifetime, QueueDef, QueueId, SharedOptions,
     Table, Value,
 };
 
@@ -37,7 +37,7 @@ fn queue(name: &str) -> QueueDef {
         name: name.into(),
         lifetime: Lifetime::Durable,
         auto_delete: false,
-        options: QueueOptions::default(),
+        options: SharedOptions::default(),
         arguments: Table::default(),
     }
 }

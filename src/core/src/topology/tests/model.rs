@@ -256,7 +256,7 @@ fn check(topology: &Topology, model: &Model, headers: &Table) -> Result<(), Test
     prop_assert_eq!(&listed, &model.queues);
     prop_assert!(queues.is_sorted_by(|a, b| a.def.name < b.def.name));
     for entry in &queues {
-        prop_assert_eq!(topology.queue_by_id(entry.id).map(|(_, entry)| entry), Some(*entry));
+        prop_assert_eq!(topology.queue("/", &entry.def.name), Ok(*entry));
     }
 
     let bindings: Vec<&BindingDef> = topology.bindings("/").expect("listed").collect();
