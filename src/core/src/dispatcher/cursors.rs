@@ -37,6 +37,11 @@ impl Cursor {
     pub(super) fn level(&mut self, priority: u8) -> &mut Unseen {
         self.levels.entry(priority).or_default()
     }
+
+    /// Nothing of this priority is ready any more; it has looked at nothing of what will be.
+    pub(super) fn forget(&mut self, priority: u8) {
+        self.levels.remove(&priority);
+    }
 }
 
 impl Unseen {

@@ -149,6 +149,8 @@ impl Ready {
             && more.higher.get(&priority).is_some_and(Level::is_empty)
         {
             more.higher.remove(&priority);
+            // The places of what is passed will begin anew.
+            more.cursors.values_mut().for_each(|cursor| cursor.forget(priority));
         }
     }
 
@@ -222,8 +224,8 @@ impl Ready {
     pub(super) fn choose(&mut self, consumer: usize, range: Range) {
         let Range { first, len, priority, lies } = range;
         self.level(priority).take_part(first, len, lies);
-        self.took(priority, len);
         self.saw(consumer, range);
+        self.took(priority, len);
     }
 
     fn saw(&mut self, consumer: usize, range: Range) {
@@ -330,6 +332,27 @@ mod tests {
         ready.push(0, 5, 2); // transient, ahead of a durable one that waited for its commit
         ready.push(0, 3, 2);
         assert_eq!(drain(&mut ready, 9), [5, 6, 3, 4]);
+    }
+
+    #[test]
+    fn who_chooses_sees_what_comes_after_all_of_a_priority_was_taken() {
+        let mut ready = Ready::default();
+        let (leaves, takes) = (1, 2);
+        for consumer in [leaves, takes] {
+            ready.begin_choosing(consumer, Sequence::MAX);
+        }
+        for sequence in 1..4 {
+            ready.push(2, sequence, 1);
+            for (consumer, is_wanted) in [(leaves, false), (takes, true)] {
+                let range = ready.peek_unseen(consumer).expect("one of them has not seen it");
+                assert_eq!((range.first, range.len), (sequence, 1));
+                match is_wanted {
+                    true => ready.choose(consumer, range),
+                    false => ready.leave(consumer, range),
+                }
+            }
+            assert!(ready.is_empty() && ready.peek_unseen(leaves).is_none());
+        }
     }
 
     #[test]
