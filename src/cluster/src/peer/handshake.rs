@@ -168,6 +168,7 @@ pub(super) async fn dial(
         identity: local.directory.own(),
         target,
         nonce: local.nonce(),
+        word: local.directory.debts().word_for(target),
     });
     let hello = send(stream, &hello).await?;
     let (challenge, challenge_bytes) = match receive(stream).await? {
@@ -197,7 +198,10 @@ pub(super) async fn dial(
             Some(token) if !proves(token, ACCEPTOR, &hello, &challenge_bytes, &proof) => {
                 refused(RefusalCode::Token, "its join token is not this node's")
             }
-            _ => Ok(Agreed { peer, purpose }),
+            _ => {
+                local.directory.debts().told(peer.member, challenge.word);
+                Ok(Agreed { peer, purpose })
+            }
         },
         (Message::Refused(refusal), _) => Err(PeerError::RefusedByPeer(refusal)),
         (message, _) => out_of_turn(&message),
@@ -237,6 +241,7 @@ async fn try_accept(local: &Local, stream: &mut BoxedStream) -> Result<Agreed, P
         identity,
         has_token: token.is_some(),
         nonce: local.nonce(),
+        word: local.directory.debts().word_for(hello.identity.member),
     });
     let challenge = send(stream, &challenge).await?;
     let proof = match receive(stream).await? {
@@ -258,6 +263,7 @@ async fn try_accept(local: &Local, stream: &mut BoxedStream) -> Result<Agreed, P
         let reason = format!("member {} was dialled, this is {}", hello.target, name(&identity));
         return refused(RefusalCode::Member, reason);
     }
+    local.directory.debts().told(hello.identity.member, hello.word);
     let proof = prove(token, ACCEPTOR, &hello_bytes, &challenge);
     send(stream, &Message::Welcome(proof)).await?;
     Ok(Agreed { peer: hello.identity, purpose: hello.purpose })
