@@ -39,6 +39,9 @@ use super::{
 };
 use crate::raft::{RaftLogId, convert::id_to_log};
 
+/// How many are remembered that were heard: more than any cluster has.
+const HEARD_MAX: usize = 1 << 10;
+
 /// What one member knows of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Word {
@@ -142,7 +145,9 @@ impl Debts {
     /// `peer` says what this node had.
     pub(super) fn told(&self, peer: MemberId, word: Word) {
         let mut state = self.state.lock();
-        state.heard.insert(peer);
+        if state.heard.len() < HEARD_MAX {
+            state.heard.insert(peer);
+        }
         state.owed.raise(word);
         state.look();
         drop(state);

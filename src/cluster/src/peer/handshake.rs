@@ -8,6 +8,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
+    debts::Word,
     dial::BoxedStream,
     identity::{Identity, MemberId},
     options::{Local, Token, highest_common},
@@ -199,12 +200,21 @@ pub(super) async fn dial(
                 refused(RefusalCode::Token, "its join token is not this node's")
             }
             _ => {
-                local.directory.debts().told(peer.member, challenge.word);
+                hear(local, purpose, &peer, challenge.word);
                 Ok(Agreed { peer, purpose })
             }
         },
         (Message::Refused(refusal), _) => Err(PeerError::RefusedByPeer(refusal)),
         (message, _) => out_of_turn(&message),
+    }
+}
+
+/// Takes a member's word, as its peers in consensus do, whom [`Directory::check`] has let in.
+///
+/// [`Directory::check`]: super::Directory::check
+fn hear(local: &Local, purpose: Purpose, peer: &Identity, word: Word) {
+    if matches!(purpose, Purpose::Raft | Purpose::Snapshot) {
+        local.directory.debts().told(peer.member, word);
     }
 }
 
@@ -263,7 +273,7 @@ async fn try_accept(local: &Local, stream: &mut BoxedStream) -> Result<Agreed, P
         let reason = format!("member {} was dialled, this is {}", hello.target, name(&identity));
         return refused(RefusalCode::Member, reason);
     }
-    local.directory.debts().told(hello.identity.member, hello.word);
+    hear(local, hello.purpose, &hello.identity, hello.word);
     let proof = prove(token, ACCEPTOR, &hello_bytes, &challenge);
     send(stream, &Message::Welcome(proof)).await?;
     Ok(Agreed { peer: hello.identity, purpose: hello.purpose })
