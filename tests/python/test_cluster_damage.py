@@ -124,3 +124,41 @@ def test_a_flipped_bit_is_noticed_and_mended_from_the_others(cluster):
         load.stop()
     the_same_everywhere(cluster, "damaged", load.promise.confirmed)
     the_same_everywhere(cluster, "ballast", set(range(BALLAST)))
+
+
+def flip_the_end(node):
+    """Flips a bit of the last that is in the log, which a start takes for what a power cut leaves."""
+    file = max(node.data_dir.glob("log-*.seg"))
+    at = len(file.read_bytes().rstrip(b"\0")) - 20
+    with open(file, "r+b") as opened:
+        opened.seek(at)
+        byte, = opened.read(1)
+        opened.seek(at)
+        opened.write(bytes([byte ^ 1]))
+
+
+def test_a_node_that_lost_what_it_had_acknowledged_is_told_and_gets_it_again(tmp_path):
+    """Its log ends before what it said it had: the node cannot know, and its leader does. Then the
+    leader goes as well."""
+    told = "ends before what it had acknowledged"
+    with Cluster(tmp_path) as cluster, \
+            Load(cluster.nodes.values(), "torn", consumes=False) as load:
+        for _ in range(30):
+            leader, node = cluster.leader(), cluster.standby()
+            cluster.kill(node.number)
+            flip_the_end(node)
+            cluster.start_nodes(node.number)
+            try:
+                eventually(lambda: told in node.log(), 2)
+                break
+            except AssertionError:
+                # What was flipped had not been acknowledged, or was sealed.
+                cluster.wait_whole()
+        assert told in node.log(), "nothing that was acknowledged was flipped"
+        cluster.kill(leader.number)
+        before = len(load.promise.confirmed)
+        eventually(lambda: len(load.promise.confirmed) > before + 10, 10)
+        cluster.heal()
+        load.stop()
+        # What was lost is there again.
+        the_same_everywhere(cluster, "torn", load.promise.confirmed)

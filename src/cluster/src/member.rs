@@ -23,6 +23,7 @@ mod standing;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -156,10 +157,12 @@ impl Member {
         N::Network: NetSnapshot<RaftTypes, SnapshotData = SnapshotData>,
     {
         let config = options.config()?;
-        let machine = Machine::new(replica);
+        let is_built = Arc::new(AtomicBool::new(false));
+        let machine = Machine::new(replica, Arc::clone(&is_built));
         let id = options.id.0;
         let raft = Raft::build(id, config, network, log, machine).await;
         let raft = raft.map_err(io::Error::other)?;
+        is_built.store(true, Ordering::Release);
         let lease = Arc::new(Lease::new(options.lease()));
         let standing = standing::watch(&raft, &lease);
         raft.run();

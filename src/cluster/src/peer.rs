@@ -32,16 +32,19 @@
 //! ```text
 //! dialler   1 hello      u16 u16 protocol versions, first and last; u16 u16 log formats, first and
 //!                        last; u8 purpose; identity; u64 member that is dialled, 0 for whoever
-//!                        answers; 32 nonce
+//!                        answers; 32 nonce; word
 //! acceptor  2 challenge  u16 protocol version and u16 log format for this connection, the highest
-//!                        that both know; identity; u8 flags, bit 0: I have a join token; 32 nonce
+//!                        that both know; identity; u8 flags, bit 0: I have a join token; 32 nonce;
+//!                        word
 //! dialler   3 proof      32 HMAC-SHA256, or zeros without a join token
 //! acceptor  4 welcome    32 HMAC-SHA256, or zeros
 //!        or 5 refused    u16 code, see RefusalCode; u16 length, the reason in UTF-8
 //! ```
 //!
 //! An identity is `16` cluster id, `u64` member id, `u16` node number; zeros for what the sender
-//! does not have yet. A refusal may take the place of the challenge too. The HMAC's key is the join
+//! does not have yet. A word is two positions in the log: up to where the other end has acknowledged
+//! entries to this one, and up to where it has sent some that this one acknowledged; so a node that has
+//! lost them hears of it. Earlier releases leave it out. A refusal may take the place of the challenge too. The HMAC's key is the join
 //! token; its message is `isthmus peer dialler` or `isthmus peer acceptor`, then the hello and the
 //! challenge as they were sent, so both nonces, both identities and the versions. The dialler
 //! proves first: who only knocks gets nothing that a token could be guessed from. Both ends check
@@ -96,6 +99,7 @@ mod begun;
 mod client;
 mod conn;
 mod control;
+mod debts;
 mod dial;
 mod frame;
 #[doc(hidden)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 static RESTORES_LEADERS: AtomicBool = AtomicBool::new(false);
 static IGNORES_LEASES: AtomicBool = AtomicBool::new(false);
+static FORGETS_DEBTS: AtomicBool = AtomicBool::new(false);
 static REFUSES_ONE_IN: AtomicU64 = AtomicU64::new(0);
 
 /// Whether a leader of this process that comes back goes on as one, as openraft does by default.
@@ -25,6 +26,15 @@ pub fn ignore_leases(is_planted: bool) {
 
 pub(crate) fn ignores_leases() -> bool {
     IGNORES_LEASES.load(Ordering::SeqCst)
+}
+
+/// Whether nodes of this process do not care what they had acknowledged before they came back.
+pub fn forget_debts(is_planted: bool) {
+    FORGETS_DEBTS.store(is_planted, Ordering::SeqCst);
+}
+
+pub(crate) fn forgets_debts() -> bool {
+    FORGETS_DEBTS.load(Ordering::SeqCst)
 }
 
 /// One in so many proposals is refused, and those behind it are taken, which is what openraft does

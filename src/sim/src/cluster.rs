@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::disk::{SlowDisk, Slowness};
+use crate::disk::{self, SlowDisk, Slowness};
 use crate::net::{Farewell, Net};
 use crate::node::{Life, Node, Setup};
 use crate::oracle::{Broken, Oracle, Tally};
@@ -135,6 +135,8 @@ pub(crate) struct Cluster<'a> {
     /// Those whose disk is to fail without the power.
     failing: BTreeSet<usize>,
     prepare: &'a dyn Fn(&SimStorage),
+    /// Those whose disk has lost what it had synced.
+    torn: BTreeSet<usize>,
     /// No disk is to fail any more.
     is_healed: bool,
     /// Nodes that are down, and until when.
@@ -168,6 +170,7 @@ impl<'a> Cluster<'a> {
             members: Members::default(),
             failing: BTreeSet::new(),
             prepare,
+            torn: BTreeSet::new(),
             is_healed: false,
             down: BTreeMap::new(),
             failed,
@@ -221,6 +224,11 @@ impl<'a> Cluster<'a> {
             return;
         }
         self.end(node, true, back_in);
+        self.empty(node);
+    }
+
+    /// A node has nothing any more, and is another member.
+    fn empty(&mut self, node: usize) {
         tracing::info!(node, "has lost its data");
         self.digests.push(self.disks[node].disk.digest());
         let seed = self.rng.next_u64();
@@ -240,6 +248,47 @@ impl<'a> Cluster<'a> {
         ended.kill(&self.simulation);
         tracing::info!(node, is_power_cut, ?back_in, "ended");
         self.down.insert(node, Instant::now() + back_in);
+    }
+
+    /// A node ends, and its disk loses up to `bytes` of the end of the log, whether it had synced them
+    /// or not.
+    pub(crate) fn lose_tail(&mut self, node: usize, bytes: u64, back_in: Duration) {
+        if self.running.get(node).is_none() {
+            return;
+        }
+        self.end(node, true, back_in);
+        let lost = disk::lose_tail(&self.disks[node].disk, bytes);
+        tracing::info!(node, ?lost, "has lost the tail of its log");
+        self.written.tails_lost += u64::from(lost.is_some());
+        self.torn.insert(node);
+    }
+
+    /// Whether `node` runs, and has heard from `other` what it had.
+    pub(crate) fn has_heard(&self, node: usize, other: usize) -> bool {
+        let other = self.members.of(other).member();
+        self.running.get(node).is_some_and(|node| node.has_heard(other))
+    }
+
+    /// Waits until all run and have a vote, and somebody leads whose log everybody has; who leads, or
+    /// `None` if that takes longer than `patience`.
+    pub(crate) async fn whole(&mut self, patience: Duration) -> Result<Option<usize>, Broken> {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            self.go_on(Instant::now() + LOOK_EVERY).await?;
+            let leader = self.running.acting().first().copied();
+            if let Some(leader) = leader.filter(|_| self.down.is_empty() && self.is_settled())
+                && let Some(node) = self.running.get(leader)
+                && let Some(membership) = node.broker.membership()
+            {
+                let status = membership.status();
+                let has_all = |matched: Option<u64>| matched >= Some(status.committed);
+                if status.peers.iter().all(|peer| peer.is_voter && has_all(peer.matched)) {
+                    self.torn.clear();
+                    return Ok(Some(leader));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn exchange_disk(&mut self, node: usize, is_power_cut: bool) {
@@ -287,7 +336,8 @@ impl<'a> Cluster<'a> {
     }
 
     async fn start(&mut self, node: usize) -> Result<(), Broken> {
-        if !self.is_healed && self.lives[node] > 0 && self.rng.chance(10) {
+        let power_fails = self.setup.power_fails && !self.is_healed && self.lives[node] > 0;
+        if power_fails && self.rng.chance(10) {
             let disk = &self.disks[node].disk;
             disk.inject(disk.operations() + self.rng.below(60), Fault::PowerCut);
         }
@@ -299,7 +349,6 @@ impl<'a> Cluster<'a> {
             disk.inject(disk.operations() + self.rng.below(150), fault);
             self.failing.insert(node);
         }
-        let who = self.members.of(node);
         // Jumps are both ways.
         let jumped = if self.setup.clocks_jump { self.rng.below(60_000) } else { 0 };
         let ahead = self.setup.clocks_apart * node as u32 + Duration::from_millis(jumped);
@@ -307,7 +356,7 @@ impl<'a> Cluster<'a> {
             let (fail, life) = (self.fail.clone(), self.lives[node]);
             let on_failure = Box::new(move |_| fail.send((node, life)).unwrap_or_default());
             let around = (&self.net, &self.disks[node], self.rng.next_u64());
-            let setup = (self.setup, ahead);
+            let (who, setup) = (self.members.of(node), (self.setup, ahead));
             let started = Node::start(who, setup, around, &self.simulation, on_failure).await;
             match started {
                 Ok(started) => {
@@ -321,6 +370,8 @@ impl<'a> Cluster<'a> {
                     let is_power_cut = self.rng.chance(50);
                     self.exchange_disk(node, is_power_cut);
                 }
+                // What it has lost is noticed at once, and the operator does as the error says.
+                Err(_) if self.torn.remove(&node) => self.empty(node),
                 Err(error) => return Err(format!("node {node} does not start: {error}")),
             }
         }

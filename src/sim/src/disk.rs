@@ -1,4 +1,4 @@
-//! A disk that is slow from time to time.
+//! A disk that is slow from time to time, or loses what it had synced.
 
 use std::io;
 use std::sync::Arc;
@@ -8,6 +8,9 @@ use isthmus_storage::SimStorage;
 use isthmus_storage::fs::{File, Lock, Storage};
 use isthmus_storage::threads::{Simulation, pause};
 use parking_lot::Mutex;
+
+/// Where the records of a segment begin, in bytes.
+const SEGMENT_HEADER: usize = 4 << 10;
 
 /// Until when a disk is slow.
 #[derive(Clone, Debug, Default)]
@@ -108,4 +111,20 @@ impl File for SlowFile {
     fn preallocate(&self, len: u64) -> io::Result<()> {
         self.file.preallocate(len)
     }
+}
+
+/// Zeroes the last `bytes` of the log, or what there is of them in its last segment, as if the disk had
+/// never written them. Where it did.
+pub(crate) fn lose_tail(disk: &SimStorage, bytes: u64) -> Option<(String, usize)> {
+    let names = disk.list().unwrap_or_default();
+    let ends = |name: String| {
+        let contents = disk.contents(&name)?;
+        let end = contents.iter().rposition(|byte| *byte != 0)? + 1;
+        (end > SEGMENT_HEADER).then_some((name, end))
+    };
+    let segments = names.into_iter().filter(|name| name.starts_with("log-"));
+    let (name, end) = segments.filter_map(ends).max()?;
+    let from = end.saturating_sub(bytes as usize).max(SEGMENT_HEADER);
+    disk.overwrite(&name, from as u64, &vec![0; end - from]);
+    Some((name, from))
 }

@@ -22,6 +22,7 @@
 mod client;
 mod cluster;
 mod disk;
+mod disturb;
 mod net;
 mod node;
 mod oracle;

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) clocks_apart: Duration,
     /// Whether the wall clock of a node is another whenever it comes back.
     pub(crate) clocks_jump: bool,
+    /// Whether the power goes soon after some starts.
+    pub(crate) power_fails: bool,
     /// Whether disks fail without the power.
     pub(crate) disks_fail: bool,
     /// Whether messages go to pages early.
@@ -152,6 +154,7 @@ pub(crate) struct Node {
     pub(crate) broker: Broker,
     driver: Weak<Combining>,
     serving: Serving,
+    directory: Directory,
     listening: JoinHandle<()>,
     /// The broker's ends of its clients' connections.
     clients: Mutex<Vec<AbortHandle>>,
@@ -245,6 +248,7 @@ impl Node {
                 }
             }),
         };
+        let directory = local.directory.clone();
         let serving = Serving::default();
         let server = PeerServer::new(local.clone(), Arc::new(serving.clone()));
         let listener = net.listen(life.node);
@@ -277,7 +281,8 @@ impl Node {
             }
         };
         *serving.0.lock() = Some(broker.clone());
-        let this = Node { broker, driver, serving, listening, clients: Mutex::default() };
+        let clients = Mutex::default();
+        let this = Node { broker, driver, serving, directory, listening, clients };
         if let Some(membership) = this.broker.membership() {
             let member = membership.member();
             server.set_raft(member.raft().clone());
@@ -289,6 +294,11 @@ impl Node {
             }
         }
         Ok(this)
+    }
+
+    /// Whether it has heard from `member` what it had before it came back.
+    pub(crate) fn has_heard(&self, member: MemberId) -> bool {
+        self.directory.has_heard(member)
     }
 
     /// A client's connection is served by this task.

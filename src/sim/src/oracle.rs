@@ -86,6 +86,8 @@ pub struct Tally {
     pub checkpoints: u64,
     /// Page files that were written.
     pub page_files: u64,
+    /// Disks that lost the tail of the log.
+    pub tails_lost: u64,
 }
 
 impl Oracle {
@@ -330,6 +332,7 @@ impl Tally {
             snapshots: self.snapshots + other.snapshots,
             checkpoints: self.checkpoints + other.checkpoints,
             page_files: self.page_files + other.page_files,
+            tails_lost: self.tails_lost + other.tails_lost,
         }
     }
 }

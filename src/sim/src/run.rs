@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, take_in, watch_leaders};
+use crate::disturb::disturb;
 use crate::node::{Held, Setup};
 use crate::oracle::{Broken, Oracle, Tally};
 use crate::runtime::simulated;
@@ -39,6 +40,8 @@ pub enum Faults {
     Crashes,
     /// That, and the network is cut, disks are slow, and leadership is handed over.
     All,
+    /// A disk loses the last of what it had synced, while others know that it had it.
+    LostTails,
 }
 
 /// All that happened in a run: numbers that are the same only if all was the same.
@@ -74,6 +77,7 @@ async fn in_simulation(
         nodes: plan.nodes,
         clocks_apart: Duration::from_millis(if rng.chance(50) { 0 } else { rng.below(100_000) }),
         clocks_jump: rng.chance(30),
+        power_fails: plan.faults != Faults::LostTails,
         disks_fail: plan.faults == Faults::All && rng.chance(40),
         pages: rng.chance(40),
         forgets: rng.chance(40),
@@ -120,121 +124,6 @@ async fn in_simulation(
     oracle.broken().map_or(Ok(()), Err)?;
     let joined = Tally { joined: cluster.members.joined(), ..Tally::default() };
     Ok(Trace { digests, tally: oracle.tally().and(cluster.written).and(joined) })
-}
-
-/// Lets things go wrong.
-async fn disturb(
-    cluster: &mut Cluster<'_>,
-    rng: &mut Rng,
-    plan: Plan,
-    oracle: &Oracle,
-) -> Result<(), Broken> {
-    // So long that they have mostly begun.
-    cluster.go_on(Instant::now() + Duration::from_millis(300 + rng.below(700))).await?;
-    for _ in 0..plan.events {
-        let lasts = match plan.faults {
-            Faults::None => Duration::ZERO,
-            Faults::Crashes => crash(cluster, rng),
-            Faults::All if rng.chance(35) => crash(cluster, rng),
-            Faults::All => hinder(cluster, rng).await,
-        };
-        oracle.broken().map_or(Ok(()), Err)?;
-        let time = if rng.chance(30) { rng.below(100) } else { 100 + rng.below(900) };
-        cluster.go_on(Instant::now() + lasts + Duration::from_millis(time)).await?;
-    }
-    Ok(())
-}
-
-/// Returns how long it is to last at least, as [`hinder`] does.
-fn crash(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
-    let nodes = cluster.nodes();
-    let back_in = Duration::from_millis(20 + rng.below(1500));
-    match rng.below(100) {
-        0..80 => {
-            let node = some_node(cluster, rng);
-            cluster.end(node, rng.chance(70), back_in);
-        }
-        80..95 => {
-            let is_power_cut = rng.chance(80);
-            for node in 0..nodes {
-                let back_in = Duration::from_millis(20 + rng.below(600));
-                cluster.end(node, is_power_cut, back_in);
-            }
-        }
-        _ => {
-            let first = rng.below(nodes as u64) as usize;
-            for node in [first, (first + 1) % nodes] {
-                cluster.end(node, rng.chance(70), back_in);
-            }
-        }
-    }
-    Duration::ZERO
-}
-
-/// Some node, of which a leader is more often than others.
-fn some_node(cluster: &Cluster<'_>, rng: &mut Rng) -> usize {
-    let leader = cluster.running.acting().first().copied();
-    leader.filter(|_| rng.chance(40)).unwrap_or_else(|| rng.below(cluster.nodes() as u64) as usize)
-}
-
-async fn hinder(cluster: &mut Cluster<'_>, rng: &mut Rng) -> Duration {
-    let nodes = cluster.nodes();
-    let one = some_node(cluster, rng);
-    let others = || (0..nodes).filter(move |node| *node != one);
-    match rng.below(100) {
-        0..20 => {
-            tracing::info!(one, "alone");
-            let pairs = others().flat_map(|other| [(one, other), (other, one)]);
-            cluster.net.block(pairs.collect());
-        }
-        20..36 => {
-            let inwards = rng.chance(50);
-            tracing::info!(one, inwards, "one way");
-            let pairs = others().map(|other| if inwards { (other, one) } else { (one, other) });
-            cluster.net.block(pairs.collect());
-        }
-        36..48 => {
-            tracing::info!(one, "bridge");
-            // It reaches all, and they do not reach each other.
-            let pairs =
-                others().flat_map(|a| others().filter(move |b| *b != a).map(move |b| (a, b)));
-            cluster.net.block(pairs.collect());
-        }
-        48..58 => {
-            tracing::info!("connections lost");
-            cluster.net.lose_some(10 + rng.below(90));
-        }
-        58..69 => cluster.slow_down(one, Duration::from_millis(50 + rng.below(1500))),
-        69..76 => {
-            tracing::info!(one, "hands over");
-            if let Some(node) = cluster.running.get(one)
-                && let Some(membership) = node.broker.membership()
-            {
-                // Where it does not work, the node goes down without.
-                membership.hand_over(None, Duration::from_millis(500)).await.ok();
-            }
-        }
-        76..84 => {
-            // Long enough for others to elect another leader, if they can.
-            let one = cluster.running.acting().first().copied().unwrap_or(one);
-            let hears = rng.chance(50);
-            tracing::info!(one, hears, "unheard for long");
-            let others = (0..nodes).filter(|node| *node != one);
-            let pairs = others.flat_map(|other| match hears {
-                true => vec![(one, other)],
-                false => vec![(one, other), (other, one)],
-            });
-            cluster.net.block(pairs.collect());
-            return Duration::from_millis(600 + rng.below(1500));
-        }
-        84..90 => cluster.wipe(one, Duration::from_millis(20 + rng.below(500))),
-        90..93 if nodes == cluster.setup.nodes && cluster.is_settled() => cluster.grow(),
-        _ => {
-            tracing::info!("healed");
-            cluster.net.block(Vec::new());
-        }
-    }
-    Duration::ZERO
 }
 
 /// All clients of a run.

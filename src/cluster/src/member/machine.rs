@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -22,13 +23,15 @@ const ENTRIES_MAX: usize = 256;
 /// See the module's documentation.
 pub struct Machine {
     replica: Arc<dyn Replica>,
-    /// openraft has been started, and asks for a snapshot only to send it.
-    started: bool,
+    /// openraft has been built, and asks for a snapshot only to send it.
+    is_built: Arc<AtomicBool>,
 }
 
 impl Machine {
-    pub(super) fn new(replica: Arc<dyn Replica>) -> Machine {
-        Machine { replica, started: false }
+    /// `is_built` is to be set when openraft has been built. Not later: a leader that has just come back
+    /// may have nothing to apply until those who have a vote have got a snapshot from it.
+    pub(super) fn new(replica: Arc<dyn Replica>, is_built: Arc<AtomicBool>) -> Machine {
+        Machine { replica, is_built }
     }
 }
 
@@ -83,7 +86,6 @@ impl RaftStateMachine<RaftTypes> for Machine {
     where
         S: Stream<Item = Result<EntryResponder<RaftTypes>, io::Error>> + Unpin + OptionalSend,
     {
-        self.started = true;
         let mut gathered = Vec::new();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
@@ -123,7 +125,6 @@ impl RaftStateMachine<RaftTypes> for Machine {
         _meta: &SnapshotMetaOf<RaftTypes>,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        self.started = true;
         let SnapshotData::Staged(install) = snapshot else {
             return Err(io::Error::other("a snapshot that was not received"));
         };
@@ -131,12 +132,61 @@ impl RaftStateMachine<RaftTypes> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        if !self.started {
+        if !self.is_built.load(Ordering::Acquire) {
             // Only what it speaks of is looked at.
             let Some(point) = self.replica.checkpoint() else { return Ok(None) };
             return Ok(Some(Snapshot { meta: meta_of(&point)?, snapshot: nothing_to_send() }));
         }
         let (point, chunks) = self.replica.send_snapshot().await?;
         Ok(Some(Snapshot { meta: meta_of(&point)?, snapshot: SnapshotData::Outgoing(chunks) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+    use openraft::storage::RaftStateMachine;
+
+    use super::*;
+    use crate::raft::{Chunk, Chunks};
+
+    /// Has a checkpoint, and applies nothing.
+    struct Idle;
+
+    impl Replica for Idle {
+        fn start(&self) -> Point {
+            Point { index: 7, term: 2, members: None }
+        }
+
+        fn apply(&self, _entries: Vec<Committed>) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn checkpoint(&self) -> Option<Point> {
+            Some(self.start())
+        }
+
+        fn send_snapshot(&self) -> BoxFuture<'_, io::Result<(Point, Chunks)>> {
+            let (sender, chunks) = mpsc::channel(1);
+            sender.try_send(Ok(Chunk::End)).expect("there is room");
+            Box::pin(std::future::ready(Ok((self.start(), chunks))))
+        }
+    }
+
+    /// Whether the current snapshot has anything in it.
+    async fn is_there(machine: &mut Machine) -> bool {
+        let snapshot = machine.get_current_snapshot().await.expect("it can be had");
+        let snapshot = snapshot.expect("there is a checkpoint").snapshot;
+        let SnapshotData::Outgoing(mut chunks) = snapshot else { panic!("one to be sent") };
+        chunks.recv().await.is_some()
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_can_be_sent_before_anything_was_applied() {
+        let is_built = Arc::new(AtomicBool::new(false));
+        let mut machine = Machine::new(Arc::new(Idle), Arc::clone(&is_built));
+        assert!(!is_there(&mut machine).await, "openraft only looks where it stands");
+        is_built.store(true, Ordering::Release);
+        assert!(is_there(&mut machine).await);
     }
 }

@@ -101,11 +101,13 @@ impl<S: Stream<Item = Append> + Unpin> Run<S> {
         let frame = answers(frame, expected.request)?;
         self.bytes -= expected.bytes;
         let appended = rpc::appended(expect(frame, Kind::Appended)?).map_err(io::Error::from)?;
-        if let Ok(matching) = &appended
-            && *matching > expected.last
-        {
-            let text = "the peer says it has more than it was sent".to_owned();
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        if let Ok(matching) = &appended {
+            if *matching > expected.last {
+                let text = "the peer says it has more than it was sent".to_owned();
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            let debts = self.peer.dialer().local().directory.debts();
+            debts.acknowledged_by(self.peer.member(), matching.as_ref());
         }
         Ok(appended)
     }

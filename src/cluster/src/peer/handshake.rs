@@ -8,6 +8,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
+    debts::Word,
     dial::BoxedStream,
     identity::{Identity, MemberId},
     options::{Local, Token, highest_common},
@@ -168,6 +169,7 @@ pub(super) async fn dial(
         identity: local.directory.own(),
         target,
         nonce: local.nonce(),
+        word: local.directory.debts().word_for(target),
     });
     let hello = send(stream, &hello).await?;
     let (challenge, challenge_bytes) = match receive(stream).await? {
@@ -197,10 +199,22 @@ pub(super) async fn dial(
             Some(token) if !proves(token, ACCEPTOR, &hello, &challenge_bytes, &proof) => {
                 refused(RefusalCode::Token, "its join token is not this node's")
             }
-            _ => Ok(Agreed { peer, purpose }),
+            _ => {
+                hear(local, purpose, &peer, challenge.word);
+                Ok(Agreed { peer, purpose })
+            }
         },
         (Message::Refused(refusal), _) => Err(PeerError::RefusedByPeer(refusal)),
         (message, _) => out_of_turn(&message),
+    }
+}
+
+/// Takes a member's word, as its peers in consensus do, whom [`Directory::check`] has let in.
+///
+/// [`Directory::check`]: super::Directory::check
+fn hear(local: &Local, purpose: Purpose, peer: &Identity, word: Word) {
+    if matches!(purpose, Purpose::Raft | Purpose::Snapshot) {
+        local.directory.debts().told(peer.member, word);
     }
 }
 
@@ -237,6 +251,7 @@ async fn try_accept(local: &Local, stream: &mut BoxedStream) -> Result<Agreed, P
         identity,
         has_token: token.is_some(),
         nonce: local.nonce(),
+        word: local.directory.debts().word_for(hello.identity.member),
     });
     let challenge = send(stream, &challenge).await?;
     let proof = match receive(stream).await? {
@@ -258,6 +273,7 @@ async fn try_accept(local: &Local, stream: &mut BoxedStream) -> Result<Agreed, P
         let reason = format!("member {} was dialled, this is {}", hello.target, name(&identity));
         return refused(RefusalCode::Member, reason);
     }
+    hear(local, hello.purpose, &hello.identity, hello.word);
     let proof = prove(token, ACCEPTOR, &hello_bytes, &challenge);
     send(stream, &Message::Welcome(proof)).await?;
     Ok(Agreed { peer: hello.identity, purpose: hello.purpose })

@@ -6,6 +6,7 @@ use bytes::BufMut;
 use parking_lot::Mutex;
 
 use super::{
+    debts::Debts,
     preface::{Purpose, Refusal, RefusalCode},
     wire::{Malformed, Reader},
 };
@@ -108,7 +109,7 @@ impl Identity {
 /// The embedder keeps it up to date: [`Directory::set_own`] when the node joins a cluster,
 /// [`Directory::learn`] for every member of every membership it hears of.
 #[derive(Debug, Clone)]
-pub struct Directory(Arc<Mutex<Known>>);
+pub struct Directory(Arc<Mutex<Known>>, Arc<Debts>);
 
 #[derive(Debug)]
 struct Known {
@@ -121,7 +122,8 @@ impl Directory {
     /// Knows this node only.
     #[must_use]
     pub fn new(own: Identity) -> Self {
-        Self(Arc::new(Mutex::new(Known { own, newest: BTreeMap::new() })))
+        let known = Known { own, newest: BTreeMap::new() };
+        Self(Arc::new(Mutex::new(known)), Arc::default())
     }
 
     /// Who this node is.
@@ -151,6 +153,17 @@ impl Directory {
 
     fn newest(&self, node: u16) -> MemberId {
         self.0.lock().newest.get(&node).copied().unwrap_or_default()
+    }
+
+    /// Whether `member` has said, since this process began, what this node had acknowledged before.
+    #[must_use]
+    pub fn has_heard(&self, member: MemberId) -> bool {
+        self.1.has_heard(member)
+    }
+
+    /// What members had before they came back.
+    pub(super) fn debts(&self) -> &Arc<Debts> {
+        &self.1
     }
 
     /// Whether `peer` may be spoken to. Both ends ask, each about the other.

@@ -87,16 +87,22 @@ impl Link {
         RPCError::Timeout(Timeout { action, id, target: self.peer.member().0, timeout })
     }
 
-    /// One request and its answer, which `decode` reads.
+    /// One request and its answer, which `decode` reads. Once there is a connection, `ready` is waited
+    /// for, and nothing asked if it fails.
     async fn ask<T>(
         &self,
         [kind, answer]: [Kind; 2],
         body: Bytes,
         decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
         (action, option): (RPCTypes, &RPCOption),
+        ready: impl Future<Output = io::Result<()>>,
     ) -> RpcResult<T> {
         let asked = timeout(option.soft_ttl(), async {
             let mut conn = self.peer.take().await?;
+            if let Err(error) = ready.await {
+                self.peer.put(conn);
+                return Err(error);
+            }
             match conn.ask(kind, body, answer).await {
                 Ok(body) => {
                     self.peer.put(conn);
@@ -115,6 +121,26 @@ impl Link {
                 Err(self.timeout(action, option.soft_ttl()))
             }
         }
+    }
+
+    /// Asks for a vote, or whether there would be one.
+    async fn stand(
+        &self,
+        kinds: [Kind; 2],
+        request: &VoteRequest<RaftTypes>,
+        option: &RPCOption,
+    ) -> RpcResult<VoteResponse<RaftTypes>> {
+        let body = rpc::put_vote_request(request);
+        let debts = Arc::clone(self.peer.dialer().local().directory.debts());
+        let last = request.last_log_id;
+        let may_stand = async move {
+            debts.known().await;
+            match debts.allows(last.as_ref()) {
+                true => Ok(()),
+                false => Err(io::Error::other("this node lacks what it had acknowledged")),
+            }
+        };
+        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, option), may_stand).await
     }
 
     async fn run<S>(&self, input: S, option: &RPCOption) -> RpcResult<Run<S>>
@@ -173,9 +199,7 @@ impl RaftNetworkV2<RaftTypes> for Link {
         request: VoteRequest<RaftTypes>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<RaftTypes>> {
-        let body = rpc::put_vote_request(&request);
-        let kinds = [Kind::Vote, Kind::Voted];
-        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option)).await
+        self.stand([Kind::Vote, Kind::Voted], &request, &option).await
     }
 
     async fn pre_vote(
@@ -183,9 +207,7 @@ impl RaftNetworkV2<RaftTypes> for Link {
         request: VoteRequest<RaftTypes>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<RaftTypes>> {
-        let body = rpc::put_vote_request(&request);
-        let kinds = [Kind::PreVote, Kind::PreVoted];
-        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option)).await
+        self.stand([Kind::PreVote, Kind::PreVoted], &request, &option).await
     }
 
     async fn full_snapshot(
@@ -215,7 +237,8 @@ impl RaftNetworkV2<RaftTypes> for Link {
     ) -> RpcResult<TransferLeaderResponse<RaftTypes>> {
         let body = rpc::put_transfer(&request);
         let kinds = [Kind::Transfer, Kind::Transferred];
-        self.ask(kinds, body, rpc::transferred, (RPCTypes::TransferLeader, &option)).await
+        let action = (RPCTypes::TransferLeader, &option);
+        self.ask(kinds, body, rpc::transferred, action, async { Ok(()) }).await
     }
 
     fn backoff(&self) -> Option<Backoff> {

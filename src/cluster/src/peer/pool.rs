@@ -115,6 +115,9 @@ impl Peer {
                 self.give(&mut state, conn);
             }
             Err(error) => {
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    self.dialer.local().directory.debts().is_gone(self.member);
+                }
                 let pause = PAUSE_MIN * 2_u32.pow(state.failures.min(10));
                 state.failures += 1;
                 state.not_before = Some(Instant::now() + pause.min(PAUSE_MAX));

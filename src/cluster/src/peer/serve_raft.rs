@@ -10,6 +10,7 @@ use futures_util::{
 };
 use openraft::{
     Raft,
+    async_runtime::watch::WatchReceiver,
     raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
     storage::RaftStateMachine,
     type_config::alias::SnapshotOf,
@@ -18,12 +19,14 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     conn::{Conn, unexpected},
+    debts::Debts,
     frame::{Frame, Kind},
     handshake::Agreed,
+    identity::MemberId,
     rpc::{self, Append, Appended},
     server::Shared,
 };
-use crate::raft::{RaftTypes, SnapshotData, Vote};
+use crate::raft::{RaftTypes, SnapshotData, Vote, convert::id_from_log};
 
 /// Appends without an answer on one connection: their bytes, and how many. Beyond either nothing is
 /// read. A sender of this release stays below by itself.
@@ -40,6 +43,8 @@ pub(super) trait Consensus: Send + Sync {
     fn append(&self, input: BoxStream<'static, Append>)
     -> BoxStream<'static, io::Result<Appended>>;
     fn vote(&self, request: VoteRequest<RaftTypes>, pre: bool) -> Reply<VoteResponse<RaftTypes>>;
+    /// What this node votes for at the moment.
+    fn current_vote(&self) -> Vote;
     fn transfer(
         &self,
         request: TransferLeaderRequest<RaftTypes>,
@@ -68,6 +73,10 @@ where
             answer.map_err(io::Error::other)
         }
         .boxed()
+    }
+
+    fn current_vote(&self) -> Vote {
+        self.metrics().borrow_watched().vote
     }
 
     fn transfer(
@@ -105,6 +114,9 @@ impl Run {
 /// A connection on which consensus is served.
 struct Session<'a> {
     consensus: &'a dyn Consensus,
+    debts: &'a Debts,
+    /// Who calls.
+    peer: MemberId,
     run: Option<Run>,
     /// The appends without an answer: request id and size.
     appends: VecDeque<(u64, usize)>,
@@ -122,6 +134,8 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     let mut session = Session {
         consensus,
+        debts: shared.local.directory.debts(),
+        peer: agreed.peer.member,
         run: None,
         appends: VecDeque::new(),
         bytes: 0,
@@ -208,6 +222,9 @@ impl Session<'_> {
         self.bytes -= bytes;
         let answer = answer.unwrap_or_else(|| Err(io::Error::other("consensus has stopped")));
         let appended = answer.map_err(|error| Ended::Consensus(request, error))?;
+        if let Ok(matching) = &appended {
+            self.debts.acknowledged_to(self.peer, matching.as_ref());
+        }
         conn.out.frame(Kind::Appended, request, rpc::put_appended(&appended));
         if appended.is_err() {
             // Nothing behind it counts, whether it is here already or still on its way.
@@ -241,7 +258,7 @@ impl Session<'_> {
             Kind::Vote | Kind::PreVote => {
                 let pre = kind == Kind::PreVote;
                 let vote = rpc::vote_request(body).map_err(io::Error::from)?;
-                let answer = self.consensus.vote(vote, pre);
+                let answer = vote_of(self.consensus, self.debts, vote, pre);
                 let kind = if pre { Kind::PreVoted } else { Kind::Voted };
                 let done =
                     async move { Ok((request, kind, rpc::put_vote_response(&answer.await?))) };
@@ -259,4 +276,19 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// Asks openraft for its vote, unless this node would elect somebody with less than it owes.
+async fn vote_of(
+    consensus: &dyn Consensus,
+    debts: &Debts,
+    request: VoteRequest<RaftTypes>,
+    pre: bool,
+) -> io::Result<VoteResponse<RaftTypes>> {
+    debts.known().await;
+    if debts.allows(request.last_log_id.as_ref()) {
+        return consensus.vote(request, pre).await;
+    }
+    // Whoever has less tries again later than others.
+    Ok(VoteResponse::new(consensus.current_vote(), id_from_log(debts.owed()), false))
 }

@@ -1,9 +1,10 @@
 //! The accepting side.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use isthmus_storage::LogId;
 use openraft::{Raft, storage::RaftStateMachine};
 use parking_lot::RwLock;
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
@@ -12,15 +13,20 @@ use super::{
     client::{self, ClientHeader, ClientStream},
     conn::Conn,
     control,
+    debts::Debts,
     dial::{BoxedStream, Listen},
     handshake::{self, Agreed, PeerError},
-    identity::Identity,
+    identity::{Identity, MemberId},
     options::Local,
     preface::Purpose,
     serve_raft::{self, Consensus},
     snapshot::{self, SnapshotMeta},
 };
-use crate::raft::{Chunks, Install, RaftTypes, SnapshotData};
+use crate::raft::{Chunks, Install, RaftTypes, SnapshotData, convert::id_to_log};
+
+/// For how many election timeouts a node that starts waits for the word of voters who do not answer.
+/// Connections have to be made meanwhile, which are tried at least every 400 ms.
+const PATIENCE: u32 = 3;
 
 /// What the embedder does for its peers.
 pub trait Handler: Send + Sync + 'static {
@@ -77,11 +83,13 @@ impl PeerServer {
         Self { shared: Arc::new(Shared { local, handler, consensus, strangers }) }
     }
 
-    /// Hands over openraft. Until then its peers are told that the node starts.
+    /// Hands over openraft, within a tokio runtime. Until then its peers are told that the node starts,
+    /// and it has no part in elections.
     pub fn set_raft<SM>(&self, raft: Raft<RaftTypes, SM>)
     where
         SM: RaftStateMachine<RaftTypes, SnapshotData = SnapshotData>,
     {
+        tokio::spawn(begin(Arc::clone(self.shared.local.directory.debts()), raft.clone()));
         *self.shared.consensus.write() = Some(Arc::new(raft));
     }
 
@@ -116,6 +124,24 @@ impl PeerServer {
         if let Err(error) = self.shared.serve(stream).await {
             self.shared.handler.failed(remote, &error);
         }
+    }
+}
+
+/// Says with what consensus begins, and whose word is to be waited for.
+async fn begin<SM>(debts: Arc<Debts>, raft: Raft<RaftTypes, SM>)
+where
+    SM: RaftStateMachine<RaftTypes>,
+{
+    let patience = Duration::from_millis(raft.config().election_timeout_max) * PATIENCE;
+    let own = *raft.node_id();
+    let state = raft.with_raft_state(move |state| {
+        let members = state.membership_state.effective();
+        let others = members.voter_ids().filter(|id| *id != own).map(MemberId).collect();
+        (state.log_ids.last().map_or(LogId::ZERO, id_to_log), others)
+    });
+    // Otherwise it has ended already.
+    if let Ok((had, others)) = state.await {
+        debts.begin(had, others, patience);
     }
 }
 

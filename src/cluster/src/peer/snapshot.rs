@@ -1,6 +1,6 @@
 //! Snapshots on their way to another node.
 
-use std::{future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, pin::pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -30,9 +30,12 @@ pub type SnapshotMeta = SnapshotMetaOf<RaftTypes>;
 const CHUNKS_AHEAD: usize = 4;
 /// How often a receiver that is busy says that it is.
 const AT_WORK: Duration = Duration::from_secs(1);
+/// How long a receiver may say nothing and take nothing: it may have been cut from the power without a
+/// word, and be back, and is sent nothing else as long as this one is on its way.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Sends a snapshot over a connection of its own, no faster than the other end takes it. Returns
-/// the vote that the other end answers with. `patience` is how long nothing may happen.
+/// the vote that the other end answers with. `patience` is how long the next piece may take.
 pub(super) async fn send(
     peer: &Peer,
     vote: &Vote,
@@ -46,6 +49,7 @@ pub(super) async fn send(
     let (mut conn, _) = dialer.connect(peer.address(), Purpose::Snapshot, member).await?;
     conn.out.frame(Kind::SnapshotBegin, 1, rpc::put_snapshot(vote, &snapshot.meta));
     let sent = send_chunks(&mut conn, chunks, patience).await;
+    let patience = patience.min(SILENCE_MAX);
     if let Err(Ended::Source(error)) = &sent {
         let reason = error.to_string();
         let reason = Bytes::copy_from_slice(cut(&reason, REASON_MAX).as_bytes());
@@ -72,6 +76,7 @@ enum Ended {
 
 async fn send_chunks(conn: &mut Conn, mut chunks: Chunks, patience: Duration) -> Result<(), Ended> {
     let lacks = || io::Error::other("the snapshot ended before its end");
+    let silence = patience.min(SILENCE_MAX);
     loop {
         let chunk = timeout(patience, chunks.recv()).await;
         let chunk = chunk.map_err(|_| Ended::Source(late("the next piece of the snapshot")))?;
@@ -80,12 +85,12 @@ async fn send_chunks(conn: &mut Conn, mut chunks: Chunks, patience: Duration) ->
                 while !data.is_empty() {
                     let piece = data.split_to(data.len().min(DATA_MAX));
                     conn.out.frame(Kind::SnapshotData, 1, piece);
-                    flush(conn, patience).await?;
+                    flush(conn, silence).await?;
                 }
             }
             Chunk::End => {
                 conn.out.frame(Kind::SnapshotEnd, 1, Bytes::new());
-                return flush(conn, patience).await;
+                return flush(conn, silence).await;
             }
         }
     }
@@ -176,7 +181,7 @@ async fn stage(
     idle: Duration,
 ) -> io::Result<Install> {
     tokio::pin!(staging);
-    let handing = hand_over(conn, &sender, idle);
+    let handing = hand_over(conn, request, &sender, idle);
     let handed = tokio::select! {
         biased;
         handed = handing => handed,
@@ -197,9 +202,10 @@ async fn stage(
 }
 
 /// Reads pieces to the end. A full channel is a reason not to read: then the connection fills, and
-/// the other end waits.
+/// the other end waits, and is told that this one is at work.
 async fn hand_over(
     conn: &mut Conn,
+    request: u64,
     sender: &mpsc::Sender<io::Result<Chunk>>,
     idle: Duration,
 ) -> io::Result<()> {
@@ -215,7 +221,18 @@ async fn hand_over(
             _ => return Err(unexpected(&frame)),
         };
         let end = chunk == Chunk::End;
-        if sender.send(Ok(chunk)).await.is_err() {
+        let mut sending = pin!(sender.send(Ok(chunk)));
+        let sent = loop {
+            match timeout(AT_WORK, &mut sending).await {
+                Ok(sent) => break sent,
+                Err(_) => {
+                    conn.out.frame(Kind::AtWork, request, Bytes::new());
+                    let flushed = timeout(idle, conn.flush()).await;
+                    flushed.unwrap_or_else(|_| Err(late("the next piece of the snapshot")))?;
+                }
+            }
+        };
+        if sent.is_err() {
             // The result of who stages says why.
             return std::future::pending().await;
         }

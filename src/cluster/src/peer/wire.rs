@@ -91,6 +91,10 @@ impl Reader {
         text(&self.bytes(len)?)
     }
 
+    pub(super) fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn end(self) -> Result<(), Malformed> {
         match self.0.len() {
             0 => Ok(()),

@@ -19,9 +19,9 @@ pub fn settings() -> Config {
         enable_leader_restore: Some(restores_leaders()),
         // A node that comes back from a partition must not depose a leader that works.
         enable_pre_vote: Some(true),
-        // A follower whose log went back has lost what it acknowledged, and counted in majorities.
-        // It rejoins under a new id.
-        allow_log_reversion: Some(false),
+        // A follower whose log went back has lost what it acknowledged, and counted in majorities. It
+        // is sent that again, and until it has it, it elects nobody with less (`peer::debts`).
+        allow_log_reversion: Some(true),
         max_payload_entries: MESSAGE_ENTRIES_MAX,
         // Checkpoints are triggered by the bytes of the log, not by the number of entries.
         snapshot_policy: SnapshotPolicy::Never,
