@@ -22,6 +22,7 @@ SOAK = os.environ.get("ISTHMUS_SOAK") == "1"
 IS_DEBUG = "debug" in os.environ.get("ISTHMUS_BIN", "")
 SWITCHOVER_MAX_S = 2 if IS_DEBUG else 0.5
 HOLD_S = 3
+RETURNS = 50 if SOAK else 10
 ADMIN = "Basic Z3Vlc3Q6Z3Vlc3Q="
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
@@ -239,7 +240,9 @@ def test_without_a_majority_nothing_is_acknowledged(cluster, queue, was_there):
         leader.api("/health/ready")
 
 
-def test_what_is_held_goes_through_when_the_majority_is_back(cluster, queue):
+@pytest.mark.parametrize("how_many", [1, 2])
+def test_what_is_held_goes_through_when_the_majority_is_back(cluster, queue, how_many):
+    """Who comes back joins the leader that still is there, and elects nobody."""
     leader = cluster.leader()
     term = leader.status()["term"]
     publisher = raw_publisher(leader.amqp, queue)
@@ -249,22 +252,61 @@ def test_what_is_held_goes_through_when_the_majority_is_back(cluster, queue):
     time.sleep(0.7)
     publisher.send(rawamqp.publish(1, "", queue, b"held", rawamqp.PERSISTENT))
     sent_s = time.monotonic()
-    cluster.start_nodes(others[0])
+    cluster.start_nodes(*others[:how_many])
+    check_held(cluster, publisher, queue, sent_s, leader, term)
+
+
+def test_what_is_held_goes_through_when_the_majority_goes_on(cluster, queue):
+    """As above, where the others were stopped and not killed. Two that go on at once may still elect
+    somebody before they have heard the leader."""
+    leader = cluster.leader()
+    term = leader.status()["term"]
+    publisher = raw_publisher(leader.amqp, queue)
+    others = [node for node in cluster.nodes.values() if node is not leader]
+    for node in others:
+        node.pause()
+    time.sleep(1.2)
+    publisher.send(rawamqp.publish(1, "", queue, b"held", rawamqp.PERSISTENT))
+    sent_s = time.monotonic()
+    others[0].resume()
+    check_held(cluster, publisher, queue, sent_s, leader, term)
+
+
+def check_held(cluster, publisher, queue, sent_s, leader, term):
+    """What was held is acknowledged, by who led all the time."""
     got = fate(publisher)
     waited_s = time.monotonic() - sent_s
-    print(f"{got} after {waited_s:.1f} s, as a node came back")
-    assert waited_s < HOLD_S
+    print(f"{got} after {waited_s:.1f} s, as others came back")
+    assert got == "ack" and waited_s < HOLD_S, (got, waited_s)
     cluster.heal()
-    leader = cluster.leader()
+    assert cluster.leader() is leader
+    assert leader.status()["term"] == term, "who came back has raised the term"
     connection = leader.connect()
-    held = connection.channel().basic_get(queue, auto_ack=True)[2]
-    if got == "nack":
-        # The node that came back has asked for votes before it heard of the leader.
-        assert leader.status()["term"] > term, "refused by who led all the time"
-        assert held is None
-    else:
-        assert (got, held) == ("ack", b"held")
+    assert connection.channel().basic_get(queue, auto_ack=True)[2] == b"held"
     connection.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_standby_that_returns_disturbs_nobody(cluster, name, how):
+    term = cluster.leader().status()["term"]
+    with Load(cluster.nodes.values(), name) as load:
+        for turn in range(RETURNS):
+            node = cluster.standby()
+            if how == "killed":
+                cluster.kill(node.number)
+                # Soon, and after the others have missed it.
+                time.sleep(0.1 if turn % 2 else 1)
+                cluster.start_nodes(node.number)
+            else:
+                node.pause()
+                time.sleep(0.5 if turn % 2 else 1.5)
+                node.resume()
+            cluster.wait_whole()
+        status = cluster.leader().status()
+        violations = load.settle_account(cluster)
+    assert status["term"] == term, "who came back has raised the term"
+    assert load.nacks == 0
+    assert violations == []
 
 
 def test_a_new_client_waits_for_a_leader(cluster, queue):

@@ -85,7 +85,8 @@
 //! ```
 //!
 //! A position is `u64` term, `u64` index, counted from 1; index 0 is before the first entry. A vote
-//! is `u64` term, `u64` member voted for, `u8` 1 if a quorum granted it. An entry's kind and payload
+//! is `u64` term, `u64` member voted for, `u8` 1 if a quorum granted it; in a pre-voted it is 1 only
+//! where who answers leads. An entry's kind and payload
 //! are those of the log, see [`EntryKind`](crate::raft::EntryKind).
 //!
 //! Appends are a pipeline: the sender does not wait, the answers come in order. A run of appends
@@ -110,6 +111,7 @@ mod network;
 mod options;
 mod pool;
 mod preface;
+mod returning;
 mod rpc;
 mod serve_raft;
 mod server;

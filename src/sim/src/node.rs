@@ -259,6 +259,8 @@ impl Node {
         let network = Network::new(Dialer::new(local, net.dialling(life.node)));
         let options = broker_options(setup, disk, threads.clone(), on_failure);
         let cluster = cluster_options(life);
+        let (network, watch) = network.returning(cluster.member.election_timeout);
+        tokio::spawn(watch);
         let (tell, told) = oneshot::channel();
         let runtime = Handle::current();
         threads.spawn("start", move || {

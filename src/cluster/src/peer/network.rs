@@ -27,11 +27,12 @@ use super::{
     frame::Kind,
     identity::MemberId,
     pool::Peer,
+    returning::{Question, Returning},
     rpc::{self, Append, Appended},
     snapshot,
     wire::Malformed,
 };
-use crate::raft::{RaftTypes, SnapshotData, Vote};
+use crate::raft::{RaftLogId, RaftTypes, SnapshotData, Vote};
 
 type RpcResult<T> = Result<T, RPCError<RaftTypes>>;
 
@@ -47,13 +48,29 @@ const SNAPSHOT_BACKOFF: Duration = Duration::from_secs(1);
 pub struct Network {
     dialer: Dialer,
     peers: Arc<Mutex<HashMap<u64, Arc<Peer>>>>,
+    /// What keeps this node from elections without need, if that was asked for.
+    returning: Option<Arc<Returning>>,
 }
 
 impl Network {
     /// Connects by `dialer`.
     #[must_use]
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, peers: Arc::default() }
+        Self { dialer, peers: Arc::default(), returning: None }
+    }
+
+    /// Has this node not stand for election while a leader answers it, and only with everybody's
+    /// word until it has run for `election_timeout`. The future is to be polled for as long as the
+    /// node runs, where openraft does: it notices when the process was stopped.
+    pub fn returning(self, election_timeout: Duration) -> (Self, impl Future<Output = ()> + use<>) {
+        let returning = Returning::new(election_timeout);
+        let watch = Returning::watch(Arc::downgrade(&returning));
+        (Self { returning: Some(returning), ..self }, watch)
+    }
+
+    fn link(&self, peer: &Arc<Peer>) -> Link {
+        let (peer, returning) = (Arc::clone(peer), self.returning.clone());
+        Link { peer, returning, is_for_snapshots: false }
     }
 }
 
@@ -65,11 +82,11 @@ impl RaftNetworkFactory<RaftTypes> for Network {
         if let Some(peer) = peers.get(&target)
             && peer.address() == node.addr
         {
-            return Link { peer: Arc::clone(peer), is_for_snapshots: false };
+            return self.link(peer);
         }
         let peer = Peer::new(self.dialer.clone(), MemberId(target), node.addr.clone());
         peers.insert(target, Arc::clone(&peer));
-        Link { peer, is_for_snapshots: false }
+        self.link(&peer)
     }
 }
 
@@ -77,6 +94,7 @@ impl RaftNetworkFactory<RaftTypes> for Network {
 #[derive(Debug)]
 pub struct Link {
     peer: Arc<Peer>,
+    returning: Option<Arc<Returning>>,
     /// Whether a snapshot was to be sent by it.
     is_for_snapshots: bool,
 }
@@ -91,12 +109,27 @@ impl Link {
     /// for, and nothing asked if it fails.
     async fn ask<T>(
         &self,
-        [kind, answer]: [Kind; 2],
+        kinds: [Kind; 2],
         body: Bytes,
         decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
         (action, option): (RPCTypes, &RPCOption),
         ready: impl Future<Output = io::Result<()>>,
     ) -> RpcResult<T> {
+        match self.try_ask(kinds, body, decode, option, ready).await {
+            Some(answer) => answer.map_err(|e| unreachable(&e)),
+            None => Err(self.timeout(action, option.soft_ttl())),
+        }
+    }
+
+    /// As [`Link::ask`]; none if it took too long.
+    async fn try_ask<T>(
+        &self,
+        [kind, answer]: [Kind; 2],
+        body: Bytes,
+        decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
+        option: &RPCOption,
+        ready: impl Future<Output = io::Result<()>>,
+    ) -> Option<io::Result<T>> {
         let asked = timeout(option.soft_ttl(), async {
             let mut conn = self.peer.take().await?;
             if let Err(error) = ready.await {
@@ -114,33 +147,24 @@ impl Link {
                 }
             }
         });
-        match asked.await {
-            Ok(answer) => answer.map_err(|e: io::Error| unreachable(&e)),
-            Err(_) => {
-                self.peer.failed();
-                Err(self.timeout(action, option.soft_ttl()))
-            }
+        let asked = asked.await.ok();
+        if asked.is_none() {
+            self.peer.failed();
         }
+        asked
     }
 
-    /// Asks for a vote, or whether there would be one.
-    async fn stand(
-        &self,
-        kinds: [Kind; 2],
-        request: &VoteRequest<RaftTypes>,
-        option: &RPCOption,
-    ) -> RpcResult<VoteResponse<RaftTypes>> {
-        let body = rpc::put_vote_request(request);
+    /// Waits until it is known what this node owes, and fails if it may not be elected with `last` as
+    /// its last entry.
+    fn may_stand(&self, last: Option<RaftLogId>) -> impl Future<Output = io::Result<()>> + use<> {
         let debts = Arc::clone(self.peer.dialer().local().directory.debts());
-        let last = request.last_log_id;
-        let may_stand = async move {
+        async move {
             debts.known().await;
             match debts.allows(last.as_ref()) {
                 true => Ok(()),
                 false => Err(io::Error::other("this node lacks what it had acknowledged")),
             }
-        };
-        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, option), may_stand).await
+        }
     }
 
     async fn run<S>(&self, input: S, option: &RPCOption) -> RpcResult<Run<S>>
@@ -199,7 +223,10 @@ impl RaftNetworkV2<RaftTypes> for Link {
         request: VoteRequest<RaftTypes>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<RaftTypes>> {
-        self.stand([Kind::Vote, Kind::Voted], &request, &option).await
+        let body = rpc::put_vote_request(&request);
+        let kinds = [Kind::Vote, Kind::Voted];
+        let may_stand = self.may_stand(request.last_log_id);
+        self.ask(kinds, body, rpc::vote_response, (RPCTypes::Vote, &option), may_stand).await
     }
 
     async fn pre_vote(
@@ -207,7 +234,25 @@ impl RaftNetworkV2<RaftTypes> for Link {
         request: VoteRequest<RaftTypes>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<RaftTypes>> {
-        self.stand([Kind::PreVote, Kind::PreVoted], &request, &option).await
+        let body = rpc::put_vote_request(&request);
+        let kinds = [Kind::PreVote, Kind::PreVoted];
+        // Before anything is waited for: all questions of a round are put at once.
+        let may_stand = self.may_stand(request.last_log_id);
+        let question = self.returning.as_ref().map(Returning::ask);
+        let asked = self.try_ask(kinds, body, rpc::vote_response, &option, may_stand).await;
+        match (asked, question) {
+            (None, _) => Err(self.timeout(RPCTypes::Vote, option.soft_ttl())),
+            (Some(Ok(answer)), None) => Ok(answer),
+            (Some(Ok(answer)), Some(question)) => {
+                Ok(question.answered(self.peer.member().0, answer).await)
+            }
+            (Some(Err(error)), question) => {
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    question.map(Question::refused).unwrap_or_default();
+                }
+                Err(unreachable(&error))
+            }
+        }
     }
 
     async fn full_snapshot(

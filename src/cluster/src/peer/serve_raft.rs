@@ -9,7 +9,7 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 use openraft::{
-    Raft,
+    Raft, ServerState,
     async_runtime::watch::WatchReceiver,
     raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
     storage::RaftStateMachine,
@@ -43,7 +43,7 @@ pub(super) trait Consensus: Send + Sync {
     fn append(&self, input: BoxStream<'static, Append>)
     -> BoxStream<'static, io::Result<Appended>>;
     fn vote(&self, request: VoteRequest<RaftTypes>, pre: bool) -> Reply<VoteResponse<RaftTypes>>;
-    /// What this node votes for at the moment.
+    /// What this node votes for at the moment, granted by a quorum only if it leads.
     fn current_vote(&self) -> Vote;
     fn transfer(
         &self,
@@ -68,15 +68,24 @@ where
     fn vote(&self, request: VoteRequest<RaftTypes>, pre: bool) -> Reply<VoteResponse<RaftTypes>> {
         let raft = self.clone();
         async move {
-            let answer =
-                if pre { raft.pre_vote(request).await } else { Raft::vote(&raft, request).await };
-            answer.map_err(io::Error::other)
+            if !pre {
+                return Raft::vote(&raft, request).await.map_err(io::Error::other);
+            }
+            let mut answer = raft.pre_vote(request).await.map_err(io::Error::other)?;
+            // Who led before it was started again still has the vote that made it the leader. Who
+            // asks is to learn from it who leads now.
+            answer.vote.committed &= raft.metrics().borrow_watched().state == ServerState::Leader;
+            Ok(answer)
         }
         .boxed()
     }
 
     fn current_vote(&self) -> Vote {
-        self.metrics().borrow_watched().vote
+        let metrics = self.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut vote = metrics.vote;
+        vote.committed &= metrics.state == ServerState::Leader;
+        vote
     }
 
     fn transfer(

@@ -204,6 +204,8 @@ impl Peers {
         let log = isthmus_broker::cluster::raft::RaftLogOptions { log, ..Default::default() };
         let options_of = isthmus_broker::ClusterOptions { member, log, hold: cluster.hold.0 };
         let network = Network::new(self.dialer.clone());
+        let (network, watch) = network.returning(cluster.election_timeout.0);
+        self.runtime.handle().spawn(watch);
         let drive = isthmus_broker::Combining::start;
         let broker = isthmus_broker::Broker::start_member(
             options,
