@@ -14,10 +14,10 @@ from test_pressure import KIB, many_descriptors
 pytestmark = [pytest.mark.serial, pytest.mark.usefixtures(many_descriptors.__name__)]
 
 # Bytes of resident memory for a connection: by a quarter to a half above what was measured.
-MQTT_BYTES_MAX = 5.5 * KIB
-MQTT_SUBSCRIBED_BYTES_MAX = 11 * KIB
-MQTTS_BYTES_MAX = 16 * KIB
-AMQP_BYTES_MAX = 6 * KIB
+MQTT_BYTES_MAX = 3.75 * KIB
+MQTT_SUBSCRIBED_BYTES_MAX = 5.25 * KIB
+MQTTS_BYTES_MAX = 12.5 * KIB
+AMQP_BYTES_MAX = 2.75 * KIB
 
 # What the broker allocates once, for the first clients of a kind, is no client's.
 FIRST = 100
