@@ -237,7 +237,7 @@ impl Broker {
     {
         let serving = self.broker.serve(stream, peer, session, closing.requested());
         // Not as an async block, which would hold it twice: as what it has captured and as what it
-        // waits for.
+        // waits for. Why a connection was lost is logged where it is found out.
         Next::new(serving.map(|_| ()))
     }
 

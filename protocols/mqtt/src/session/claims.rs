@@ -139,12 +139,10 @@ impl MqttSession {
         }
         let claim: Arc<[u8]> = claim.into();
         self.flights.begin(id, Step::Claiming, true);
-        add(&mut self.gathered.get_or_insert_default().settlements, held, 1, Outcome::Accept);
-        self.gathered
-            .get_or_insert_default()
-            .notes
-            .push(notes::claimed(id, Some(Arc::clone(&claim))));
-        self.gathered.get_or_insert_default().answers.push(Answer::Claimed(id));
+        let gathered = self.gathered.get_or_insert_default();
+        add(&mut gathered.settlements, held, 1, Outcome::Accept);
+        gathered.notes.push(notes::claimed(id, Some(Arc::clone(&claim))));
+        gathered.answers.push(Answer::Claimed(id));
         self.claims.get_or_insert_default().insert(id, claim);
         Some(true)
     }

@@ -9,8 +9,7 @@
 //! Deliveries of shared subscriptions have what is free of the rest: their queues' sequences are
 //! shared with other clients, and a message that comes again may come to another one.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use isthmus_model::{LeaseEpoch, QueueId, Sequence};
